@@ -1,0 +1,90 @@
+"""Networks: plain MLPs whose inputs are concatenated without being copied together."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+default_init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
+
+
+class ConcatDense(nn.Module):
+    """A dense layer on the concatenation of its inputs.
+
+    `concat(a, b) @ W` is computed as `a @ W_a + b @ W_b`, so inputs only have to broadcast: one
+    observation `[B, 1, d_s]` beside many candidates `[B, N, D]` is multiplied once, not N times.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        sizes = [x.shape[-1] for x in inputs]
+        kernel = self.param('kernel', default_init, (sum(sizes), self.features))
+        bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
+        outputs, start = bias, 0
+        for x, size in zip(inputs, sizes, strict=True):
+            outputs = outputs + x @ kernel[start : start + size]
+            start += size
+        return outputs
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis (Ba et al., 2016, arXiv 1607.06450)."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size = x.shape[-1]
+        scale = self.param('scale', nn.initializers.ones_init(), (size,))
+        bias = self.param('bias', nn.initializers.zeros_init(), (size,))
+        # Row means as products with a constant vector: a reduction over the minor axis is the
+        # slowest thing XLA does on a CPU, and no slower this way elsewhere.
+        average = jnp.full((size, 1), 1 / size, x.dtype)
+        mean = jnp.matmul(x, average, precision=jax.lax.Precision.HIGHEST)
+        centred = x - mean
+        variance = jnp.matmul(centred**2, average, precision=jax.lax.Precision.HIGHEST)
+        return centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
+
+
+class MLP(nn.Module):
+    """Dense layers with GELU (tanh form), optionally followed by LayerNorm, and a linear output.
+
+    Inputs `[..., d_1], [..., d_2], …` are concatenated along the last axis; their leading axes
+    broadcast. Returns `[..., output_dim]`.
+    """
+
+    hidden_dims: Sequence[int]
+    output_dim: int
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        x = inputs
+        for size in self.hidden_dims:
+            hidden = nn.gelu(ConcatDense(size)(*x), approximate=True)
+            x = (LayerNorm()(hidden) if self.layer_norm else hidden,)
+        return ConcatDense(self.output_dim)(*x)
+
+
+class Critic(nn.Module):
+    """An ensemble of E state-action value functions.
+
+    The members are ordinary networks side by side, not one network with an ensemble axis: their
+    products stay plain matrix products, which run 1.6 times as fast as batched ones on a CPU.
+    """
+
+    hidden_dims: Sequence[int]
+    num_qs: int = 2
+    layer_norm: bool = True
+
+    @nn.compact
+    def __call__(self, observations: jax.Array, chunks: jax.Array) -> jax.Array:
+        """Returns `Q_e(s, chunk) [E, ...]` for `observations [..., d_s]`, `chunks [..., D]`."""
+        values = [
+            MLP(self.hidden_dims, 1, self.layer_norm, name=f'member_{i}')(observations, chunks)
+            for i in range(self.num_qs)
+        ]
+        return jnp.stack([jnp.squeeze(value, -1) for value in values])
