@@ -3,9 +3,11 @@
 import pathlib
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -436,3 +438,87 @@ def test_impossible_options_are_refused(options, message):
         normalized_drifting_loss(
             np.ones((2, 3, 2)), np.ones((2, 1, 2)), **{'temperatures': (0.1,), **options}
         )
+
+
+# ---- What it is for ----
+
+CENTRES = np.float32([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+MASSES = np.float32([0.4, 0.3, 0.2, 0.1])
+SPREAD = 0.15
+
+
+def train_generator(key, positives_only, steps=500, sets=4, particles=32):
+    """4096 samples of z -> MLP -> R^2, trained with the drifting loss on draws of the mixture."""
+    hidden = [layer for _ in range(3) for layer in (nn.Dense(64), nn.gelu)]
+    network = nn.Sequential([*hidden, nn.Dense(2)])
+    optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, steps))
+    init_key, train_key, sample_key = jax.random.split(key, 3)
+    params = network.init(init_key, jnp.zeros((1, 4)))
+
+    def mixture(key):
+        mode_key, noise_key = jax.random.split(key)
+        modes = jax.random.choice(mode_key, 4, (sets, particles), p=MASSES)
+        noise = SPREAD * jax.random.normal(noise_key, (sets, particles, 2))
+        return jnp.take(CENTRES, modes, axis=0) + noise
+
+    def step(state, key):
+        params, moments = state
+        z_key, data_key = jax.random.split(key)
+        z = jax.random.normal(z_key, (sets, particles, 4))
+
+        def mean_loss(params):
+            generated = network.apply(params, z)
+            loss, _ = normalized_drifting_loss(
+                generated, mixture(data_key), temperatures=(0.1,), positives_only=positives_only
+            )
+            return jnp.mean(loss)
+
+        updates, moments = optimizer.update(jax.grad(mean_loss)(params), moments)
+        return (optax.apply_updates(params, updates), moments), None
+
+    state = params, optimizer.init(params)
+    (params, _), _ = jax.lax.scan(step, state, jax.random.split(train_key, steps))
+    return network.apply(params, jax.random.normal(sample_key, (4096, 4)))
+
+
+def masses_and_spreads(samples):
+    """Share of samples nearest to each centre, and the deviation of those within three SPREADs."""
+    distances = np.linalg.norm(samples[:, None] - CENTRES, axis=-1)
+    nearest, near = np.argmin(distances, axis=1), np.min(distances, axis=1) < 3 * SPREAD
+    masses = np.bincount(nearest, minlength=4) / len(samples)
+    spreads = [
+        np.mean(np.std(samples[near & (nearest == mode)], axis=0))
+        for mode in range(4)
+        if masses[mode] > 0.02
+    ]
+    return masses, np.array(spreads)
+
+
+def train_generators(positives_only):
+    keys = jax.random.split(jax.random.key(0), 3)
+    train = jax.vmap(partial(train_generator, positives_only=positives_only))
+    return np.asarray(jax.jit(train)(keys))
+
+
+def test_drifting_alone_teaches_a_generator_a_mixture():
+    for samples in train_generators(positives_only=False):
+        masses, spreads = masses_and_spreads(samples)
+        np.testing.assert_allclose(masses, MASSES, atol=0.1)
+        assert len(spreads) == 4
+        np.testing.assert_allclose(spreads, SPREAD, rtol=0.4)
+
+
+def test_without_repulsion_the_generator_collapses():
+    """Attraction alone pulls every particle to a local mean of the positives.
+
+    Where it settles depends on the scale of the kernel: with T = 0.1 and 32 positives the spread
+    within each surviving mode falls to about a third of the truth for every seed, and nearly
+    every seed leaves the light modes empty (with other settings some keep all four, or all
+    particles meet at the mean of the data; the spread is wrong in each of them).
+    """
+    lost = []
+    for samples in train_generators(positives_only=True):
+        masses, spreads = masses_and_spreads(samples)
+        assert np.all(spreads < SPREAD / 2)
+        lost.append(np.min(masses) < 0.01)
+    assert np.mean(lost) > 0.5
