@@ -1,0 +1,524 @@
+"""Drifting fields: the papers' own, the normalised one, and what training with it does."""
+
+import pathlib
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.drifting import (
+    drifting_field,
+    drifting_loss,
+    gaussian,
+    laplace,
+    mean_shift,
+    normalized_drifting_loss,
+    normalized_field,
+)
+
+GOLDEN = np.load(pathlib.Path(__file__).parent / 'data' / 'drift_golden.npz')
+KERNELS = {
+    'gaussian': partial(gaussian, bandwidth=0.7),
+    'laplace': partial(laplace, bandwidth=0.7),
+}
+seeds = st.integers(0, 2**31 - 1)
+few_examples = settings(max_examples=15, deadline=None)
+
+static_options = ('temperatures', 'positives_only', 'negatives_only')
+jitted_field = jax.jit(drifting_field, static_argnames='log_kernel')
+jitted_normalized_field = jax.jit(normalized_field, static_argnames=static_options)
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def rotation(seed, dim):
+    return np.linalg.qr(normal(seed, dim, dim))[0]
+
+
+def relative_error(value, expected):
+    return np.linalg.norm(value - expected) / np.linalg.norm(expected)
+
+
+@partial(jax.jit, static_argnames=static_options)
+def loss_and_grads(generated, positives, negatives=None, **options):
+    """((mean loss, (loss [B], info)), gradients of the mean with respect to all three sets)."""
+
+    def mean_loss(generated, positives, negatives):
+        loss, info = normalized_drifting_loss(generated, positives, negatives, **options)
+        return jnp.mean(loss), (loss, info)
+
+    compute = jax.value_and_grad(mean_loss, argnums=(0, 1, 2), has_aux=True)
+    return compute(generated, positives, negatives)
+
+
+# ---- The field of the papers ----
+
+
+@pytest.mark.parametrize('bandwidth', [0.3, 1.0])
+def test_gaussian_field_is_the_difference_of_kde_scores(bandwidth):
+    """V = sigma^2 (grad log p_kde - grad log q_kde): drifting is a gradient flow."""
+
+    def log_kde(x, samples):
+        return jax.nn.logsumexp(-jnp.sum((x - samples) ** 2, axis=-1) / (2 * bandwidth**2))
+
+    with jax.enable_x64(True):
+        x, positives, negatives = (normal(i, n, 3).astype(float) for i, n in enumerate((6, 9, 5)))
+        field = jitted_field(x, positives, negatives, partial(gaussian, bandwidth=bandwidth))
+        score = jax.jit(jax.vmap(jax.grad(log_kde), in_axes=(0, None)))
+        expected = bandwidth**2 * (score(x, positives) - score(x, negatives))
+    assert relative_error(field, expected) < 1e-5
+
+
+def test_laplace_kernel_is_the_exponential_of_a_distance():
+    x, y = np.float32([0, 0]), np.float32([3, 4])
+    np.testing.assert_allclose(laplace(x, y, 0.5), -10.0, rtol=1e-6)
+    np.testing.assert_allclose(gaussian(x, y, 0.5), -50.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_field_is_antisymmetric_and_vanishes_when_the_sets_are_the_same(kernel):
+    log_kernel = KERNELS[kernel]
+    x, p, q = normal(0, 5, 4), normal(1, 6, 4), normal(2, 7, 4)
+    forward = jitted_field(x, p, q, log_kernel)
+    assert np.linalg.norm(forward) > 0.1
+    np.testing.assert_array_equal(forward, -jitted_field(x, q, p, log_kernel))
+    np.testing.assert_allclose(jitted_field(x, p, p[::-1], log_kernel), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize('kernel', KERNELS)
+@few_examples
+@given(seed=seeds, shift=st.floats(-10, 10))
+def test_field_turns_and_moves_with_the_particles(kernel, seed, shift):
+    field = partial(jitted_field, log_kernel=KERNELS[kernel])
+    sets = [normal([seed, i], 5, 3) for i in range(3)]
+    turn = rotation([seed, 3], 3)
+    moved = field(*(np.float32(points @ turn + shift) for points in sets))
+    np.testing.assert_allclose(moved, field(*sets) @ turn, atol=1e-4)
+
+
+def test_field_lifts_to_a_batch_of_states_by_vmap():
+    x, p, q = normal(0, 4, 5, 3), normal(1, 4, 6, 3), normal(2, 4, 7, 3)
+    field = partial(jitted_field, log_kernel=KERNELS['laplace'])
+    batched = jax.vmap(field)(x, p, q)
+    for state in range(4):
+        np.testing.assert_allclose(batched[state], field(x[state], p[state], q[state]), atol=1e-6)
+
+
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_a_particle_far_from_all_samples_goes_to_the_nearest(kernel):
+    log_kernel = KERNELS[kernel]
+    samples = np.float32([[0, 0], [100, 0]])
+    shift = mean_shift(np.float32([1e4, 0]), samples, log_kernel)
+    np.testing.assert_allclose(shift, [100 - 1e4, 0], rtol=1e-6)
+
+
+def test_loss_only_moves_the_particles_and_by_their_field():
+    log_kernel = KERNELS['gaussian']
+    x, p, q = normal(0, 5, 4), normal(1, 6, 4), normal(2, 7, 4)
+    field = jitted_field(x, p, q, log_kernel)
+    loss, grads = jax.value_and_grad(drifting_loss, argnums=(0, 1, 2))(x, p, q, log_kernel)
+    np.testing.assert_allclose(loss, np.mean(field**2), rtol=1e-5)
+    np.testing.assert_allclose(grads[0], -2 * field / x.size, atol=1e-7)
+    assert not np.any(grads[1])
+    assert not np.any(grads[2])
+
+
+PARTICLES = {
+    'coincident': (np.zeros((4, 2)), np.zeros((3, 2))),
+    'single': (np.zeros((1, 1)), np.ones((1, 1))),
+    'single on its positive': (np.ones((1, 1)), np.ones((1, 1))),
+    'far away': (np.zeros((4, 2)), np.full((3, 2), 1e4)),
+    'one far away': (np.eye(4, 2) * [1e4, 1], normal(0, 3, 2)),
+}
+
+
+@pytest.mark.parametrize('particles', PARTICLES)
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_field_and_its_derivative_are_finite(kernel, particles):
+    log_kernel = KERNELS[kernel]
+    x, positives = map(jnp.float32, PARTICLES[particles])
+    jacobian = jax.jacobian(lambda x: jitted_field(x, positives, x, log_kernel))(x)
+    loss, grad = jax.value_and_grad(lambda x: drifting_loss(x, positives, x, log_kernel))(x)
+    for values in (jacobian, loss, grad):
+        assert np.all(np.isfinite(values))
+
+
+# ---- The normalised field ----
+
+
+@pytest.mark.parametrize('case', ['offline', 'topk', 'multi_temperature', 'negatives'])
+def test_agrees_with_golden_vectors(case):
+    golden = {key.split('/')[1]: GOLDEN[key] for key in GOLDEN if key.startswith(case + '/')}
+    (_, (loss, info)), grads = loss_and_grads(
+        golden['generated'],
+        golden['positives'],
+        golden.get('negatives'),
+        temperatures=tuple(golden['temperatures'].tolist()),
+        weight_positives=golden.get('weight_positives'),
+        weight_negatives=golden.get('weight_negatives'),
+        positives_only=bool(golden['plus_only']),
+        negatives_only=bool(golden['negatives_only']),
+    )
+    assert relative_error(loss, golden['loss']) < 1e-4
+    assert relative_error(grads[0], golden['grad']) < 1e-4
+    assert relative_error(info['scale'], golden['scale']) < 1e-4
+    assert relative_error(info['force'], golden['raw']) < 1e-4
+
+
+def slow_reference(generated, positives, negatives, weight_positives, weight_negatives, mask,
+                   temperatures, positives_only, negatives_only):  # fmt: skip
+    """The normalised field step by step, a state and a particle at a time.
+
+    Returns (field [B, G, D], unit, scale, force [T]).
+    """
+    num_states, num_particles, dim = generated.shape
+    states = [state for state in range(num_states) if mask[state]]
+    targets, weights, distances = {}, {}, {}
+    for b in states:
+        particles = [] if negatives_only else list(generated[b])
+        targets[b] = np.array(particles + list(negatives[b]) + list(positives[b]))
+        weights[b] = np.array([1.0] * len(particles) + [*weight_negatives[b], *weight_positives[b]])
+        distances[b] = np.array(
+            [[max(np.sum((x - y) ** 2), 1e-8) ** 0.5 for y in targets[b]] for x in generated[b]]
+        )
+    field = np.zeros(generated.shape)
+    if not states:
+        return field, 1e-3, 0.0, np.zeros(len(temperatures))
+
+    weighted = np.mean([distances[b] * weights[b] for b in states])
+    mean_weight = np.mean([weights[b] for b in states])
+    scale = weighted / mean_weight if mean_weight > 0 else 0.0
+    unit = max(scale / np.sqrt(dim), 1e-3)
+    forces = []
+    for temperature in temperatures:
+        force = np.zeros(generated.shape)
+        for b in states:
+            logits = -distances[b] / max(scale, 1e-3) / temperature
+            if not negatives_only:
+                for i in range(num_particles):
+                    logits[i, i] -= 100 / temperature
+            over_targets = np.exp(logits - logits.max(axis=1, keepdims=True))
+            over_targets /= over_targets.sum(axis=1, keepdims=True)
+            over_particles = np.exp(logits - logits.max(axis=0, keepdims=True))
+            over_particles /= over_particles.sum(axis=0, keepdims=True)
+            affinity = np.sqrt(np.maximum(over_targets * over_particles, 1e-6)) * weights[b]
+            first_positive = len(targets[b]) - len(positives[b])
+            for i, x in enumerate(generated[b]):
+                repel = affinity[i, :first_positive].sum()
+                attract = affinity[i, first_positive:].sum()
+                for j, y in enumerate(targets[b]):
+                    if j >= first_positive:
+                        force[b, i] += affinity[i, j] * repel * (y - x) / unit
+                    elif not positives_only:
+                        force[b, i] -= affinity[i, j] * attract * (y - x) / unit
+        forces.append(np.mean(force[states] ** 2))
+        field += force / np.sqrt(max(forces[-1], 1e-8))
+    return field, unit, scale, np.array(forces)
+
+
+@few_examples
+@given(st.data(), seeds)
+def test_agrees_with_a_slow_reference_whatever_the_shapes_and_options(data, seed):
+    rng = np.random.default_rng(seed)
+    B, G, P, M, D = (data.draw(st.integers(low, 4), label='BGPMD') for low in (1, 1, 1, 0, 1))
+    options = {
+        'temperatures': data.draw(st.sampled_from([(0.02,), (0.1,), (1.0, 50.0)])),
+        'positives_only': data.draw(st.booleans()),
+    }
+    options['negatives_only'] = M > 0 and not options['positives_only'] and data.draw(st.booleans())
+    spread = data.draw(st.sampled_from([1e-3, 1.0, 100.0]), label='spread')
+    sets = [spread * rng.normal(size=(B, n, D)) for n in (G, P, M)]
+    weights = [np.ones((B, n)) for n in (P, M)]
+    mask = np.ones(B)
+    if data.draw(st.booleans(), label='weights'):
+        weights = [rng.choice([0, 0.3, 1, 2], size=w.shape) for w in weights]
+    if data.draw(st.booleans(), label='mask'):
+        mask = rng.integers(0, 2, size=B).astype(float)
+    field, unit, scale, force = slow_reference(*sets, *weights, mask, **options)
+
+    with jax.enable_x64(True):
+        options |= {'weight_positives': weights[0], 'weight_negatives': weights[1]}
+        (mean, (loss, info)), grads = loss_and_grads(*sets, **options, state_mask=mask)
+    np.testing.assert_allclose(info['scale'], scale, rtol=1e-6)
+    np.testing.assert_allclose(info['force'], force, rtol=1e-6, atol=1e-20)
+    np.testing.assert_allclose(loss, np.mean(field**2, axis=(1, 2)), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(mean, np.mean(field**2), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        grads[0], -2 * field / (field.size * unit), rtol=1e-5, atol=1e-6 / (field.size * unit)
+    )
+
+
+@few_examples
+@given(seed=seeds, shift=st.floats(-10, 10), stretch=st.floats(0.1, 10))
+def test_normalized_field_turns_and_moves_and_stretches_with_the_particles(seed, shift, stretch):
+    field = partial(jitted_normalized_field, temperatures=(0.1, 0.5))
+    x, p = normal([seed, 0], 3, 4, 5), normal([seed, 1], 3, 2, 5)
+    turn = rotation([seed, 2], 5)
+    before, unit, _ = field(x, p)
+    after, stretched_unit, _ = field(
+        *(np.float32(stretch * points @ turn + shift) for points in (x, p))
+    )
+    np.testing.assert_allclose(stretched_unit, stretch * unit, rtol=1e-4)
+    assert relative_error(after, before @ turn) < 1e-2
+
+
+@few_examples
+@given(seed=seeds, temperature=st.sampled_from([0.02, 0.1, 1.0]))
+def test_mean_loss_is_one_with_one_temperature(seed, temperature):
+    """So that its value tells nothing about training: `info` does."""
+    sets = normal([seed, 0], 5, 8, 3), normal([seed, 1], 5, 2, 3)
+    (mean, (_, info)), _ = loss_and_grads(*sets, temperatures=(temperature,))
+    np.testing.assert_allclose(mean, 1.0, rtol=1e-4)
+    assert np.all(info['force'] > 1e-8)
+
+
+def test_normalized_loss_only_moves_the_particles_and_by_their_field():
+    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
+    weights = {'weight_positives': normal(3, 5, 2) ** 2, 'weight_negatives': normal(4, 5, 4) ** 2}
+    options = {'temperatures': (0.1, 1.0)}
+    field, unit, _ = jitted_normalized_field(*sets, **weights, **options)
+    _, grads = loss_and_grads(*sets, **weights, **options)
+    np.testing.assert_allclose(grads[0], -2 * field / (5 * 8 * 3 * unit), rtol=1e-4, atol=1e-7)
+    assert not np.any(grads[1])
+    assert not np.any(grads[2])
+    through_weights = jax.grad(lambda weights: loss_and_grads(*sets, **weights, **options)[0][0])(
+        weights
+    )
+    assert not any(np.any(grad) for grad in through_weights.values())
+
+
+def test_small_fields_survive_large_coordinates():
+    """x - sg(x + V), evaluated as written, would round V away."""
+    x, p = normal(0, 4, 8, 2), normal(1, 4, 1, 2)
+    (mean, _), _ = loss_and_grads(x + 2.0**20, p + 2.0**20, temperatures=(0.1,))
+    np.testing.assert_allclose(mean, 1.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize('negatives', [None, np.ones((2, 2))])
+@pytest.mark.parametrize('particles', PARTICLES)
+def test_normalized_loss_and_its_gradient_are_finite(particles, negatives):
+    x, positives = (jnp.float32(points)[None] for points in PARTICLES[particles])
+    if negatives is not None:
+        negatives = jnp.float32(negatives)[None, :, : x.shape[-1]]
+    (mean, (loss, info)), grads = loss_and_grads(x, positives, negatives, temperatures=(0.02, 1.0))
+    for values in jax.tree.leaves((mean, loss, info, grads)):
+        assert np.all(np.isfinite(values))
+
+
+@pytest.mark.parametrize('garbage', [0.0, 1e6, np.nan, np.inf])
+def test_masked_states_change_nothing(garbage):
+    mask = np.array([1, 0, 1, 1, 0], bool)
+    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
+    weights = {'weight_positives': normal(3, 5, 2) ** 2, 'weight_negatives': normal(4, 5, 4) ** 2}
+    options = {'temperatures': (0.1, 1.0)}
+
+    def spoil(values):
+        return np.where(mask.reshape(-1, *[1] * (values.ndim - 1)), values, np.float32(garbage))
+
+    clean = loss_and_grads(*sets, **weights, **options, state_mask=mask)
+    spoiled = loss_and_grads(
+        *map(spoil, sets), **{k: spoil(v) for k, v in weights.items()}, **options, state_mask=mask
+    )
+    jax.tree.map(np.testing.assert_array_equal, clean, spoiled)
+
+    (_, (loss, info)), grads = clean
+    without = loss_and_grads(
+        *(values[mask] for values in sets), **{k: v[mask] for k, v in weights.items()}, **options
+    )
+    (_, (loss_without, info_without)), grads_without = without
+    np.testing.assert_allclose(loss[mask], loss_without, rtol=1e-6)
+    np.testing.assert_allclose(5 * grads[0][mask], 3 * grads_without[0], rtol=1e-4, atol=1e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), info, info_without)
+    assert not np.any(loss[~mask])
+    assert not np.any(grads[0][~mask])
+
+
+def test_a_batch_of_masked_states_has_no_loss():
+    sets = np.full((3, 4, 2), np.nan), np.full((3, 1, 2), np.nan)
+    options = {'temperatures': (0.1, 1.0), 'state_mask': np.zeros(3)}
+    (_, (loss, info)), grads = loss_and_grads(*sets, **options)
+    np.testing.assert_array_equal(loss, np.zeros(3))
+    np.testing.assert_array_equal(grads[0], np.zeros((3, 4, 2)))
+    np.testing.assert_array_equal(info['scale'], 0.0)
+    np.testing.assert_array_equal(info['force'], np.zeros(2))
+
+
+def test_weight_of_one_is_the_default():
+    sets = normal(0, 3, 8, 3), normal(1, 3, 2, 3), normal(2, 3, 4, 3)
+    ones = {'weight_positives': jnp.ones((3, 2)), 'weight_negatives': jnp.ones((3, 4))}
+    plain, *_ = jitted_normalized_field(*sets, temperatures=(0.1,))
+    weighted, *_ = jitted_normalized_field(*sets, temperatures=(0.1,), **ones)
+    np.testing.assert_allclose(plain, weighted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_positive_of_weight_zero_exerts_no_pull_but_takes_its_share():
+    """Weights come after the softmaxes: 0 is removal only for a positive too far away to have a
+    share. In the mean distance 0 is always removal."""
+    x, p = normal(0, 3, 8, 3), normal(1, 3, 2, 3)
+    weights = np.float32([[1, 1, 0]] * 3)
+
+    def field_with_third(positive):
+        third = np.broadcast_to(np.float32(positive), (3, 1, 3))
+        positives = np.concatenate([p, third], axis=1)
+        return jitted_normalized_field(x, positives, weight_positives=weights, temperatures=(0.1,))
+
+    removed, _, removed_info = jitted_normalized_field(x, p, temperatures=(0.1,))
+    far, _, far_info = field_with_third(50.0)
+    near, _, near_info = field_with_third(0.0)
+    np.testing.assert_allclose(far, removed, atol=1e-5)
+    np.testing.assert_allclose(far_info['scale'], removed_info['scale'], rtol=1e-5)
+    np.testing.assert_allclose(near_info['scale'], removed_info['scale'], rtol=1e-5)
+    assert relative_error(near, removed) > 1e-2
+
+    nothing = np.zeros((3, 2), np.float32)
+    alone, *_ = jitted_normalized_field(x, p, weight_positives=nothing, temperatures=(0.1,))
+    np.testing.assert_array_equal(alone, np.zeros_like(x))
+
+
+def test_positives_only_pulls_straight_to_the_positive():
+    x, p = normal(0, 3, 8, 4), normal(1, 3, 1, 4)
+
+    def straightness(**options):
+        field, _, info = jitted_normalized_field(x, p, temperatures=(0.1,), **options)
+        norms = np.linalg.norm(field, axis=-1) * np.linalg.norm(p - x, axis=-1)
+        return np.sum(field * (p - x), axis=-1) / norms, info
+
+    cosine, info = straightness(positives_only=True)
+    cosine_with_repulsion, info_with_repulsion = straightness()
+    np.testing.assert_allclose(cosine, 1.0, rtol=1e-5)
+    assert np.min(cosine_with_repulsion) < 0.9
+    np.testing.assert_array_equal(info['scale'], info_with_repulsion['scale'])
+
+
+def test_negatives_only_is_antisymmetric_and_ignores_the_other_particles():
+    x, p, n = normal(0, 3, 8, 4), normal(1, 3, 1, 4), normal(2, 3, 1, 4)
+    field = partial(jitted_normalized_field, temperatures=(0.1,))
+    forward, *_ = field(x, p, n, negatives_only=True)
+    backward, *_ = field(x, n, p, negatives_only=True)
+    vanishing, *_ = field(x, p, p, negatives_only=True)
+    np.testing.assert_allclose(forward, -backward, atol=1e-5)
+    np.testing.assert_allclose(vanishing, 0.0, atol=1e-3)
+
+    def outside_plane(field):
+        """Length of the parts of the field that point neither to the positive nor the negative."""
+        residuals = []
+        for state, particle in np.ndindex(3, 8):
+            plane = np.stack([y[state, 0] - x[state, particle] for y in (p, n)], axis=1)
+            vector = field[state, particle]
+            residuals.append(vector - plane @ np.linalg.lstsq(plane, vector)[0])
+        return np.linalg.norm(residuals)
+
+    assert outside_plane(np.asarray(forward)) < 1e-4
+    assert outside_plane(np.asarray(field(x, p, n)[0])) > 1e-1
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'temperatures': ()}, 'one or more positive'),
+        ({'temperatures': (0.1, 0.0)}, 'one or more positive'),
+        ({'temperatures': (-0.1,)}, 'one or more positive'),
+        ({'temperatures': (float('nan'),)}, 'one or more positive'),
+        ({'positives_only': True, 'negatives_only': True}, 'choose one'),
+        ({'negatives_only': True}, 'needs explicit negatives'),
+        ({'negatives_only': True, 'negatives': np.zeros((2, 0, 2))}, 'needs explicit negatives'),
+        ({'weight_negatives': np.ones((2, 1))}, 'without negatives'),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        normalized_drifting_loss(
+            np.ones((2, 3, 2)), np.ones((2, 1, 2)), **{'temperatures': (0.1,), **options}
+        )
+
+
+# ---- What it is for ----
+
+CENTRES = np.float32([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+MASSES = np.float32([0.4, 0.3, 0.2, 0.1])
+SPREAD = 0.15
+
+
+def train_generator(key, positives_only, steps=500, sets=4, particles=32):
+    """4096 samples of z -> MLP -> R^2, trained with the drifting loss on draws of the mixture."""
+    hidden = [layer for _ in range(3) for layer in (nn.Dense(64), nn.gelu)]
+    network = nn.Sequential([*hidden, nn.Dense(2)])
+    optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, steps))
+    init_key, train_key, sample_key = jax.random.split(key, 3)
+    params = network.init(init_key, jnp.zeros((1, 4)))
+
+    def mixture(key):
+        mode_key, noise_key = jax.random.split(key)
+        modes = jax.random.choice(mode_key, 4, (sets, particles), p=MASSES)
+        noise = SPREAD * jax.random.normal(noise_key, (sets, particles, 2))
+        return jnp.take(CENTRES, modes, axis=0) + noise
+
+    def step(state, key):
+        params, moments = state
+        z_key, data_key = jax.random.split(key)
+        z = jax.random.normal(z_key, (sets, particles, 4))
+
+        def mean_loss(params):
+            generated = network.apply(params, z)
+            loss, _ = normalized_drifting_loss(
+                generated, mixture(data_key), temperatures=(0.1,), positives_only=positives_only
+            )
+            return jnp.mean(loss)
+
+        updates, moments = optimizer.update(jax.grad(mean_loss)(params), moments)
+        return (optax.apply_updates(params, updates), moments), None
+
+    state = params, optimizer.init(params)
+    (params, _), _ = jax.lax.scan(step, state, jax.random.split(train_key, steps))
+    return network.apply(params, jax.random.normal(sample_key, (4096, 4)))
+
+
+def masses_and_spreads(samples):
+    """Share of samples nearest to each centre, and the deviation of those within three SPREADs."""
+    distances = np.linalg.norm(samples[:, None] - CENTRES, axis=-1)
+    nearest, near = np.argmin(distances, axis=1), np.min(distances, axis=1) < 3 * SPREAD
+    masses = np.bincount(nearest, minlength=4) / len(samples)
+    spreads = [
+        np.mean(np.std(samples[near & (nearest == mode)], axis=0))
+        for mode in range(4)
+        if masses[mode] > 0.02
+    ]
+    return masses, np.array(spreads)
+
+
+def train_generators(positives_only):
+    keys = jax.random.split(jax.random.key(0), 3)
+    train = jax.vmap(partial(train_generator, positives_only=positives_only))
+    return np.asarray(jax.jit(train)(keys))
+
+
+def test_drifting_alone_teaches_a_generator_a_mixture():
+    for samples in train_generators(positives_only=False):
+        masses, spreads = masses_and_spreads(samples)
+        np.testing.assert_allclose(masses, MASSES, atol=0.1)
+        assert len(spreads) == 4
+        np.testing.assert_allclose(spreads, SPREAD, rtol=0.4)
+
+
+def test_without_repulsion_the_generator_collapses():
+    """Attraction alone pulls every particle to a local mean of the positives.
+
+    Where it settles depends on the scale of the kernel: with T = 0.1 and 32 positives the spread
+    within each surviving mode falls to about a third of the truth for every seed, and nearly
+    every seed leaves the light modes empty (with other settings some keep all four, or all
+    particles meet at the mean of the data; the spread is wrong in each of them).
+    """
+    lost = []
+    for samples in train_generators(positives_only=True):
+        masses, spreads = masses_and_spreads(samples)
+        assert np.all(spreads < SPREAD / 2)
+        lost.append(np.min(masses) < 0.01)
+    assert np.mean(lost) > 0.5
