@@ -1,0 +1,234 @@
+"""The replay buffer against a slow, obvious one: a list of rows in the order they were written."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from utils.replay import ReplayBuffer
+
+DISCOUNT = 0.9
+MAX_LENGTH = 4  # transitions in one `add`
+
+
+class ListBuffer:
+    """All rows ever written; the newest `capacity` of them are alive."""
+
+    def __init__(self, rows, capacity):
+        self.capacity, self.rows, self.episode = capacity, [], 0
+        self.is_open = False
+        for i in range(len(rows['terminals'])):
+            final = bool(rows['terminals'][i])
+            values = [rows[k][i] for k in ('observations', 'actions', 'rewards', 'masks')]
+            self.rows.append((self.episode, not final, *values))
+            self.episode += final
+
+    def add(self, t):
+        if self.is_open:
+            self.rows.pop()
+        for i in range(t['length']):
+            values = [t[k][i] for k in ('observations', 'actions', 'rewards', 'masks')]
+            self.rows.append((self.episode, True, *values))
+        self.rows.append((self.episode, False, t['next_observation'], None, None, None))
+        self.is_open = not t['done']
+        self.episode += t['done']
+
+    def chunks(self, horizon):
+        """What may be sampled, by the (unique) first number of the start's observation."""
+        alive = self.rows[-self.capacity :]
+        found = {}
+        for i, (episode, has_action, observation, *_) in enumerate(alive):
+            if not has_action:
+                continue
+            steps = [row for row in alive[i : i + horizon] if row[0] == episode and row[1]]
+            rewards = sum(DISCOUNT**j * row[4] for j, row in enumerate(steps))
+            actions = [row[3] for row in steps] + [np.zeros(2)] * (horizon - len(steps))
+            found[float(observation[0])] = {
+                'observations': observation,
+                'actions': np.array(actions),
+                'rewards': rewards,
+                'masks': float(all(row[5] for row in steps)),
+                'next_observations': alive[i + len(steps)][2],
+                'valid': np.arange(horizon) < len(steps),
+            }
+        return found
+
+
+class Experience:
+    """Makes transitions whose observations are numbered, so that a sample tells where it is from."""
+
+    def __init__(self, seed=0):
+        self.count, self.rng = 0, np.random.default_rng(seed)
+
+    def states(self, num):
+        self.count += num
+        numbers = np.arange(self.count - num, self.count, dtype=np.float32)
+        return np.stack([numbers, -numbers, numbers / 2], axis=1)
+
+    def episodes(self, lengths):
+        parts = []
+        for length in lengths:
+            terminals = np.arange(length + 1) == length
+            parts.append(self.transitions(self.states(length + 1)) | {'terminals': terminals})
+        return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+    def transitions(self, observations):
+        n = len(observations)
+        return {
+            'observations': observations,
+            'actions': self.rng.uniform(-1, 1, (n, 2)).astype(np.float32),
+            'rewards': self.rng.normal(size=n).astype(np.float32),
+            'masks': (self.rng.uniform(size=n) < 0.7).astype(np.float32),
+        }
+
+    def chunk(self, state, length, done):
+        """A padded chunk that starts at `state`; returns it and the state it leads to."""
+        states = np.concatenate([state[None], self.states(length)])
+        padded = np.full((MAX_LENGTH, 3), np.nan, np.float32)
+        padded[:length] = states[:length]
+        chunk = self.transitions(padded)
+        return chunk | {'length': length, 'done': done, 'next_observation': states[-1]}
+
+
+add = jax.jit(ReplayBuffer.add)
+sample = jax.jit(ReplayBuffer.sample, static_argnums=(2, 3, 4))
+
+
+def assert_samples_match(buffer, reference, horizon, seed=0, batch_size=64):
+    expected = reference.chunks(horizon)
+    assert int(buffer.num_starts) == len(expected)
+    batch = sample(buffer, jax.random.PRNGKey(seed), batch_size, horizon, DISCOUNT)
+    batch = {k: np.asarray(v) for k, v in batch.items()}
+    for i, start in enumerate(batch['observations'][:, 0]):
+        for name, value in expected[float(start)].items():
+            np.testing.assert_allclose(batch[name][i], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    return batch, expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    capacity=st.sampled_from([12, 40]),
+    adds=st.lists(st.tuples(st.integers(1, MAX_LENGTH), st.booleans()), max_size=25),
+    horizon=st.sampled_from([1, 3]),
+)
+def test_any_history_gives_the_samples_of_a_plain_list(lengths, capacity, adds, horizon):
+    experience = Experience()
+    rows = experience.episodes(lengths)
+    assume(len(rows['terminals']) + 2 <= capacity)
+    buffer = ReplayBuffer.create(rows, capacity - len(lengths))
+    assert buffer.capacity == capacity
+    reference = ListBuffer(rows, buffer.capacity)
+    state = experience.states(1)[0]
+    for length, done in adds:
+        chunk = experience.chunk(state, length, done)
+        buffer = add(buffer, chunk)
+        reference.add(chunk)
+        state = experience.states(1)[0] if done else chunk['next_observation']
+        assert int(buffer.num_starts) == len(reference.chunks(horizon))
+    assert_samples_match(buffer, reference, horizon)
+
+
+def test_chunk_never_crosses_episodes():
+    rows = Experience().episodes([7, 2, 5])
+    buffer = ReplayBuffer.create(rows, 50)
+    batch, _ = assert_samples_match(buffer, ListBuffer(rows, buffer.capacity), horizon=4)
+    assert 0 < batch['valid'][:, -1].mean() < 1  # both kinds occurred
+
+
+def test_an_episode_longer_than_the_buffer_does_not_cross_the_write_head():
+    experience = Experience()
+    rows = experience.episodes([1])
+    buffer = ReplayBuffer.create(rows, 8)
+    reference = ListBuffer(rows, buffer.capacity)
+    state = experience.states(1)[0]
+    for _ in range(10):
+        chunk = experience.chunk(state, MAX_LENGTH, done=False)
+        buffer, state = add(buffer, chunk), chunk['next_observation']
+        reference.add(chunk)
+        assert_samples_match(buffer, reference, horizon=3)
+
+
+def test_the_newest_transition_of_an_unfinished_episode_can_be_sampled():
+    experience = Experience()
+    rows = experience.episodes([3])
+    buffer = ReplayBuffer.create(rows, 20)
+    chunk = experience.chunk(experience.states(1)[0], 2, done=False)
+    buffer = add(buffer, chunk)
+    assert int(buffer.num_starts) == 5
+    batch = sample(buffer, jax.random.PRNGKey(0), 200, 1, DISCOUNT)
+    newest = np.asarray(batch['observations'][:, 0]) == chunk['observations'][1, 0]
+    assert newest.any()
+    expected = np.broadcast_to(chunk['next_observation'], (newest.sum(), 3))
+    np.testing.assert_array_equal(np.asarray(batch['next_observations'])[newest], expected)
+
+
+def test_starts_are_uniform_however_short_the_episodes():
+    rows = Experience().episodes([1, 1, 30, 1, 2])
+    buffer = ReplayBuffer.create(rows, 40)
+    batch = sample(buffer, jax.random.PRNGKey(0), 35_000, 1, DISCOUNT)
+    _, counts = np.unique(np.asarray(batch['observations'][:, 0]), return_counts=True)
+    assert len(counts) == 35
+    assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
+
+
+def test_online_data_replaces_the_first_offline_rows_when_the_data_set_fills_the_buffer():
+    experience = Experience()
+    rows = experience.episodes([5, 5])
+    buffer = ReplayBuffer.create(rows, 1)  # smaller than the data: room for one transition more
+    buffer = add(buffer, experience.chunk(experience.states(1)[0], 1, done=True))
+    batch = sample(buffer, jax.random.PRNGKey(0), 500, 1, DISCOUNT)
+    drawn = set(np.asarray(batch['observations'][:, 0]).tolist())
+    assert 12.0 in drawn  # the online transition
+    assert set(range(5)) | set(range(6, 11)) <= drawn  # which just fitted
+    buffer = add(buffer, experience.chunk(experience.states(1)[0], 1, done=True))
+    batch = sample(buffer, jax.random.PRNGKey(0), 500, 1, DISCOUNT)
+    drawn = set(np.asarray(batch['observations'][:, 0]).tolist())
+    assert not {0.0, 1.0} & drawn
+    assert {2.0, 14.0} <= drawn
+
+
+def test_a_termination_inside_an_episode_stops_the_bootstrap_not_the_rewards():
+    rows = Experience().episodes([4])
+    rows['masks'] = np.array([1, 0, 1, 1, 1], np.float32)
+    rows['rewards'] = np.ones(5, np.float32)
+    buffer = ReplayBuffer.create(rows, 10)
+    batch = sample(buffer, jax.random.PRNGKey(0), 64, 3, DISCOUNT)
+    first = np.asarray(batch['observations'][:, 0]) == 0
+    np.testing.assert_allclose(np.asarray(batch['rewards'])[first], 1 + 0.9 + 0.81, rtol=1e-6)
+    assert (np.asarray(batch['masks'])[first] == 0).all()
+    assert (np.asarray(batch['valid'])[first] == 1).all()
+
+
+def test_loading_other_data_forgets_the_old():
+    experience = Experience()
+    buffer = ReplayBuffer.create(experience.episodes([6, 6]), 20)
+    rows = experience.episodes([3, 2])
+    buffer = buffer.load(rows)
+    assert_samples_match(buffer, ListBuffer(rows, buffer.capacity), horizon=3)
+    with pytest.raises(ValueError, match='--buffer_size'):
+        buffer.load(experience.episodes([30]))
+
+
+def test_a_chunk_must_fit_the_buffer():
+    buffer = ReplayBuffer.create(Experience().episodes([1]), 1)
+    with pytest.raises(ValueError, match='do not fit'):
+        buffer.add(Experience().chunk(np.zeros(3, np.float32), 2, done=False))
+
+
+def test_sampling_and_adding_work_under_vmap():
+    experience = Experience()
+    rows = experience.episodes([4, 3])
+    buffer = ReplayBuffer.create(rows, 20)
+    buffers = jax.tree.map(lambda x: jnp.stack([x, x]), buffer)
+    keys = jax.random.split(jax.random.PRNGKey(0), 2)
+    batches = jax.vmap(
+        partial(ReplayBuffer.sample, batch_size=8, horizon=2, discount=DISCOUNT)
+    )(buffers, keys)
+    for i in range(2):
+        alone = sample(buffer, keys[i], 8, 2, DISCOUNT)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), batches, alone)
