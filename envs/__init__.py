@@ -1,8 +1,11 @@
-"""Where experience comes from: environments by their usual names."""
+"""Where experience comes from: environments and offline data, by their usual names."""
 
 import gymnasium
 
-from envs import cube
+from envs import cube, datasets
+from envs.datasets import Dataset, DatasetError
+
+__all__ = ['Dataset', 'DatasetError', 'make_dataset', 'make_env']
 
 
 def make_env(
@@ -28,3 +31,35 @@ def make_env(
         ValueError: no such environment or timing.
     """
     return cube.make_env(env_name, sparse, success_timing, render)
+
+
+def make_dataset(
+    env_name: str,
+    directory: str | None = None,
+    source: str = 'auto',
+    sparse: bool = False,
+    num_episodes: int | None = None,
+    seed: int = 0,
+    num_workers: int | None = None,
+) -> Dataset:
+    """Finds, downloads or collects the offline data of an environment, and checks it.
+
+    Args:
+        env_name: as for `make_env`.
+        directory: where the files are or shall be; by default '~/.ogbench/data'.
+        source: 'auto' takes the files in `directory` if there are any, whatever made them, and
+            downloads them otherwise. 'download' takes or fetches the public files. 'collect' takes
+            or makes a scripted collection of exactly `num_episodes` and `seed`.
+        sparse: turns any non-zero reward into −1.
+        num_episodes: episodes to collect; by default as many as the public data set has.
+        seed: of the collection.
+        num_workers: processes that collect; by default one per core.
+
+    Raises:
+        ValueError: no such environment or source.
+        DatasetError: files that are broken, or are not what was asked for.
+        RuntimeError: the download or the collection failed.
+    """
+    return datasets.make_dataset(
+        env_name, directory, source, sparse, num_episodes, seed, num_workers
+    )
