@@ -7,6 +7,7 @@ plays `num_episodes`, whose rate is given with and without the start of its proc
 that one episode per worker takes is subtracted). The share is rate / (workers × bare rate).
 """
 
+import os
 import tempfile
 import time
 
@@ -32,22 +33,25 @@ def play(env, oracle, seed):
             oracle.reset(observation, info)
 
 
-def bare_rate(name, num_episodes):
-    """Steps per second of one process, once the environment is made."""
-    env = make_collection_env(parse_dataset(name))
-    oracle = CubePlanOracle(env=env, **NOISE)
-    env.reset(seed=0)
-    start = time.perf_counter()
+def measure(function, *arguments):
+    """Returns the seconds that `function` takes, of the wall clock and of the processor.
+
+    The second counts child processes too, and says more where other programs are running.
+    """
+    start, start_cpu = time.perf_counter(), os.times()
+    function(*arguments)
+    cpu = np.subtract(os.times(), start_cpu)[:4].sum()
+    return np.array([time.perf_counter() - start, cpu])
+
+
+def play_bare(env, oracle, num_episodes):
     for seed in range(num_episodes):
         play(env, oracle, seed)
-    return num_episodes * EPISODE_ROWS / (time.perf_counter() - start)
 
 
-def collection_seconds(name, num_episodes, num_workers):
+def collect_somewhere(name, num_episodes, num_workers):
     with tempfile.TemporaryDirectory() as directory:
-        start = time.perf_counter()
         collect(name, num_episodes, directory, num_workers, num_val_episodes=0)
-        return time.perf_counter() - start
 
 
 def main(_):
@@ -57,18 +61,27 @@ def main(_):
         raise app.UsageError(
             f'--num_episodes={episodes}: must be at least twice --num_workers={workers}'
         )
-    before = bare_rate(name, episodes // workers // 2)
-    start_up = collection_seconds(name, workers, workers)
-    seconds = collection_seconds(name, episodes, workers)
-    after = bare_rate(name, episodes // workers // 2)
+    env = make_collection_env(parse_dataset(name))
+    oracle = CubePlanOracle(env=env, **NOISE)
+    play(env, oracle, 0)
+    half = max(1, episodes // workers // 2)
+    seconds = measure(play_bare, env, oracle, half)
+    start_up = measure(collect_somewhere, name, workers, workers)
+    whole = measure(collect_somewhere, name, episodes, workers)
+    seconds += measure(play_bare, env, oracle, half)
 
-    bare = (before + after) / 2
-    whole = episodes * EPISODE_ROWS / seconds
-    steady = (episodes - workers) * EPISODE_ROWS / (seconds - start_up)
-    print(f'{name}, {workers} workers, {episodes} episodes, steps/s')
-    print(f'bare loop, one process   {bare:6.0f}  (before {before:.0f}, after {after:.0f})')
-    for label, rate in (('collection, with start  ', whole), ('collection, steady      ', steady)):
-        print(f'{label} {rate:6.0f}  share {rate / (workers * bare):.2f}')
+    print(f'{name}, {workers} workers, {episodes} episodes')
+    print('                         steps per second     steps per second of processor time')
+    bare = 2 * half * EPISODE_ROWS / seconds
+    print(f'bare loop, one process  {bare[0]:7.0f}               {bare[1]:7.0f}')
+    for label, count, took in (
+        ('collection, with start', episodes, whole),
+        ('collection, steady', episodes - workers, whole - start_up),
+    ):
+        rate = count * EPISODE_ROWS / took
+        share = rate / bare / (workers, 1)
+        columns = [f'{rate[i]:7.0f}  share {share[i]:.2f}' for i in range(2)]
+        print(f'{label:23} ', '  '.join(columns))
 
 
 if __name__ == '__main__':
