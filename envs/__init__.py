@@ -1,1 +1,65 @@
-"""Where experience comes from: environments and data sets."""
+"""Where experience comes from: environments and offline data, by their usual names."""
+
+import gymnasium
+
+from envs import cube, datasets
+from envs.datasets import Dataset, DatasetError
+
+__all__ = ['Dataset', 'DatasetError', 'make_dataset', 'make_env']
+
+
+def make_env(
+    env_name: str, sparse: bool = False, success_timing: str = 'pre', render: bool = False
+) -> gymnasium.Env:
+    """Makes an environment.
+
+    Observations are [d_s] float32, actions [d_a] float32 in [-1, 1], and info has 'success' (bool)
+    and little else. `reset(seed=s)` makes the episode that follows reproducible, bit by bit.
+
+    Args:
+        env_name: such as 'cube-double-play-singletask-task2-v0'. A '-100m-' in the name changes
+            the data set only.
+        sparse: turns any non-zero reward into −1.
+        success_timing: 'pre' takes reward, success and termination from the state before the
+            action, as OGBench does since 1.2.0, so that an episode ends one step after the goal is
+            reached; 'post' takes them from the state after it. Rewards of offline data follow
+            'pre' in either case.
+        render: lets `env.render()` return images [H, W, 3] uint8 that show which cubes are at
+            their goal. Without a display, set MUJOCO_GL=egl or MUJOCO_GL=osmesa.
+
+    Raises:
+        ValueError: no such environment or timing.
+    """
+    return cube.make_env(env_name, sparse, success_timing, render)
+
+
+def make_dataset(
+    env_name: str,
+    directory: str | None = None,
+    source: str = 'auto',
+    sparse: bool = False,
+    num_episodes: int | None = None,
+    seed: int = 0,
+    num_workers: int | None = None,
+) -> Dataset:
+    """Finds, downloads or collects the offline data of an environment, and checks it.
+
+    Args:
+        env_name: as for `make_env`.
+        directory: where the files are or shall be; by default '~/.ogbench/data'.
+        source: 'auto' takes the files in `directory` if there are any, whatever made them, and
+            downloads them otherwise. 'download' takes or fetches the public files. 'collect' takes
+            or makes a scripted collection of exactly `num_episodes` and `seed`.
+        sparse: turns any non-zero reward into −1.
+        num_episodes: episodes to collect; by default as many as the public data set has.
+        seed: of the collection.
+        num_workers: processes that collect; by default one per core.
+
+    Raises:
+        ValueError: no such environment or source.
+        DatasetError: files that are broken, or are not what was asked for.
+        RuntimeError: the download or the collection failed.
+    """
+    return datasets.make_dataset(
+        env_name, directory, source, sparse, num_episodes, seed, num_workers
+    )

@@ -1,0 +1,91 @@
+"""Measures how much of the machine's simulation speed collection keeps.
+
+    python -m benchmarks.collect --num_workers=2 --num_episodes=20
+
+One process plays in a bare loop of environment and oracle that stores nothing; then `envs.collect`
+plays `num_episodes`, whose rate is given with and without the start of its processes (the time
+that one episode per worker takes is subtracted). The share is rate / (workers × bare rate).
+"""
+
+import os
+import tempfile
+import time
+
+import numpy as np
+from absl import app, flags
+from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
+
+from envs.collect import NOISE, collect
+from envs.cube import EPISODE_ROWS, make_collection_env, parse_dataset
+
+
+def play(env, oracle, seed):
+    """Plays one episode of EPISODE_ROWS steps and keeps nothing."""
+    np.random.seed(seed)  # noqa: NPY002  (the oracle draws from the global generator)
+    observation, info = env.reset(seed=seed)
+    oracle.reset(observation, info)
+    truncated = False
+    while not truncated:
+        action = np.clip(oracle.select_action(observation, info), -1, 1)
+        observation, _, _, truncated, info = env.step(action)
+        if oracle.done:
+            observation, info = env.unwrapped.set_new_target(p_stack=0.1)
+            oracle.reset(observation, info)
+
+
+def measure(function, *arguments):
+    """Returns the seconds that `function` takes, of the wall clock and of the processor.
+
+    The second counts child processes too, and says more where other programs are running.
+    """
+    start, start_cpu = time.perf_counter(), os.times()
+    function(*arguments)
+    cpu = np.subtract(os.times(), start_cpu)[:4].sum()
+    return np.array([time.perf_counter() - start, cpu])
+
+
+def play_bare(env, oracle, num_episodes):
+    for seed in range(num_episodes):
+        play(env, oracle, seed)
+
+
+def collect_somewhere(name, num_episodes, num_workers):
+    with tempfile.TemporaryDirectory() as directory:
+        collect(name, num_episodes, directory, num_workers, num_val_episodes=0)
+
+
+def main(_):
+    name = flags.FLAGS.env_name
+    episodes, workers = flags.FLAGS.num_episodes, flags.FLAGS.num_workers
+    if workers < 1 or episodes < 2 * workers:
+        raise app.UsageError(
+            f'--num_episodes={episodes}: must be at least twice --num_workers={workers}'
+        )
+    env = make_collection_env(parse_dataset(name))
+    oracle = CubePlanOracle(env=env, **NOISE)
+    play(env, oracle, 0)
+    half = max(1, episodes // workers // 2)
+    seconds = measure(play_bare, env, oracle, half)
+    start_up = measure(collect_somewhere, name, workers, workers)
+    whole = measure(collect_somewhere, name, episodes, workers)
+    seconds += measure(play_bare, env, oracle, half)
+
+    print(f'{name}, {workers} workers, {episodes} episodes')
+    print('                         steps per second     steps per second of processor time')
+    bare = 2 * half * EPISODE_ROWS / seconds
+    print(f'bare loop, one process  {bare[0]:7.0f}               {bare[1]:7.0f}')
+    for label, count, took in (
+        ('collection, with start', episodes, whole),
+        ('collection, steady', episodes - workers, whole - start_up),
+    ):
+        rate = count * EPISODE_ROWS / took
+        share = rate / bare / (workers, 1)
+        columns = [f'{rate[i]:7.0f}  share {share[i]:.2f}' for i in range(2)]
+        print(f'{label:23} ', '  '.join(columns))
+
+
+if __name__ == '__main__':
+    flags.DEFINE_string('env_name', 'cube-double-play-v0', 'Data set to imitate.')
+    flags.DEFINE_integer('num_episodes', 20, 'Episodes to collect.')
+    flags.DEFINE_integer('num_workers', 2, 'Processes.')
+    app.run(main)

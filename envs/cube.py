@@ -1,0 +1,180 @@
+"""OGBench's cube environments: one fixed task each, or a scripted arm that plays with the cubes.
+
+A UR5e arm moves one to four cubes. Actions [5] are relative motions of the gripper (x, y, z, yaw,
+opening) in units that make ±1 the most it can do in one step of 0.05 s.
+Source: OGBench (arXiv 2410.20092), package `ogbench`.
+"""
+
+import copy
+import dataclasses
+import functools
+import re
+import warnings
+
+import gymnasium
+import numpy as np
+
+with warnings.catch_warnings():  # MuJoCo's viewer looks for a display, and there may be none
+    warnings.simplefilter('ignore')
+    import ogbench.manipspace  # noqa: F401  (registers the environments)
+    from ogbench.manipspace.envs.cube_env import CubeEnv
+
+
+CUBES = ('single', 'double', 'triple', 'quadruple')
+EPISODE_ROWS = 1001  # of play data: 1000 transitions and a final state
+
+_SIZES = '{' + ','.join(CUBES) + '}'
+_DATASET_NAME = re.compile(rf'cube-({"|".join(CUBES)})-play(?:-100m)?-v0')
+_TASK_NAME = re.compile(r'(.*)-singletask(?:-task([1-5]))?(-v0)')
+
+
+@dataclasses.dataclass(frozen=True)
+class CubeTask:
+    """What the name of a single-task environment says.
+
+    Attributes:
+        cubes: 'single', 'double', 'triple' or 'quadruple'.
+        task: 1 to 5, or 0 for OGBench's default task.
+        dataset: name of the offline data, such as 'cube-double-play-v0'.
+    """
+
+    cubes: str
+    task: int
+    dataset: str
+
+    @property
+    def env_id(self) -> str:
+        """The environment's name in Gymnasium's registry, which knows nothing of data sets."""
+        return f'cube-{self.cubes}-singletask{f"-task{self.task}" if self.task else ""}-v0'
+
+
+def parse_task(env_name: str) -> CubeTask:
+    """Reads a name such as 'cube-double-play-singletask-task2-v0'; ValueError if unknown."""
+    match = _TASK_NAME.fullmatch(env_name)
+    dataset = match and _DATASET_NAME.fullmatch(match[1] + match[3])
+    if not dataset:
+        raise ValueError(
+            f'--env_name={env_name}: unknown; there are '
+            f'cube-{_SIZES}-play[-100m]-singletask[-task{{1..5}}]-v0'
+        )
+    return CubeTask(dataset[1], int(match[2] or 0), dataset[0])
+
+
+def parse_dataset(name: str) -> str:
+    """Returns 'double' for 'cube-double-play-v0'; raises ValueError for an unknown data set."""
+    match = _DATASET_NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(
+            f'--env_name={name}: not the name of cube play data; there are '
+            f'cube-{_SIZES}-play[-100m]-v0'
+        )
+    return match[1]
+
+
+class LeanCubeEnv(CubeEnv):
+    """OGBench's environment with the same states, rewards and endings, and two differences.
+
+    `reset(seed=...)` fixes everything. OGBench takes two random steps while it resets, with actions
+    from a space it makes anew each time and never seeds: controls and solver warm start then differ
+    from reset to reset.
+
+    Nothing is computed that no one looks at: the cubes change colour only where there is a
+    renderer, and the description of the state before a step is not put together.
+    """
+
+    metadata = {'render_modes': ['rgb_array'], 'render_fps': 20}  # noqa: RUF012
+
+    def __init__(self, *args, render_mode=None, **kwargs):
+        super().__init__(*args, render_mode=render_mode, **kwargs)
+        self.render_mode = render_mode
+
+    @functools.cached_property
+    def action_space(self):
+        return gymnasium.spaces.Box(-1, 1, self.action_low.shape, np.float32)
+
+    @functools.cached_property
+    def observation_space(self):
+        return super().observation_space
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.action_space.seed(seed)
+        return super().reset(seed=seed, options=options)
+
+    def pre_step(self):
+        self._prev_qpos = self._data.qpos.copy()
+        self._prev_qvel = self._data.qvel.copy()
+
+    def post_step(self):
+        if self.render_mode is not None:
+            super().post_step()
+            return
+        successes = self._compute_successes()
+        collecting = self._mode == 'data_collection'
+        self._success = successes[self._target_block] if collecting else all(successes)
+
+
+class CubeTaskEnv(LeanCubeEnv):
+    """A fixed task: observations [d_s] float32, reward −(cubes not at their goal), info 'success'.
+
+    With `sparse`, any non-zero reward is −1.
+    """
+
+    def __init__(self, *args, sparse=False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._sparse = sparse
+
+    def compute_observation(self):
+        return super().compute_observation().astype(np.float32)
+
+    def compute_reward(self):
+        reward = super().compute_reward()
+        return -float(reward != 0) if self._sparse else reward
+
+    def get_reset_info(self):
+        return {'success': self._success}
+
+    def get_step_info(self):
+        return {}  # `step` adds 'success'
+
+
+def make_env(env_name, sparse=False, success_timing='pre', render=False) -> gymnasium.Env:
+    """See `envs.make_env`."""
+    task = parse_task(env_name)
+    if success_timing not in ('pre', 'post'):
+        raise ValueError(
+            f"--success_timing={success_timing}: must be 'pre' (reward and success of the state "
+            "before the action, OGBench's default) or 'post' (after it)"
+        )
+    return gymnasium.make(
+        _spec(task.env_id, CubeTaskEnv),
+        render_mode='rgb_array' if render else None,
+        disable_env_checker=True,
+        sparse=sparse,
+        success_timing=success_timing,
+    )
+
+
+def make_collection_env(cubes: str) -> gymnasium.Env:
+    """The environment the scripted arm plays in: random scenes, no goal that ends an episode.
+
+    Its info has what the oracle needs to see, and 'prev_qpos' and 'prev_qvel', the simulator's
+    state before the step. Episodes end after `EPISODE_ROWS` steps.
+
+    Args:
+        cubes: 'single', 'double', 'triple' or 'quadruple'.
+    """
+    return gymnasium.make(
+        _spec(f'cube-{cubes}-v0', LeanCubeEnv),
+        max_episode_steps=EPISODE_ROWS,
+        disable_env_checker=True,
+        mode='data_collection',
+        terminate_at_goal=False,
+    )
+
+
+def _spec(env_id, env_class):
+    """The registered settings and time limit of `env_id`, for our class instead of OGBench's."""
+    spec = copy.deepcopy(gymnasium.spec(env_id))
+    spec.entry_point = f'{env_class.__module__}:{env_class.__name__}'
+    return spec
