@@ -79,6 +79,8 @@ def check_flags() -> None:
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'{argv[1]!r}: not a flag; flags start with --')
+    if FLAGS['verbosity'].using_default_value:
+        logging.set_verbosity(logging.WARNING)  # orbax has much to say
     check_flags()
     env_options = {'sparse': FLAGS.sparse, 'success_timing': FLAGS.success_timing}
     env = ActionChunks(make_env(FLAGS.env_name, **env_options), FLAGS.horizon_length)
@@ -111,10 +113,14 @@ def main(argv) -> None:
     eval_env = make_vector_env(
         FLAGS.env_name, min(FLAGS.eval_envs, FLAGS.eval_episodes), FLAGS.horizon_length, **env_options
     )
-    print(f'{FLAGS.env_name}: {int(buffer.num_starts):,} transitions; writing to {log.directory}')
+    print(f'{dataset.name} ({dataset.provenance["source"]}): {int(buffer.num_starts):,} transitions')
+    print(f'Writing to {log.directory}')
+
+    scores = {}
 
     def evaluate_at(phase: str, step: int, agent, bar: tqdm) -> None:
-        scores = evaluate(agent, eval_env, FLAGS.eval_episodes, seed=FLAGS.seed)
+        if step or not scores:  # else the agent is still the one that ended the offline phase
+            scores.update(evaluate(agent, eval_env, FLAGS.eval_episodes, seed=FLAGS.seed))
         log.evaluation(phase, step, scores)
         bar.set_postfix(success=f'{100 * scores["success"]:.0f}%')
 
@@ -224,8 +230,9 @@ def is_stop(step: int, interval: int, end: int) -> bool:
 
 def flags_of_this_program() -> list[str]:
     """Names of the flags defined above, less `--agent`, which is a tree of its own."""
-    own = FLAGS.flags_by_module_dict()[__name__ if __name__ != '__main__' else FLAGS['seed'].module]
-    return sorted(flag.name for flag in own if not flag.name.startswith('agent'))
+    here = FLAGS.find_module_defining_flag('env_name')
+    names = [flag.name for flag in FLAGS.flags_by_module_dict()[here]]
+    return sorted(name for name in names if name.partition('.')[0] != 'agent')
 
 
 if __name__ == '__main__':

@@ -1,11 +1,14 @@
 """Where experience comes from: environments and offline data, by their usual names."""
 
+from functools import partial
+
 import gymnasium
 
 from envs import cube, datasets
+from envs.chunks import ActionChunks, EpisodeQueue
 from envs.datasets import Dataset, DatasetError
 
-__all__ = ['Dataset', 'DatasetError', 'make_dataset', 'make_env']
+__all__ = ['Dataset', 'DatasetError', 'make_dataset', 'make_env', 'make_vector_env']
 
 
 def make_env(
@@ -31,6 +34,27 @@ def make_env(
         ValueError: no such environment or timing.
     """
     return cube.make_env(env_name, sparse, success_timing, render)
+
+
+def make_vector_env(
+    env_name: str, num_envs: int, horizon_length: int, **options
+) -> gymnasium.vector.VectorEnv:
+    """Makes parallel environments, each in a process of its own, that play lists of episodes.
+
+    Args:
+        env_name: as for `make_env`, like the `options`.
+        num_envs: how many.
+        horizon_length: actions in a chunk.
+
+    Returns:
+        Environments for `utils.evaluation.evaluate`; see `envs.chunks.EpisodeQueue`.
+    """
+    make = partial(_make_episode_queue, env_name, horizon_length, **options)
+    return gymnasium.vector.AsyncVectorEnv([make] * num_envs, context='forkserver')
+
+
+def _make_episode_queue(env_name: str, horizon_length: int, **options) -> gymnasium.Env:
+    return EpisodeQueue(ActionChunks(make_env(env_name, **options), horizon_length))
 
 
 def make_dataset(
