@@ -1,9 +1,8 @@
 """Offline-to-online reinforcement learning: one run, from data to learning curve.
 
-    python main.py --agent=agents/dfp.py --env_name=cube-double-play-singletask-task2-v0
+python main.py --agent=agents/dfp.py --env_name=cube-double-play-singletask-task2-v0
 """
 
-import pathlib
 import time
 
 import jax
@@ -96,7 +95,9 @@ def main(argv) -> None:
     agent = make_agent(description, FLAGS.seed)
     if FLAGS.restore_path:
         agent = checkpoints.restore(FLAGS.restore_path, agent)
-    log = RunLog(FLAGS.save_dir, FLAGS.run_group, FLAGS.env_name, FLAGS.agent.agent_name, FLAGS.seed)
+    log = RunLog(
+        FLAGS.save_dir, FLAGS.run_group, FLAGS.env_name, FLAGS.agent.agent_name, FLAGS.seed
+    )
     dataset = make_dataset(
         FLAGS.env_name,
         FLAGS.ogbench_dataset_dir,
@@ -111,9 +112,14 @@ def main(argv) -> None:
     )
     buffer = ReplayBuffer.create(dataset.load(0), FLAGS.buffer_size)
     eval_env = make_vector_env(
-        FLAGS.env_name, min(FLAGS.eval_envs, FLAGS.eval_episodes), FLAGS.horizon_length, **env_options
+        FLAGS.env_name,
+        min(FLAGS.eval_envs, FLAGS.eval_episodes),
+        FLAGS.horizon_length,
+        **env_options,
     )
-    print(f'{dataset.name} ({dataset.provenance["source"]}): {int(buffer.num_starts):,} transitions')
+    print(
+        f'{dataset.name} ({dataset.provenance["source"]}): {int(buffer.num_starts):,} transitions'
+    )
     print(f'Writing to {log.directory}')
 
     scores = {}
@@ -202,11 +208,15 @@ def online(agent, buffer, env, log, evaluate_at, bar):
         if terminated or truncated:
             episodes.append(float(info['success']))
             observation, _ = env.reset()
-        while trained < (
-            stop := next_stop(
-                trained, [FLAGS.eval_interval, FLAGS.log_interval], FLAGS.online_steps
+        while (
+            trained
+            < (
+                stop := next_stop(
+                    trained, [FLAGS.eval_interval, FLAGS.log_interval], FLAGS.online_steps
+                )
             )
-        ) <= step:
+            <= step
+        ):
             agent, totals = catch_up(stop)
             if is_stop(stop, FLAGS.log_interval, FLAGS.online_steps):
                 success = np.mean(episodes) if episodes else float('nan')

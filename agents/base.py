@@ -3,7 +3,7 @@
 A critic ensemble values whole chunks of actions, a policy proposes chunks, the agent acts by the
 best of N proposals, and the same rule gives the critic its targets:
 
-    y = R + γ^h · mask · agg_e Q_target,e(s', a*),   a* = argmax over N proposals of agg_e Q_e(s', a)
+    y = R + γ^h · mask · agg_e Q_target,e(s', a*),   a* = argmax of agg_e Q_e(s', a) over N proposals
 
 A method is a subclass with an actor network, `propose` and `actor_loss`. An agent is a pytree and
 everything that changes it is a pure function of it, so `lax.scan` fuses many updates into one
@@ -111,7 +111,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
             config.q_agg in ('mean', 'min'), f"--agent.q_agg={config.q_agg}: use 'mean' or 'min'"
         )
 
-    # ---- shared -----------------------------------------------------------------------------------
+    # ---- shared ---------------------------------------------------------------------------------
 
     @classmethod
     def create(
@@ -141,9 +141,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         cls.check_config(config)
         config = freeze(config)
         chunk_dim = action_dim * (horizon_length if config.action_chunking else 1)
-        critic = Critic(
-            tuple(config.critic_hidden_dims), config.num_qs, config.critic_layer_norm
-        )
+        critic = Critic(tuple(config.critic_hidden_dims), config.num_qs, config.critic_layer_norm)
         actor = cls.make_actor(config, chunk_dim)
         rng, critic_rng, actor_rng = jax.random.split(jax.random.PRNGKey(seed), 3)
         observations, chunks = jnp.zeros((1, observation_dim)), jnp.zeros((1, chunk_dim))
@@ -273,7 +271,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
 
 def freeze(config: ml_collections.ConfigDict) -> NamedTuple:
-    """Returns the settings as a named tuple, which jit compares 100 times as fast as a ConfigDict."""
+    """Returns the settings as a named tuple, which jit compares 100 times as fast."""
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     return namedtuple('Config', values)(**values)
 

@@ -73,14 +73,12 @@ class DFPAgent(Agent, kw_only=True):
         )
         require(
             0 <= config.num_negatives <= config.num_candidates - config.top_k,
-            f'--agent.num_negatives={config.num_negatives}: must be from 0 to num_candidates − '
+            f'--agent.num_negatives={config.num_negatives}: must be from 0 to num_candidates - '
             f'top_k = {config.num_candidates - config.top_k}, so that no candidate is both',
         )
         for name in ('topk_weight', 'data_weight', 'q_weight'):
             require(config[name] >= 0, f'--agent.{name}={config[name]}: must not be negative')
-        require(
-            0 < config.ema_rate <= 1, f'--agent.ema_rate={config.ema_rate}: must be in (0, 1]'
-        )
+        require(0 < config.ema_rate <= 1, f'--agent.ema_rate={config.ema_rate}: must be in (0, 1]')
 
     def propose(self, actor_params, observations: jax.Array, num: int, rng) -> jax.Array:
         noise = jax.random.normal(rng, (*observations.shape[:-1], num, self.chunk_dim))
@@ -92,9 +90,7 @@ class DFPAgent(Agent, kw_only=True):
         config = self.config
         particle_rng, candidate_rng = jax.random.split(rng)
         observations = batch['observations']
-        particles = self.propose(
-            actor_params, observations, config.num_particles, particle_rng
-        )
+        particles = self.propose(actor_params, observations, config.num_particles, particle_rng)
         chunks, valid = self.chunks_of(batch)
         terms, info = {}, {}
 
@@ -157,8 +153,6 @@ class DFPAgent(Agent, kw_only=True):
 
     def begin_online(self) -> Self:
         """Returns the agent in its online phase, with π_old set to the policy."""
-        return super().begin_online().replace(
-            old_actor=jax.tree.map(jnp.copy, self.params['actor'])
+        return (
+            super().begin_online().replace(old_actor=jax.tree.map(jnp.copy, self.params['actor']))
         )
-
-

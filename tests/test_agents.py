@@ -17,9 +17,7 @@ CHUNK_DIM = HORIZON * ACTION_DIM
 
 def make(seed=0, horizon=HORIZON, **changes):
     config = dfp.get_config()
-    config.update(
-        actor_hidden_dims=(32, 32), critic_hidden_dims=(32, 32), batch_size=16, **changes
-    )
+    config.update(actor_hidden_dims=(32, 32), critic_hidden_dims=(32, 32), batch_size=16, **changes)
     return dfp.DFPAgent.create(seed, OBSERVATION_DIM, ACTION_DIM, config, horizon, 0.9)
 
 
@@ -266,13 +264,13 @@ def test_soft_weights_and_worst_candidates():
 
 
 def test_a_partial_chunk_and_its_state_take_no_part_in_the_drift():
+    rng = jax.random.PRNGKey(0)
     for agent in (make(), make().begin_online()):
         batch = cut(make_batch(), [2, 5], length=3)
         other = dict(batch)
         for i in (2, 5):
             other['actions'] = other['actions'].at[i].set(0.123)
             other['observations'] = other['observations'].at[i].set(7.0)
-        rng = jax.random.PRNGKey(0)
         grad = jax.grad(lambda p, b, agent=agent: agent.actor_loss(p, b, rng)[0])
         assert equal(grad(agent.params['actor'], batch), grad(agent.params['actor'], other))
 

@@ -59,7 +59,7 @@ class ListBuffer:
 
 
 class Experience:
-    """Makes transitions whose observations are numbered, so that a sample tells where it is from."""
+    """Makes transitions with numbered observations, so that a sample tells where it is from."""
 
     def __init__(self, seed=0):
         self.count, self.rng = 0, np.random.default_rng(seed)
@@ -226,9 +226,9 @@ def test_sampling_and_adding_work_under_vmap():
     buffer = ReplayBuffer.create(rows, 20)
     buffers = jax.tree.map(lambda x: jnp.stack([x, x]), buffer)
     keys = jax.random.split(jax.random.PRNGKey(0), 2)
-    batches = jax.vmap(
-        partial(ReplayBuffer.sample, batch_size=8, horizon=2, discount=DISCOUNT)
-    )(buffers, keys)
+    batches = jax.vmap(partial(ReplayBuffer.sample, batch_size=8, horizon=2, discount=DISCOUNT))(
+        buffers, keys
+    )
     for i in range(2):
         alone = sample(buffer, keys[i], 8, 2, DISCOUNT)
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), batches, alone)

@@ -13,9 +13,7 @@ Totals = dict[str, jax.Array]
 
 def _update_once(agent, buffer: ReplayBuffer):
     rng, sample_rng = jax.random.split(agent.rng)
-    batch = buffer.sample(
-        sample_rng, agent.config.batch_size, agent.horizon_length, agent.discount
-    )
+    batch = buffer.sample(sample_rng, agent.config.batch_size, agent.horizon_length, agent.discount)
     return agent.replace(rng=rng).update(batch)
 
 
