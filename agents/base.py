@@ -3,7 +3,7 @@
 A critic ensemble values whole chunks of actions, a policy proposes chunks, the agent acts by the
 best of N proposals, and the same rule gives the critic its targets:
 
-    y = R + γ^h · mask · agg_e Q_target,e(s', a*),   a* = argmax of agg_e Q_e(s', a) over N proposals
+    y = R + γ^h · mask · agg_e Q_target,e(s', a*),   a* = argmax_a agg_e Q_e(s', a) over N proposals
 
 A method is a subclass with an actor network, `propose` and `actor_loss`. An agent is a pytree and
 everything that changes it is a pure function of it, so `lax.scan` fuses many updates into one
