@@ -179,14 +179,17 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path, victim, number, mess
     command = [sys.executable, '-m', 'envs.collect', f'--env_name={NAME}', '--num_episodes=50']
     command += ['--num_workers=2', f'--save_dir={tmp_path}']
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 30
-        while len(workers := worker_pids(process.pid)) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        assert (tmp_path / f'{NAME}.part').is_dir()
-        time.sleep(3)  # in the midst of an episode
-        os.kill(process.pid if victim == 'collector' else workers[0], number)
-        _, errors = process.communicate(timeout=30)
+        try:
+            deadline = time.monotonic() + 30
+            while len(workers := worker_pids(process.pid)) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert (tmp_path / f'{NAME}.part').is_dir()
+            time.sleep(3)  # in the midst of an episode
+            os.kill(process.pid if victim == 'collector' else workers[-1], number)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 1
     assert message in errors
     assert 'Traceback' not in errors
