@@ -41,7 +41,6 @@ flags.DEFINE_integer('buffer_size', 2_000_000, 'Transitions, offline ones includ
 flags.DEFINE_integer('eval_interval', 100_000, 'Steps between evaluations.')
 flags.DEFINE_integer('eval_episodes', 50, 'Episodes per evaluation; the paper: 100.')
 flags.DEFINE_integer('eval_envs', 10, 'Environments evaluated in parallel.')
-flags.DEFINE_integer('video_episodes', 0, 'Of each evaluation, how many to film.')
 flags.DEFINE_integer('log_interval', 5_000, 'Steps between rows of offline.csv and online.csv.')
 
 flags.DEFINE_bool('sparse', False, 'Turn any non-zero reward into -1.')
@@ -61,7 +60,7 @@ def check_flags() -> None:
     at_least = {
         'offline_steps': 0, 'online_steps': 0, 'horizon_length': 1, 'utd_ratio': 1,
         'start_training': 0, 'buffer_size': 1, 'eval_interval': 1, 'eval_episodes': 1,
-        'eval_envs': 1, 'video_episodes': 0, 'log_interval': 1, 'dataset_replace_interval': 1,
+        'eval_envs': 1, 'log_interval': 1, 'dataset_replace_interval': 1,
         'seed': 0,
     }  # fmt: skip
     for name, least in at_least.items():

@@ -34,10 +34,11 @@ def restore(directory: str | pathlib.Path, agent):
         agent: of the same shapes as the one saved.
 
     Raises:
-        ValueError: the checkpoint does not fit the agent.
+        ValueError: there is no checkpoint, or it does not fit the agent.
     """
     import orbax.checkpoint as ocp
 
+    read_metadata(directory)
     directory = pathlib.Path(directory).absolute()
     template = flax.serialization.to_state_dict(agent)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
@@ -62,6 +63,6 @@ def read_metadata(directory: str | pathlib.Path) -> dict:
     if not path.is_file():
         raise ValueError(
             f'--restore_path={directory}: no checkpoint there (no {METADATA}); give a directory '
-            'like exp/<run>/checkpoints/final'
+            'like exp/<group>/<env>/<run>/checkpoints/online'
         )
     return json.loads(path.read_text())
