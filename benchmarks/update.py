@@ -11,6 +11,7 @@ update with the batch sampled by NumPy on the host and sent over.
 """
 
 import functools
+import itertools
 import json
 import platform
 import time
@@ -32,7 +33,7 @@ EPISODES, EPISODE_ROWS = 200, 1001
 def mlp_flops(rows: int, inputs: int, hidden: tuple[int, ...], outputs: int) -> int:
     """Multiplications and additions of the matrix products of one forward pass."""
     sizes = (inputs, *hidden, outputs)
-    return sum(2 * rows * a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    return sum(2 * rows * a * b for a, b in itertools.pairwise(sizes))
 
 
 def update_flops(config, online: bool) -> int:
@@ -106,7 +107,7 @@ class Fused:
     """Blocks of updates in one dispatch, sampled on the device."""
 
     def __init__(self, agent, buffer):
-        self.agent, self.buffer = agent, buffer
+        self.agent, self.buffer = jax.tree.map(jnp.copy, agent), buffer  # `train` uses it up
         self.totals = zero_totals(agent, buffer)
 
     def run(self, num_updates: int):
@@ -118,7 +119,8 @@ class OneByOne:
     """One dispatch per update, on batches that NumPy gathers from arrays on the host."""
 
     def __init__(self, agent, rows):
-        self.agent, self.rows, self.rng = agent, rows, np.random.default_rng(0)
+        self.agent, self.rows = jax.tree.map(jnp.copy, agent), rows
+        self.rng = np.random.default_rng(0)
         self.starts = np.flatnonzero(~rows['terminals'])
         self.discounts = DISCOUNT ** np.arange(HORIZON, dtype=np.float32)
         self.update = jax.jit(lambda agent, batch: agent.update(batch), donate_argnums=0)
@@ -126,14 +128,15 @@ class OneByOne:
     def sample(self):
         rows = self.rows
         start = self.rng.choice(self.starts, self.agent.config.batch_size)
-        steps = np.minimum(start[:, None] + np.arange(HORIZON), len(rows['terminals']) - 1)
+        last = len(rows['terminals']) - 1
+        steps = np.minimum(start[:, None] + np.arange(HORIZON), last)
         valid = np.cumsum(rows['terminals'][steps], axis=1) == 0
         return {
             'observations': rows['observations'][start],
             'actions': rows['actions'][steps],
             'rewards': (rows['rewards'][steps] * valid * self.discounts).sum(axis=1),
             'masks': np.where(valid, rows['masks'][steps], 1.0).prod(axis=1, dtype=np.float32),
-            'next_observations': rows['observations'][steps[:, -1]],
+            'next_observations': rows['observations'][np.minimum(start + HORIZON, last)],
             'valid': valid.astype(np.float32),
         }
 
@@ -169,7 +172,6 @@ def main(_):
         'offline': Fused(agent, buffer),
         'online': Fused(agent.begin_online(), buffer),
     }
-    phases['offline'].agent = jax.tree.map(jnp.copy, agent)  # `train` uses its agent up
     config = agent.config
     times = measure(phases, flags.FLAGS.num_updates, flags.FLAGS.repeats)
     rate = float(np.median(times['product']))
@@ -181,15 +183,15 @@ def main(_):
         results[f'paper_{phase}'] = {'ms': 1e3 * took, 'gflop': flops / 1e9, 'to_floor': ratio}
         print(
             f'paper size, {phase:7}: {1e3 * took:7.2f} ms per update, {flops / 1e9:.1f} GFLOP, '
-            f'{ratio:.2f} × floor'
+            f'{ratio:.2f} times the floor'
         )
 
     agent = new_agent(small=True)
     for phase in ('offline', 'online'):
         start = agent.begin_online() if phase == 'online' else agent
         runners = {
-            'fused': Fused(jax.tree.map(jnp.copy, start), buffer),
-            'one by one': OneByOne(jax.tree.map(jnp.copy, start), rows),
+            'fused': Fused(start, buffer),
+            'one by one': OneByOne(start, rows),
         }
         times = measure(runners, 40 * flags.FLAGS.num_updates, flags.FLAGS.repeats)
         fused, single = (float(np.median(times[name])) for name in runners)
