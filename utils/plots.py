@@ -1,9 +1,17 @@
-"""Pictures of results."""
+"""Pictures and tables of results.
+
+    python -m utils.plots --output=curves.png exp/quickstart/*/*/eval.csv
+
+draws the runs named, averaged over the seeds of a method, and prints their success at the end of
+each phase.
+"""
 
 import csv
 import pathlib
+import statistics
 
 import matplotlib
+from absl import app, flags
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -62,3 +70,31 @@ def learning_curve(runs: dict[str, list[pathlib.Path]], path: pathlib.Path, titl
     axes.legend(loc='lower right', fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def final_success(file: pathlib.Path, phase: str) -> float | None:
+    """Returns the success (%) that a run ended a phase with."""
+    rows = [row for row in read_table(file) if row['phase'] == phase]
+    return 100 * float(rows[-1]['success']) if rows else None
+
+
+def main(argv) -> None:
+    files = [pathlib.Path(name) for name in argv[1:]]
+    if not files:
+        raise app.UsageError('Name one or more eval.csv files.')
+    runs: dict[str, list[pathlib.Path]] = {}
+    for file in sorted(files):
+        runs.setdefault(file.parent.name.split('-sd')[0], []).append(file)
+    learning_curve(runs, pathlib.Path(flags.FLAGS.output), files[0].parent.parent.name)
+    for label, group in runs.items():
+        for phase in ('offline', 'online'):
+            values = [v for file in group if (v := final_success(file, phase)) is not None]
+            if values:
+                mean, std = statistics.mean(values), statistics.pstdev(values)
+                each = ', '.join(f'{value:.0f}' for value in values)
+                print(f'{label}, end of {phase}: {mean:.1f} ± {std:.1f} % ({each})')
+
+
+if __name__ == '__main__':
+    flags.DEFINE_string('output', 'learning_curve.png', 'Picture to write.')
+    app.run(main)
