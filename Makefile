@@ -25,7 +25,7 @@ demo: $(READY)
 	$(BIN)/python main.py --flagfile=experiments/quickstart.flags
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

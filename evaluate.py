@@ -23,7 +23,7 @@ flags.DEFINE_integer(
 
 
 def main(_) -> None:
-    if FLAGS['verbosity'].using_default_value:
+    if not FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)
     description = checkpoints.read_metadata(FLAGS.restore_path)
     agent = checkpoints.restore(FLAGS.restore_path, make_agent(description, seed=0))

@@ -77,7 +77,7 @@ def check_flags() -> None:
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f'{argv[1]!r}: not a flag; flags start with --')
-    if FLAGS['verbosity'].using_default_value:
+    if not FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)  # orbax has much to say
     check_flags()
     env_options = {'sparse': FLAGS.sparse, 'success_timing': FLAGS.success_timing}
