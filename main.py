@@ -4,6 +4,7 @@ python main.py --agent=agents/dfp.py --env_name=cube-double-play-singletask-task
 """
 
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -185,6 +186,7 @@ def online(agent, buffer, env, log, evaluate_at, bar):
     observation, _ = env.reset(seed=FLAGS.seed)
     step = trained = 0  # environment steps taken; those whose updates are made
     episodes = []
+    intervals = [FLAGS.eval_interval, FLAGS.log_interval]
 
     def catch_up(until: int):
         """Makes the updates owed for the steps up to `until`, without waiting for them."""
@@ -207,15 +209,7 @@ def online(agent, buffer, env, log, evaluate_at, bar):
         if terminated or truncated:
             episodes.append(float(info['success']))
             observation, _ = env.reset()
-        while (
-            trained
-            < (
-                stop := next_stop(
-                    trained, [FLAGS.eval_interval, FLAGS.log_interval], FLAGS.online_steps
-                )
-            )
-            <= step
-        ):
+        for stop in stops(trained, step, intervals, FLAGS.online_steps):
             agent, totals = catch_up(stop)
             if is_stop(stop, FLAGS.log_interval, FLAGS.online_steps):
                 success = np.mean(episodes) if episodes else float('nan')
@@ -230,6 +224,14 @@ def online(agent, buffer, env, log, evaluate_at, bar):
 def next_stop(step: int, intervals: list[int], end: int) -> int:
     """Returns the first multiple of an interval after `step`, or the end."""
     return min([end] + [(step // interval + 1) * interval for interval in intervals])
+
+
+def stops(after: int, until: int, intervals: list[int], end: int) -> Iterator[int]:
+    """Yields the multiples of the intervals, and the end, that lie in (after, until]."""
+    while after < until:
+        after = next_stop(after, intervals, end)
+        if after <= until:
+            yield after
 
 
 def is_stop(step: int, interval: int, end: int) -> bool:

@@ -113,22 +113,25 @@ def test_a_checkpoint_evaluates_to_the_score_of_its_run(finished):
     assert scores == {name: float(last[name]) for name in ('success', 'return', 'length')}
 
 
-def test_a_run_can_start_from_a_checkpoint(finished, dataset_dir, tmp_path):
+def test_a_run_can_start_from_a_checkpoint_and_read_its_data_in_shards(finished, tmp_path):
+    collect('cube-single-play-100m-v0', 2, tmp_path, 1, num_shards=2, num_val_episodes=0)
     run(
-        f'--restore_path={finished[0] / "checkpoints" / "offline"}',
-        f'--env_name={ENV_NAME}',
-        f'--ogbench_dataset_dir={dataset_dir}',
+        f'--restore_path={finished[0] / "checkpoints" / "online"}',
+        f'--env_name={ENV_NAME.replace("play", "play-100m")}',
+        f'--ogbench_dataset_dir={tmp_path}',
         f'--save_dir={tmp_path}',
-        '--offline_steps=0',
-        '--online_steps=10',
-        '--start_training=5',
+        '--offline_steps=5',
+        '--dataset_replace_interval=2',
+        '--online_steps=0',
         *SMALL,
     )
     rows = table(next(tmp_path.glob('*/*/*/eval.csv')))
-    assert [(row['phase'], row['step']) for row in rows] == [('online', '0'), ('online', '10')]
-    last_offline = [r for r in table(finished[0] / 'eval.csv') if r['phase'] == 'offline'][-1]
+    assert [(row['phase'], row['step']) for row in rows] == [('offline', '0'), ('offline', '5')]
+    last = table(finished[0] / 'eval.csv')[-1]
     for name in ('success', 'return', 'length'):
-        assert rows[0][name] == last_offline[name]
+        assert rows[0][name] == last[name]
+    written = json.loads(next(tmp_path.glob('*/*/*/flags.json')).read_text())
+    assert len(written['data']['files']) == 2
 
 
 @pytest.mark.parametrize(
