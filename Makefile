@@ -33,6 +33,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.update
+	$(BIN)/python -m benchmarks.collect
 
 lock:
 	$(PYTHON) -m venv .venv-lock

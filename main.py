@@ -68,6 +68,8 @@ def check_flags() -> None:
         value = getattr(FLAGS, name)
         if value < least:
             raise ValueError(f'--{name}={value}: must be at least {least}')
+    if not FLAGS.offline_steps + FLAGS.online_steps:
+        raise ValueError('--offline_steps=0 --online_steps=0: nothing to do; evaluate.py evaluates')
     if FLAGS.collect_episodes is not None and FLAGS.dataset_source != 'collect':
         raise ValueError(
             f'--collect_episodes={FLAGS.collect_episodes}: has a meaning only with '
@@ -142,6 +144,7 @@ def main(argv) -> None:
         checkpoints.save(log.directory / 'checkpoints' / phase, agent, description)
     eval_env.close()
     log.finish()
+    print(f'Final success {100 * scores["success"]:.0f}%: {log.directory / "learning_curve.png"}')
 
 
 def offline(agent, buffer, dataset, log, evaluate_at, bar):

@@ -81,11 +81,6 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         """Returns the network(s) of the policy for chunks of `chunk_dim` numbers."""
         raise NotImplementedError
 
-    @classmethod
-    def init_actor(cls, actor: nn.Module, rng: jax.Array, observations, chunks) -> Any:
-        """Returns the initial parameters of the policy."""
-        return actor.init(rng, observations, chunks)
-
     def propose(self, actor_params, observations: jax.Array, num: int, rng) -> jax.Array:
         """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [..., d_s]`."""
         raise NotImplementedError
@@ -147,7 +142,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         observations, chunks = jnp.zeros((1, observation_dim)), jnp.zeros((1, chunk_dim))
         params = {
             'critic': critic.init(critic_rng, observations, chunks),
-            'actor': cls.init_actor(actor, actor_rng, observations, chunks),
+            'actor': actor.init(actor_rng, observations, chunks),
         }
         return cls(
             rng=rng,
