@@ -123,7 +123,6 @@ class OneByOne:
         self.rng = np.random.default_rng(0)
         self.starts = np.flatnonzero(~rows['terminals'])
         self.discounts = DISCOUNT ** np.arange(HORIZON, dtype=np.float32)
-        self.update = jax.jit(lambda agent, batch: agent.update(batch), donate_argnums=0)
 
     def sample(self):
         rows = self.rows
@@ -142,7 +141,7 @@ class OneByOne:
 
     def run(self, num_updates: int):
         for _ in range(num_updates):
-            self.agent, info = self.update(self.agent, self.sample())
+            self.agent, info = self.agent.update(self.sample())
         return info
 
 
