@@ -57,6 +57,7 @@ def test_actions_have_the_shape_of_a_chunk_for_any_leading_shape(leading):
 @pytest.mark.parametrize('q_agg', ['mean', 'min'])
 def test_acting_picks_the_best_of_the_proposals(q_agg):
     agent = make(q_agg=q_agg, num_samples=7)
+    agent = agent.replace(target_critic=jax.tree.map(jnp.negative, agent.target_critic))
     observations = make_batch()['observations']
     rng = jax.random.PRNGKey(3)
     proposals = agent.propose(agent.params['actor'], observations, 7, rng)
