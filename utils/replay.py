@@ -71,7 +71,13 @@ class ReplayBuffer(flax.struct.PyTreeNode):
         return empty.load(rows)
 
     def load(self, rows: dict[str, np.ndarray]) -> 'ReplayBuffer':
-        """Replaces everything stored by a data set (see `create`); the storage is reused."""
+        """Replaces everything stored by a data set (see `create`).
+
+        The storage is reused, so the buffer this is called on is used up.
+
+        Raises:
+            ValueError: the data set has more rows than the buffer.
+        """
         terminals = np.asarray(rows['terminals'], bool)
         num_rows = len(terminals)
         if num_rows > self.capacity:
@@ -82,7 +88,6 @@ class ReplayBuffer(flax.struct.PyTreeNode):
         episode_ids = np.zeros(num_rows, np.int32)
         np.cumsum(terminals[:-1], out=episode_ids[1:])
         starts = np.flatnonzero(~terminals).astype(np.int32)
-        # `_write_prefix` gives away the storage, also that of a scalar shared between fields.
         return self.replace(
             observations=_write_prefix(self.observations, rows['observations']),
             actions=_write_prefix(self.actions, rows['actions']),
@@ -104,6 +109,9 @@ class ReplayBuffer(flax.struct.PyTreeNode):
             transitions: `observations [n, d_s]`, `actions [n, d_a]`, `rewards [n]`, `masks [n]`;
                 `length` (int), how many of the n are real; `next_observation [d_s]`, the state
                 after the last real one; `done` (bool), whether the episode ends there.
+
+        Raises:
+            ValueError: n transitions and the state after them do not fit the buffer.
         """
         num = transitions['rewards'].shape[0]
         if num + 1 >= self.capacity:
