@@ -1,8 +1,10 @@
 """Offline-to-online reinforcement learning: one run, from data to learning curve.
 
 python main.py --agent=agents/dfp.py --env_name=cube-double-play-singletask-task2-v0
+python main.py --method=QC-FQL --env_name=cube-double-play-singletask-task2-v0
 """
 
+import sys
 import time
 from collections.abc import Iterator
 
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from agents import make_agent
 from envs import make_dataset, make_env, make_vector_env
 from envs.chunks import ActionChunks
+from experiments.methods import expand_method
 from utils import checkpoints
 from utils.evaluation import evaluate
 from utils.logs import RunLog, versions
@@ -22,9 +25,16 @@ from utils.replay import ReplayBuffer
 from utils.training import act, add, averages, train, zero_totals
 
 FLAGS = flags.FLAGS
+ENV_NAME = 'cube-triple-play-singletask-task2-v0'  # default
+# config_flags looks for its overrides here, so what a method stands for must be in it by now.
+ARGV = expand_method(FLAGS.read_flags_from_files(sys.argv), ENV_NAME)
 
-config_flags.DEFINE_config_file('agent', 'agents/dfp.py', 'The method: a file with get_config().')
-flags.DEFINE_string('env_name', 'cube-triple-play-singletask-task2-v0', 'Environment and task.')
+config_flags.DEFINE_config_file(
+    'agent', 'agents/dfp.py', 'The method: a file with get_config().', sys_argv=ARGV
+)
+flags.DEFINE_string('method', None, 'Instead of --agent: a method of the paper, with its settings '
+                    'for the task (experiments/methods.toml).')  # fmt: skip
+flags.DEFINE_string('env_name', ENV_NAME, 'Environment and task.')
 flags.DEFINE_integer('seed', 0, 'Of parameters, batches, exploration and evaluation.')
 flags.DEFINE_string('save_dir', 'exp', 'Runs are written to <save_dir>/<run_group>/….')
 flags.DEFINE_string('run_group', 'debug', 'Runs that belong together.')
@@ -97,9 +107,8 @@ def main(argv) -> None:
     agent = make_agent(description, FLAGS.seed)
     if FLAGS.restore_path:
         agent = checkpoints.restore(FLAGS.restore_path, agent)
-    log = RunLog(
-        FLAGS.save_dir, FLAGS.run_group, FLAGS.env_name, FLAGS.agent.agent_name, FLAGS.seed
-    )
+    name = FLAGS.method or FLAGS.agent.agent_name
+    log = RunLog(FLAGS.save_dir, FLAGS.run_group, FLAGS.env_name, name, FLAGS.seed)
     dataset = make_dataset(
         FLAGS.env_name,
         FLAGS.ogbench_dataset_dir,
@@ -250,4 +259,4 @@ def flags_of_this_program() -> list[str]:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, argv=ARGV)

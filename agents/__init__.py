@@ -6,11 +6,17 @@ from typing import Any
 import ml_collections
 
 from agents.base import Agent
+from agents.bfn import BFNAgent
 from agents.dfp import DFPAgent
+from agents.fql import FQLAgent
+from agents.mvp import MVPAgent
 
 # `config.agent_name`, set by each method's `get_config()`, to its class.
 agents = {
+    'bfn': BFNAgent,
     'dfp': DFPAgent,
+    'fql': FQLAgent,
+    'mvp': MVPAgent,
 }
 
 

@@ -5,13 +5,14 @@ best of N proposals, and the same rule gives the critic its targets:
 
     y = R + γ^h · mask · agg_e Q_target,e(s', a*),   a* = argmax_a agg_e Q_e(s', a) over N proposals
 
-A method is a subclass with an actor network, `propose` and `actor_loss`. An agent is a pytree and
-everything that changes it is a pure function of it, so `lax.scan` fuses many updates into one
-dispatch, `vmap` trains many seeds at once, and a checkpoint is one tree.
+A method is a subclass with an actor network, `propose` and `actor_loss`; `TopKAgent` adds what
+those methods share whose policy also learns from the best proposals of a slow copy of itself. An
+agent is a pytree and everything that changes it is a pure function of it, so `lax.scan` fuses many
+updates into one dispatch, `vmap` trains many seeds at once, and a checkpoint is one tree.
 """
 
 from collections import namedtuple
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import flax
 import flax.linen as nn
@@ -73,6 +74,9 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     horizon_length: int = static()
     discount: float = static()
     online: bool = static(default=False)
+
+    # How many times (scalars, `[..., 1]` each) the actor takes besides observation and chunk.
+    num_times: ClassVar[int] = 0
 
     # ---- what a method defines ------------------------------------------------------------------
 
@@ -140,9 +144,10 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         actor = cls.make_actor(config, chunk_dim)
         rng, critic_rng, actor_rng = jax.random.split(jax.random.PRNGKey(seed), 3)
         observations, chunks = jnp.zeros((1, observation_dim)), jnp.zeros((1, chunk_dim))
+        times = [jnp.zeros((1, 1))] * cls.num_times
         params = {
             'critic': critic.init(critic_rng, observations, chunks),
-            'actor': actor.init(actor_rng, observations, chunks),
+            'actor': actor.init(actor_rng, observations, chunks, *times),
         }
         return cls(
             rng=rng,
@@ -176,9 +181,17 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         return self.horizon_length if self.config.action_chunking else 1
 
     def chunks_of(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Returns the batch's chunks as the policy sees them, `[B, D]`, and `valid [B, h]`."""
-        actions = batch['actions'][:, : self.policy_horizon]
-        return actions.reshape(len(actions), -1), batch['valid'][:, : self.policy_horizon]
+        """Returns the batch's chunks as the policy sees them, `[B, D]`, and `valid [B, h]`.
+
+        What is not valid is zero in the chunks, whatever the batch holds there.
+        """
+        valid = batch['valid'][:, : self.policy_horizon]
+        actions = jnp.where(valid[..., None], batch['actions'][:, : self.policy_horizon], 0.0)
+        return actions.reshape(len(actions), -1), valid
+
+    def entries(self, valid: jax.Array) -> jax.Array:
+        """Returns the validity of each entry of a chunk, `[B, D]`, for `valid [B, h]`."""
+        return jnp.repeat(valid, self.action_dim, axis=-1)
 
     def aggregate(self, values: jax.Array) -> jax.Array:
         """Reduces the ensemble axis of `values [E, ...]`."""
@@ -263,6 +276,64 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     def begin_online(self) -> Self:
         """Returns the agent in its online phase."""
         return self.replace(online=True)
+
+
+class TopKAgent(Agent, kw_only=True):
+    """An agent whose policy also learns from the K best of N chunks that π_old proposes.
+
+    `old_actor` is π_old, an exponential moving average of the actor, set to it when the online
+    phase begins. The method's config has `num_candidates` (N), `top_k` (K; 0: none of this),
+    `topk_weight` and `data_weight` (of the loss on those K, and on the data), and `ema_rate`.
+    """
+
+    old_actor: Any
+
+    @classmethod
+    def extra_state(cls, params) -> dict[str, Any]:
+        return {'old_actor': jax.tree.map(jnp.copy, params['actor'])}
+
+    @classmethod
+    def check_config(cls, config: ml_collections.ConfigDict) -> None:
+        super().check_config(config)
+        require(
+            0 <= config.top_k <= config.num_candidates,
+            f'--agent.top_k={config.top_k}: must be from 0 to '
+            f'--agent.num_candidates={config.num_candidates}',
+        )
+        for name in ('topk_weight', 'data_weight'):
+            require(config[name] >= 0, f'--agent.{name}={config[name]}: must not be negative')
+        require(0 < config.ema_rate <= 1, f'--agent.ema_rate={config.ema_rate}: must be in (0, 1]')
+
+    @property
+    def uses_top_k(self) -> bool:
+        """Whether the loss has candidates in it; if not, none are drawn and π_old rests."""
+        return bool(self.config.top_k and self.config.topk_weight)
+
+    def ranked_candidates(self, observations: jax.Array, rng) -> tuple[jax.Array, jax.Array]:
+        """Draws N chunks from π_old at `observations [B, d_s]`.
+
+        Returns:
+            The chunks `[B, N, D]` and their values `[B, N]`, best first.
+        """
+        num = self.config.num_candidates
+        chunks = self.propose(self.old_actor, observations, num, rng)
+        values, order = jax.lax.top_k(self.score(observations, chunks), num)
+        return jnp.take_along_axis(chunks, order[..., None], axis=-2), values
+
+    def after_update(self) -> Self:
+        """π_old follows the policy."""
+        if not self.uses_top_k:
+            return self
+        return self.replace(
+            old_actor=optax.incremental_update(
+                self.params['actor'], self.old_actor, self.config.ema_rate
+            )
+        )
+
+    def begin_online(self) -> Self:
+        """Returns the agent in its online phase, with π_old set to the policy."""
+        old_actor = jax.tree.map(jnp.copy, self.params['actor'])
+        return super().begin_online().replace(old_actor=old_actor)
 
 
 def freeze(config: ml_collections.ConfigDict) -> NamedTuple:

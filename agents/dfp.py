@@ -10,15 +10,12 @@ away from the policy's own particles (utils/drifting.py).
              policy (π_old) proposes, as scored by the critic
 """
 
-from typing import Any, Self
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
-from agents.base import Agent, Info, base_config, require
+from agents.base import Info, TopKAgent, base_config, require
 from utils.drifting import normalized_drifting_loss
 from utils.networks import MLP
 from utils.replay import Batch
@@ -31,28 +28,22 @@ def get_config() -> ml_collections.ConfigDict:
     config.temperatures = (0.1,)  # T, of the kernel
     config.num_particles = 8  # G, fresh particles per state
     config.num_candidates = 16  # N, chunks that π_old proposes per state
-    config.top_k = 4  # K, of which are positives
+    config.top_k = 4  # K, of which are positives; 0: no candidates are drawn
     config.num_negatives = 0  # M, lowest of the N as explicit negatives of the top-K term
     config.soft_weights = False  # weigh the K positives by their value
-    config.topk_weight = 0.5  # of the top-K term; 0: no candidates are drawn
+    config.topk_weight = 0.5  # of the top-K term
     config.data_weight = 1.0  # of the term on the replay batch's chunk
     config.q_weight = 0.0  # of a direct −Q term in the online phase
     config.ema_rate = 1e-4  # of π_old
     return config
 
 
-class DFPAgent(Agent, kw_only=True):
-    """DFP on the shared best-of-N critic; `old_actor` is π_old."""
-
-    old_actor: Any
+class DFPAgent(TopKAgent, kw_only=True):
+    """DFP on the shared best-of-N critic."""
 
     @classmethod
     def make_actor(cls, config, chunk_dim: int) -> nn.Module:
         return MLP(tuple(config.actor_hidden_dims), chunk_dim, config.actor_layer_norm)
-
-    @classmethod
-    def extra_state(cls, params) -> dict[str, Any]:
-        return {'old_actor': jax.tree.map(jnp.copy, params['actor'])}
 
     @classmethod
     def check_config(cls, config: ml_collections.ConfigDict) -> None:
@@ -67,18 +58,15 @@ class DFPAgent(Agent, kw_only=True):
             f'--agent.num_particles={config.num_particles}: must be at least 1',
         )
         require(
-            1 <= config.top_k <= config.num_candidates,
-            f'--agent.top_k={config.top_k}: must be from 1 to '
-            f'--agent.num_candidates={config.num_candidates}',
-        )
-        require(
             0 <= config.num_negatives <= config.num_candidates - config.top_k,
             f'--agent.num_negatives={config.num_negatives}: must be from 0 to num_candidates - '
             f'top_k = {config.num_candidates - config.top_k}, so that no candidate is both',
         )
-        for name in ('topk_weight', 'data_weight', 'q_weight'):
-            require(config[name] >= 0, f'--agent.{name}={config[name]}: must not be negative')
-        require(0 < config.ema_rate <= 1, f'--agent.ema_rate={config.ema_rate}: must be in (0, 1]')
+        require(config.q_weight >= 0, f'--agent.q_weight={config.q_weight}: must not be negative')
+
+    @property
+    def uses_top_k(self) -> bool:
+        return self.online and super().uses_top_k
 
     def propose(self, actor_params, observations: jax.Array, num: int, rng) -> jax.Array:
         noise = jax.random.normal(rng, (*observations.shape[:-1], num, self.chunk_dim))
@@ -111,9 +99,9 @@ class DFPAgent(Agent, kw_only=True):
         if config.data_weight or not self.online:
             weight = config.data_weight if self.online else 1.0
             terms['data'] = weight * drift('data', chunks[:, None])
-        if self.online and config.topk_weight:
-            candidates, kwargs = self.select_candidates(observations, candidate_rng)
-            terms['topk'] = config.topk_weight * drift('topk', candidates, **kwargs)
+        if self.uses_top_k:
+            positives, kwargs = self.select_candidates(observations, candidate_rng)
+            terms['topk'] = config.topk_weight * drift('topk', positives, **kwargs)
         if self.online and config.q_weight:
             terms['q'] = -config.q_weight * self.score(observations, particles).mean()
         info |= {f'actor/{name}_loss': value for name, value in terms.items()}
@@ -128,31 +116,12 @@ class DFPAgent(Agent, kw_only=True):
             weights `[B, K]` and the M worst candidates `[B, M, D]` as negatives, if asked for.
         """
         config = self.config
-        candidates = self.propose(self.old_actor, observations, config.num_candidates, rng)
-        values = self.score(observations, candidates)
-        best_values, best = jax.lax.top_k(values, config.top_k)
+        candidates, values = self.ranked_candidates(observations, rng)
         options = {}
         if config.soft_weights:
-            low, high = values.min(-1, keepdims=True), values.max(-1, keepdims=True)
-            relative = 2 * (best_values - low) / jnp.maximum(high - low, 1e-8) - 1
-            options['weight_positives'] = jnp.maximum(relative, 0)
+            high, low = values[:, :1], values[:, -1:]
+            relative = 2 * (values - low) / jnp.maximum(high - low, 1e-8) - 1
+            options['weight_positives'] = jnp.maximum(relative[:, : config.top_k], 0)
         if config.num_negatives:
-            _, worst = jax.lax.top_k(-values, config.num_negatives)
-            options['negatives'] = jnp.take_along_axis(candidates, worst[..., None], axis=-2)
-        return jnp.take_along_axis(candidates, best[..., None], axis=-2), options
-
-    def after_update(self) -> Self:
-        """π_old follows the policy online; offline nothing reads it."""
-        if not (self.online and self.config.topk_weight):
-            return self
-        return self.replace(
-            old_actor=optax.incremental_update(
-                self.params['actor'], self.old_actor, self.config.ema_rate
-            )
-        )
-
-    def begin_online(self) -> Self:
-        """Returns the agent in its online phase, with π_old set to the policy."""
-        return (
-            super().begin_online().replace(old_actor=jax.tree.map(jnp.copy, self.params['actor']))
-        )
+            options['negatives'] = candidates[:, -config.num_negatives :]
+        return candidates[:, : config.top_k], options

@@ -375,8 +375,8 @@ def test_particles_move_to_what_the_critic_prefers():
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'top_k': 17}, r'--agent.top_k=17: must be from 1 to --agent.num_candidates=16'),
-        ({'top_k': 0}, r'--agent.top_k=0'),
+        ({'top_k': 17}, r'--agent.top_k=17: must be from 0 to --agent.num_candidates=16'),
+        ({'top_k': -1}, r'--agent.top_k=-1'),
         ({'num_negatives': 13}, r'--agent.num_negatives=13: must be from 0 to .* = 12'),
         ({'temperatures': ()}, r'--agent.temperatures=\(\): needs at least one'),
         ({'temperatures': (0.1, -1.0)}, r'--agent.temperatures=.*above 0'),
@@ -396,7 +396,7 @@ def test_settings_that_cannot_work_are_named(changes, message):
 
 def test_an_unknown_agent_is_named_with_those_there_are():
     description = {'agent': {'agent_name': 'sac'}}
-    with pytest.raises(ValueError, match='agent_name=sac: unknown; there are dfp'):
+    with pytest.raises(ValueError, match='agent_name=sac: unknown; there are bfn, dfp, fql, mvp'):
         make_agent(description, seed=0)
 
 

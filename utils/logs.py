@@ -38,13 +38,13 @@ class Table:
 class RunLog:
     """The directory of a run and the tables in it."""
 
-    def __init__(self, save_dir: str, group: str, env_name: str, agent_name: str, seed: int):
-        """Makes the directory `<save_dir>/<group>/<env_name>/<agent>-sd<seed>-<time>`.
+    def __init__(self, save_dir: str, group: str, env_name: str, method: str, seed: int):
+        """Makes the directory `<save_dir>/<group>/<env_name>/<method>-sd<seed>-<time>`.
 
         Raises:
             ValueError: it cannot be written.
         """
-        name = f'{agent_name}-sd{seed:03d}-{time.strftime("%Y%m%d-%H%M%S")}'
+        name = f'{method}-sd{seed:03d}-{time.strftime("%Y%m%d-%H%M%S")}'
         parent = pathlib.Path(save_dir).expanduser() / group / env_name
         self.directory, copy = parent / name, 1
         try:
@@ -60,7 +60,7 @@ class RunLog:
                 f'--save_dir={save_dir}: cannot write {self.directory} ({error.strerror}); '
                 'choose a directory of yours'
             ) from error
-        self._group, self._title = group, f'{env_name}, {agent_name}'
+        self._group, self._title = group, f'{env_name}, {method}'
         self._start = time.time()
         self._wandb = None
 

@@ -1,0 +1,55 @@
+"""Best-of-N flow policy, BFN; with chunks of actions QC-BFN (Li et al., 2025, arXiv 2507.07969).
+
+A velocity field is trained by flow matching on the data alone, offline and online: behaviour
+cloning. All improvement comes from acting by the best of N of its samples.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from agents.base import Agent, Info, base_config, require
+from utils.flows import flow_matching_loss, integrate
+from utils.networks import MLP
+from utils.replay import Batch
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the settings of QC-BFN; BFN has num_samples=4 with --horizon_length=1."""
+    config = base_config()
+    config.agent_name = 'bfn'
+    config.num_samples = 32  # N
+    config.flow_steps = 10  # Euler steps of one sample
+    return config
+
+
+class BFNAgent(Agent, kw_only=True):
+    """A behaviour flow on the shared best-of-N critic."""
+
+    num_times = 1
+
+    @classmethod
+    def make_actor(cls, config, chunk_dim: int) -> nn.Module:
+        return MLP(tuple(config.actor_hidden_dims), chunk_dim, config.actor_layer_norm)
+
+    @classmethod
+    def check_config(cls, config: ml_collections.ConfigDict) -> None:
+        super().check_config(config)
+        require(config.flow_steps >= 1, f'--agent.flow_steps={config.flow_steps}: must be >= 1')
+
+    def velocity(self, actor_params, observations: jax.Array):
+        """Returns the field `(x [..., D], t [..., 1]) -> [..., D]` at `observations [..., d_s]`."""
+        return lambda x, t: self.actor.apply(actor_params, observations, x, t)
+
+    def propose(self, actor_params, observations: jax.Array, num: int, rng) -> jax.Array:
+        noise = jax.random.normal(rng, (*observations.shape[:-1], num, self.chunk_dim))
+        velocity = self.velocity(actor_params, observations[..., None, :])
+        return jnp.clip(integrate(velocity, noise, self.config.flow_steps), -1, 1)
+
+    def actor_loss(self, actor_params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
+        """Flow matching on the batch's chunks, step by step as far as they are valid."""
+        chunks, valid = self.chunks_of(batch)
+        velocity = self.velocity(actor_params, batch['observations'])
+        loss = flow_matching_loss(velocity, chunks, self.entries(valid), rng)
+        return loss, {'actor/flow_loss': loss}
