@@ -36,7 +36,9 @@ class BFNAgent(Agent, kw_only=True):
     @classmethod
     def check_config(cls, config: ml_collections.ConfigDict) -> None:
         super().check_config(config)
-        require(config.flow_steps >= 1, f'--agent.flow_steps={config.flow_steps}: must be >= 1')
+        require(
+            config.flow_steps >= 1, f'--agent.flow_steps={config.flow_steps}: must be at least 1'
+        )
 
     def velocity(self, actor_params, observations: jax.Array):
         """Returns the field `(x [..., D], t [..., 1]) -> [..., D]` at `observations [..., d_s]`."""

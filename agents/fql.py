@@ -66,7 +66,9 @@ class FQLAgent(Agent, kw_only=True):
     @classmethod
     def check_config(cls, config: ml_collections.ConfigDict) -> None:
         super().check_config(config)
-        require(config.flow_steps >= 1, f'--agent.flow_steps={config.flow_steps}: must be >= 1')
+        require(
+            config.flow_steps >= 1, f'--agent.flow_steps={config.flow_steps}: must be at least 1'
+        )
         require(config.alpha >= 0, f'--agent.alpha={config.alpha}: must not be negative')
 
     def velocity(self, actor_params, observations: jax.Array):

@@ -1,0 +1,197 @@
+"""What each policy does with one state: where its actions go offline, and where online.
+
+    python -m benchmarks.bandit --output=docs/bandit.png
+
+Actions have two dimensions. The data has four modes of behaviour; a fixed critic likes all of them
+a little and a narrow spot in the rarest of them much. Each method trains offline on the data, then
+online on the data and on its own actions, with the same code as everywhere else, only smaller.
+Drawn are the policy's samples and the actions taken (the best of N samples; FQL: the samples).
+"""
+
+import dataclasses
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from absl import app, flags
+from tqdm import tqdm
+
+from agents import make_agent
+from utils.replay import ReplayBuffer
+from utils.training import add, train, zero_totals
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+METHODS = ('bfn', 'fql', 'mvp', 'dfp')
+MODES = np.array([[-0.55, -0.55], [-0.55, 0.55], [0.55, -0.55], [0.55, 0.55]])
+WEIGHTS = np.array([0.3, 0.3, 0.3, 0.1])
+WIDTH = 0.08  # standard deviation of each mode
+BEST, BEST_WIDTH = np.array([0.6, 0.6]), 0.06  # of the critic's spot
+SUPPORT = 4 * WIDTH  # an action farther than this from every mode is off the support
+DATA_SIZE, ONLINE_STEPS, NUM_DRAWN = 5_000, 4_000, 1_000
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedCritic:
+    """Values known in advance, in place of a learnt critic."""
+
+    def apply(self, params, observations, chunks):
+        """Returns Q `[1, ...]` of `chunks [..., 2]`: 0.3 on any mode, 1 more at the best spot."""
+        del params, observations
+        near = jnp.min(jnp.sum(jnp.square(chunks[..., None, :] - MODES), -1), -1)
+        peak = jnp.sum(jnp.square(chunks - BEST), -1)
+        values = 0.3 * jnp.exp(-near / (2 * (2 * WIDTH) ** 2))
+        return (values + jnp.exp(-peak / (2 * BEST_WIDTH**2)))[None]
+
+
+def behaviour(num: int, seed: int) -> np.ndarray:
+    """Draws actions `[num, 2]` of the data."""
+    rng = np.random.default_rng(seed)
+    modes = MODES[rng.choice(len(MODES), num, p=WEIGHTS)]
+    return np.clip(modes + WIDTH * rng.standard_normal((num, 2)), -1, 1).astype(np.float32)
+
+
+def as_rows(actions: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns episodes of one action each, as `ReplayBuffer.create` takes them."""
+    num = 2 * len(actions)
+    rows = {
+        'observations': np.zeros((num, 1), np.float32),
+        'actions': np.zeros((num, 2), np.float32),
+        'rewards': np.zeros(num, np.float32),
+        'masks': np.zeros(num, np.float32),
+        'terminals': np.arange(num) % 2 == 1,
+    }
+    rows['actions'][::2] = actions
+    return rows
+
+
+def transition(action: jax.Array) -> dict:
+    """Returns an episode of one action, as `ReplayBuffer.add` takes it."""
+    return {
+        'observations': np.zeros((1, 1), np.float32),
+        'actions': action.reshape(1, 2),
+        'rewards': np.zeros(1, np.float32),
+        'masks': np.zeros(1, np.float32),
+        'length': 1,
+        'next_observation': np.zeros(1, np.float32),
+        'done': True,
+    }
+
+
+def new_agent(method: str, seed: int):
+    """Returns an agent of the method's own settings, smaller and faster."""
+    config = importlib.import_module(f'agents.{method}').get_config()
+    config.update(
+        batch_size=128, actor_hidden_dims=(128, 128), critic_hidden_dims=(8,), lr=1e-3, num_qs=1
+    )
+    if method == 'fql':
+        config.alpha = 10.0  # the values here span 1, not hundreds
+    if 'ema_rate' in config:
+        config.ema_rate = 1e-3  # a thousandth of the paper's steps
+    agent = make_agent(
+        {
+            'agent': config.to_dict(),
+            'observation_dim': 1,
+            'action_dim': 2,
+            'horizon_length': 1,
+            'discount': 0.99,
+        },
+        seed,
+    )
+    return agent.replace(critic=FixedCritic())
+
+
+@jax.jit
+def draw(agent, rng):
+    """Returns samples of the policy and actions taken, `[n, 2]` each."""
+    sample_rng, act_rng = jax.random.split(rng)
+    samples = agent.propose(agent.params['actor'], jnp.zeros(1), NUM_DRAWN, sample_rng)
+    return samples, agent.act(jnp.zeros((NUM_DRAWN, 1)), act_rng)
+
+
+def play(method: str, seed: int, offline_steps: int, online_steps: int) -> dict[str, tuple]:
+    """Trains a method; returns what `draw` draws at the end of each phase."""
+    agent = new_agent(method, seed)
+    buffer = ReplayBuffer.create(as_rows(behaviour(DATA_SIZE, seed)), DATA_SIZE + online_steps)
+    totals = zero_totals(agent, buffer)
+    rng = jax.random.PRNGKey(seed)
+    drawn = {}
+    agent, totals = train(agent, buffer, offline_steps, totals)
+    drawn['offline'] = jax.device_get(draw(agent, rng))
+    agent = agent.begin_online()
+    totals = zero_totals(agent, buffer)
+    for step in tqdm(range(online_steps), desc=f'{method}, online'):
+        action = agent.sample_actions(jnp.zeros(1), jax.random.fold_in(rng, step))
+        buffer = add(buffer, transition(action))
+        agent, totals = train(agent, buffer, 1, totals)
+    drawn['online'] = jax.device_get(draw(agent, rng))
+    return drawn
+
+
+def summary(actions: np.ndarray) -> dict[str, float]:
+    """Returns the share of actions in the mode with the best spot, off the support, and mean Q."""
+    distances = np.linalg.norm(actions[:, None] - MODES, axis=-1)
+    values = FixedCritic().apply(None, None, jnp.asarray(actions))[0]
+    return {
+        'best mode': float(np.mean((distances.argmin(1) == 3) & (distances.min(1) <= SUPPORT))),
+        'off support': float(np.mean(distances.min(axis=1) > SUPPORT)),
+        'mean Q': float(np.mean(values)),
+    }
+
+
+def picture(results: dict[str, dict[str, tuple]], path: pathlib.Path) -> None:
+    """Draws a row per phase and a column per method."""
+    figure, axes = plt.subplots(
+        2, len(results), figsize=(3.1 * len(results), 6.9), layout='constrained'
+    )
+    grid = np.linspace(-1, 1, 200)
+    points = jnp.stack(jnp.meshgrid(grid, grid), -1)
+    values = FixedCritic().apply(None, None, points)[0]
+    for column, (method, drawn) in enumerate(results.items()):
+        for row, (phase, (samples, actions)) in enumerate(drawn.items()):
+            ax = axes[row, column]
+            ax.contourf(grid, grid, values, levels=12, cmap='Greys', alpha=0.55)
+            ax.scatter(*samples.T, s=3, color='tab:blue', alpha=0.5, linewidths=0, label='samples')
+            ax.scatter(*actions.T, s=3, color='tab:red', alpha=0.5, linewidths=0, label='taken')
+            for mode in MODES:
+                ax.add_patch(plt.Circle(mode, SUPPORT, fill=False, color='0.4', lw=0.6, ls=':'))
+            of_samples, of_actions = summary(samples), summary(actions)
+            ax.set(xlim=(-1, 1), ylim=(-1, 1), xticks=[], yticks=[], aspect='equal')
+            ax.set_title(f'{method.upper()}, {phase}', fontsize=10)
+            ax.set_xlabel(
+                '\n'.join(
+                    f'{name}: {100 * a:.0f}% of samples, {100 * b:.0f}% of actions'
+                    for (name, a), b in zip(of_samples.items(), of_actions.values(), strict=True)
+                    if name != 'mean Q'
+                )
+                + f'\nmean Q: {of_samples["mean Q"]:.2f}, {of_actions["mean Q"]:.2f}',
+                fontsize=8,
+            )
+    axes[0, 0].legend(loc='lower left', fontsize=7, markerscale=4, framealpha=0.9)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(_):
+    results = {}
+    for method in METHODS:
+        results[method] = play(
+            method, flags.FLAGS.seed, flags.FLAGS.offline_steps, flags.FLAGS.online_steps
+        )
+        for phase, (samples, actions) in results[method].items():
+            for kind, drawn in (('samples', samples), ('actions', actions)):
+                shares = ', '.join(f'{k} {v:.3f}' for k, v in summary(drawn).items())
+                print(f'{method}, {phase}, {kind}: {shares}', flush=True)
+    picture(results, pathlib.Path(flags.FLAGS.output))
+
+
+if __name__ == '__main__':
+    flags.DEFINE_integer('seed', 0, 'Of data, parameters and draws.')
+    flags.DEFINE_integer('offline_steps', 4_000, 'Updates on the data alone.')
+    flags.DEFINE_integer('online_steps', ONLINE_STEPS, 'Actions taken after that, one update each.')
+    flags.DEFINE_string('output', 'bandit.png', 'Picture to write.')
+    app.run(main)

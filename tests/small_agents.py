@@ -1,0 +1,103 @@
+"""Small agents and batches for the tests."""
+
+import dataclasses
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents import agents
+from agents.base import Agent
+
+OBSERVATION_DIM, ACTION_DIM, HORIZON = 3, 2, 4
+CHUNK_DIM = HORIZON * ACTION_DIM
+METHODS = sorted(agents)
+LEARNS_FROM_CANDIDATES = ['dfp', 'mvp']
+
+
+def make(
+    method,
+    seed=0,
+    horizon=HORIZON,
+    observation_dim=OBSERVATION_DIM,
+    action_dim=ACTION_DIM,
+    **changes,
+) -> Agent:
+    """Makes an agent with small networks."""
+    config = importlib.import_module(f'agents.{method}').get_config()
+    config.update(actor_hidden_dims=(32, 32), critic_hidden_dims=(32, 32), batch_size=16)
+    if 'flow_steps' in config:
+        config.flow_steps = 3
+    config.update(changes)
+    return agents[method].create(seed, observation_dim, action_dim, config, horizon, 0.9)
+
+
+def make_batch(seed=0, size=16, horizon=HORIZON):
+    """Makes a batch of whole chunks."""
+    rng = np.random.default_rng(seed)
+    batch = {
+        'observations': rng.normal(size=(size, OBSERVATION_DIM)),
+        'actions': rng.uniform(-1, 1, (size, horizon, ACTION_DIM)),
+        'rewards': rng.normal(size=size),
+        'masks': (rng.uniform(size=size) < 0.8).astype(float),
+        'next_observations': rng.normal(size=(size, OBSERVATION_DIM)),
+        'valid': np.ones((size, horizon)),
+    }
+    return {k: jnp.asarray(v, jnp.float32) for k, v in batch.items()}
+
+
+def cut(batch, states, length):
+    """Lets the chunks of some states end after `length` steps."""
+    return batch | {'valid': batch['valid'].at[jnp.asarray(states), length:].set(0)}
+
+
+def one_step(observations, actions):
+    """Makes a batch of episodes of one action each, with rewards of 0."""
+    size = len(observations)
+    return {
+        'observations': observations,
+        'actions': actions[:, None],
+        'rewards': jnp.zeros(size),
+        'masks': jnp.zeros(size),
+        'next_observations': observations,
+        'valid': jnp.ones((size, 1)),
+    }
+
+
+def train_on(agent, sample, num_updates, seed=0):
+    """Updates an agent on batches `sample(rng)`, in one dispatch."""
+
+    @jax.jit
+    def run(agent):
+        def body(agent, rng):
+            return agent.update(sample(rng))[0], None
+
+        rngs = jax.random.split(jax.random.PRNGKey(seed), num_updates)
+        return jax.lax.scan(body, agent, rngs)[0]
+
+    return run(agent)
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedCritic:
+    """A critic that values a chunk by its distance to the best one, everywhere."""
+
+    best: float = 0.5
+    scale: float = 1.0
+
+    def apply(self, params, observations, chunks):
+        """Returns −scale · ‖chunk − best‖² `[2, ...]`."""
+        del params, observations
+        value = -self.scale * jnp.sum(jnp.square(chunks - self.best), axis=-1)
+        return jnp.stack([value, value])
+
+
+def equal(a, b):
+    """Tells whether two trees are equal, bit for bit."""
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
+
+
+def flops(function, *arguments):
+    """Returns the floating-point operations of a compiled call."""
+    return jax.jit(function).lower(*arguments).compile().cost_analysis()['flops']

@@ -1,0 +1,133 @@
+"""DFP's policy: what drifts where, by the definition."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_agents import cut, equal, flops, make, make_batch
+
+from utils.drifting import normalized_drifting_loss
+
+
+def dfp_terms(agent, batch, seed=0):
+    """The loss, and what went into it, by the definition."""
+    rng = jax.random.PRNGKey(seed)
+    loss, info = agent.actor_loss(agent.params['actor'], batch, rng)
+    particle_rng, candidate_rng = jax.random.split(rng)
+    config = agent.config
+    particles = agent.propose(
+        agent.params['actor'], batch['observations'], config.num_particles, particle_rng
+    )
+    candidates = agent.propose(
+        agent.old_actor, batch['observations'], config.num_candidates, candidate_rng
+    )
+    values = agent.score(batch['observations'], candidates)
+    return loss, info, particles, candidates, np.asarray(values)
+
+
+def test_offline_loss_drifts_particles_to_the_data():
+    agent, batch = make('dfp'), make_batch()
+    loss, _, particles, _, _ = dfp_terms(agent, batch)
+    data = batch['actions'].reshape(16, 1, -1)
+    expected, _ = normalized_drifting_loss(particles, data, temperatures=(0.1,))
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+
+
+def test_online_loss_adds_half_a_drift_to_the_best_candidates_of_the_old_policy():
+    agent = make('dfp', temperatures=(0.1, 0.5)).begin_online()
+    agent = agent.replace(old_actor=jax.tree.map(lambda x: 0.5 * x, agent.old_actor))
+    batch = make_batch()
+    loss, _, particles, candidates, values = dfp_terms(agent, batch)
+    best = np.argsort(-values, axis=1)[:, :4]
+    positives = np.take_along_axis(np.asarray(candidates), best[..., None], axis=1)
+    drift = partial(normalized_drifting_loss, particles, temperatures=(0.1, 0.5))
+    data = batch['actions'].reshape(16, 1, -1)
+    expected = 1.0 * drift(data)[0].mean() + 0.5 * drift(positives)[0].mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+
+
+def test_soft_weights_and_worst_candidates():
+    agent = make('dfp', soft_weights=True, num_negatives=3, data_weight=0.0, topk_weight=1.0)
+    agent = agent.begin_online()
+    batch = make_batch()
+    loss, _, particles, candidates, values = dfp_terms(agent, batch)
+    order = np.argsort(-values, axis=1)
+    pick = lambda index: np.take_along_axis(np.asarray(candidates), index[..., None], 1)  # noqa: E731
+    low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)
+    weights = np.maximum(2 * (values - low) / np.maximum(high - low, 1e-8) - 1, 0)
+    expected, _ = normalized_drifting_loss(
+        particles,
+        pick(order[:, :4]),
+        pick(order[:, -3:]),
+        temperatures=(0.1,),
+        weight_positives=jnp.asarray(np.take_along_axis(weights, order[:, :4], 1)),
+    )
+    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-4)
+
+
+def test_a_partial_chunk_and_its_state_take_no_part_in_the_drift():
+    rng = jax.random.PRNGKey(0)
+    for agent in (make('dfp'), make('dfp').begin_online()):
+        batch = cut(make_batch(), [2, 5], length=3)
+        other = dict(batch)
+        for i in (2, 5):
+            other['actions'] = other['actions'].at[i].set(0.123)
+            other['observations'] = other['observations'].at[i].set(7.0)
+        grad = jax.grad(lambda p, b, agent=agent: agent.actor_loss(p, b, rng)[0])
+        assert equal(grad(agent.params['actor'], batch), grad(agent.params['actor'], other))
+
+
+def test_saturated_coordinates_get_no_gradient():
+    agent = make('dfp')
+    big = jax.tree.map(lambda x: 50.0 * x, agent.params['actor'])
+    grads = jax.grad(lambda p: agent.actor_loss(p, make_batch(), jax.random.PRNGKey(0))[0])(big)
+    particles = agent.propose(big, make_batch()['observations'], 8, jax.random.PRNGKey(0))
+    assert (jnp.abs(particles) == 1).mean() > 0.9
+    small = jax.grad(lambda p: agent.actor_loss(p, make_batch(), jax.random.PRNGKey(0))[0])(
+        agent.params['actor']
+    )
+    bias = lambda tree: np.abs(jax.tree.leaves(tree['params']['ConcatDense_2']['bias'])[0]).sum()  # noqa: E731
+    assert bias(grads) < 0.3 * bias(small)
+
+
+def test_old_policy_is_the_policy_when_the_online_phase_begins_and_then_follows_slowly():
+    agent, batch = make('dfp', ema_rate=0.25), make_batch()
+    for _ in range(3):
+        agent, _ = agent.update(batch)
+    assert not equal(agent.old_actor, agent.params['actor'])
+    agent = agent.begin_online()
+    assert equal(agent.old_actor, agent.params['actor'])
+    new, _ = agent.update(batch)
+    expected = jax.tree.map(
+        lambda theta, old: 0.25 * theta + 0.75 * old, new.params['actor'], agent.old_actor
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
+                 new.old_actor, expected)  # fmt: skip
+
+
+def test_minus_q_term():
+    agent = make('dfp', q_weight=2.0).begin_online()
+    without = make('dfp').begin_online()
+    batch = make_batch()
+    loss, _, particles, _, _ = dfp_terms(agent, batch)
+    base, *_ = dfp_terms(without, batch)
+    values = agent.critic.apply(
+        agent.params['critic'], batch['observations'][:, None], particles
+    ).mean()
+    np.testing.assert_allclose(loss, base - 2.0 * values, rtol=1e-4)
+
+
+def test_terms_of_weight_zero_cost_nothing():
+    batch = make_batch()
+
+    def cost(agent):
+        return flops(type(agent).update, agent, batch)
+
+    offline = cost(make('dfp'))
+    online = cost(make('dfp').begin_online())
+    assert cost(make('dfp', topk_weight=0.0).begin_online()) == pytest.approx(offline, rel=0.01)
+    assert cost(make('dfp', top_k=0).begin_online()) == pytest.approx(offline, rel=0.01)
+    assert cost(make('dfp', q_weight=1.0).begin_online()) > 1.1 * online
+    assert online > 1.3 * offline

@@ -1,0 +1,67 @@
+"""FQL's one-step policy: between its flow and the critic."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from small_agents import FixedCritic, make, make_batch, one_step, train_on
+
+from utils.flows import integrate
+
+
+def test_the_loss_is_flow_matching_distillation_and_minus_q():
+    agent, batch = make('fql', alpha=7.0, q_agg='min'), make_batch()
+    rng = jax.random.PRNGKey(0)
+    loss, info = agent.actor_loss(agent.params['actor'], batch, rng)
+    noise = jax.random.normal(jax.random.split(rng)[1], (16, agent.chunk_dim))
+    params, observations = agent.params['actor'], batch['observations']
+    actions = agent.actor.apply(params, observations, noise, method='one_step')
+    flow = integrate(agent.velocity(params, observations), noise, agent.config.flow_steps)
+    distillation = jnp.mean((actions - jnp.clip(flow, -1, 1)) ** 2)
+    values = agent.critic.apply(agent.params['critic'], observations, jnp.clip(actions, -1, 1))
+    expected = info['actor/flow_loss'] + 7.0 * distillation - values.mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    normalised = make('fql', alpha=7.0, normalize_q_loss=True)
+    loss, _ = normalised.actor_loss(normalised.params['actor'], batch, rng)
+    expected += values.mean() - values.mean() / jnp.abs(values.mean(0)).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_distillation_and_q_do_not_move_the_flow():
+    batch, rng = make_batch(), jax.random.PRNGKey(0)
+    grads = []
+    for alpha, best in ((0.0, 0.5), (100.0, -0.5)):
+        agent = make('fql', alpha=alpha).replace(critic=FixedCritic(best=best))
+        grad = jax.grad(lambda p, agent=agent: agent.actor_loss(p, batch, rng)[0])
+        grads.append(grad(agent.params['actor'])['params'])
+    jax.tree.map(np.testing.assert_array_equal, grads[0]['_flow'], grads[1]['_flow'])
+    differences = jax.tree.map(
+        lambda a, b: float(jnp.abs(a - b).max()), grads[0]['_one_step'], grads[1]['_one_step']
+    )
+    assert min(jax.tree.leaves(differences)) > 0
+
+
+def test_with_a_large_alpha_the_policy_is_the_flow_and_with_a_small_one_the_critics_best():
+    """The critic's best action is far from both modes of the data."""
+
+    def sample(rng):
+        mode_rng, width_rng = jax.random.split(rng)
+        modes = jnp.where(jax.random.bernoulli(mode_rng, shape=(128, 1)), 0.6, -0.6)
+        actions = modes + 0.05 * jax.random.normal(width_rng, (128, 1))
+        return one_step(jnp.ones((128, 1)), actions)
+
+    observations = jnp.ones((500, 1))
+    noise = jax.random.normal(jax.random.PRNGKey(1), (500, 1))
+    to_flow, to_best = {}, {}
+    for alpha in (1e4, 1e-2):
+        agent = make(
+            'fql', observation_dim=1, action_dim=1, horizon=1, alpha=alpha, flow_steps=10, lr=3e-3
+        ).replace(critic=FixedCritic(best=0.0))
+        agent = train_on(agent, sample, 1500)
+        params = agent.params['actor']
+        flow = integrate(agent.velocity(params, observations), noise, 10)
+        actions = agent.actor.apply(params, observations, noise, method='one_step')
+        to_flow[alpha] = float(jnp.abs(actions - jnp.clip(flow, -1, 1)).mean())
+        to_best[alpha] = float(jnp.abs(actions).mean())
+    assert to_flow[1e4] < 0.12  # of 1.2 between the modes
+    assert to_best[1e4] > 0.4
+    assert to_best[1e-2] < 0.06

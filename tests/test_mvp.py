@@ -1,0 +1,179 @@
+"""MVP: the MeanFlow target, and a case whose mean velocity is known in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_agents import CHUNK_DIM, FixedCritic, cut, flops, make, make_batch, one_step, train_on
+
+from agents.mvp import mean_flow, sample_times
+
+
+def test_times_are_sorted_sigmoids_of_normal_draws():
+    r, t = sample_times(jax.random.PRNGKey(0), (20_000, 1), -0.4, 1.0)
+    assert (r <= t).all()
+    assert r.min() >= 1e-6
+    assert t.max() <= 1 - 1e-6
+    logits = np.concatenate([np.log(x / (1 - x)) for x in (np.asarray(r), np.asarray(t))])
+    np.testing.assert_allclose([logits.mean(), logits.std()], [-0.4, 1.0], atol=0.02)
+    r, t = sample_times(jax.random.PRNGKey(0), (100, 1), 0.0, 1e3)
+    assert set(np.asarray(r).ravel()) <= {np.float32(1e-6), np.float32(1 - 1e-6)}
+
+
+def test_the_target_is_that_of_finite_differences():
+    with jax.enable_x64(True):
+        agent = make('mvp')
+        params = jax.tree.map(lambda x: x.astype(jnp.float64), agent.params['actor'])
+        rng = np.random.default_rng(0)
+        observations = jnp.asarray(rng.normal(size=(16, 3)))
+        z, v = (jnp.asarray(rng.normal(size=(16, CHUNK_DIM))) for _ in range(2))
+        r, t = jnp.sort(jnp.asarray(rng.uniform(size=(2, 16, 1))), axis=0)
+
+        def u(z, r, t):
+            return agent.actor.apply(params, observations, z, r, t)
+
+        prediction, target = mean_flow(u, z, v, r, t)
+        assert target.dtype == jnp.float64
+        step = 1e-5
+        derivative = (u(z + step * v, r, t + step) - u(z - step * v, r, t - step)) / (2 * step)
+        np.testing.assert_allclose(prediction, u(z, r, t), rtol=1e-12)
+        np.testing.assert_allclose(target, v - (t - r) * derivative, rtol=1e-8, atol=1e-8)
+
+
+def test_no_gradient_flows_through_the_target():
+    def loss(scale):
+        u = lambda z, r, t: scale * z * t  # noqa: E731
+        _, target = mean_flow(u, jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.zeros((1, 1)), jnp.ones(1))
+        return target.sum()
+
+    assert jax.grad(loss)(2.0) == 0
+    assert loss(2.0) != loss(3.0)
+
+
+# Actions a ~ N(0, s²) per dimension: z_t ~ N(0, σ_t²), and the flow scales, z_r = z_t σ_r / σ_t.
+SCALE = 0.3
+
+
+def sigma(t):
+    return jnp.sqrt((1 - t) ** 2 * SCALE**2 + t**2)
+
+
+def instantaneous(z, t):
+    """E[ε − a | z_t]."""
+    return z * (t - (1 - t) * SCALE**2) / sigma(t) ** 2
+
+
+def mean_velocity(z, r, t):
+    """(z_t − z_r) / (t − r)."""
+    return z * (1 - sigma(r) / sigma(t)) / (t - r)
+
+
+def test_the_known_mean_velocity_is_its_own_target():
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        z = jnp.asarray(rng.normal(size=(100, 2)))
+        r, t = jnp.sort(jnp.asarray(rng.uniform(0.01, 0.99, (2, 100, 1))), axis=0)
+        prediction, target = mean_flow(mean_velocity, z, instantaneous(z, t), r, t)
+        np.testing.assert_allclose(target, prediction, rtol=1e-8)
+        close = mean_velocity(z, t - 1e-6, t)
+        np.testing.assert_allclose(close, instantaneous(z, t), rtol=1e-4)
+
+
+@pytest.mark.parametrize('ivc_weight', [1.0, 0.0])
+def test_the_optimum_is_the_known_mean_velocity(ivc_weight):
+    """At r = t it is the instantaneous velocity, and one step from noise gives the data."""
+
+    def sample(rng):
+        return one_step(jnp.ones((256, 1)), SCALE * jax.random.normal(rng, (256, 2)))
+
+    agent = make(
+        'mvp', observation_dim=1, horizon=1, top_k=0, ivc_weight=ivc_weight, lr=1e-3, num_samples=1,
+        actor_hidden_dims=(64, 64), time_std=2.0,
+    )  # fmt: skip
+    agent = train_on(agent, sample, 3000)
+    z = jax.random.normal(jax.random.PRNGKey(5), (500, 2))
+    u = lambda z, r, t: agent.actor.apply(agent.params['actor'], jnp.ones((500, 1)), z, r, t)  # noqa: E731
+    times = jnp.linspace(0.2, 0.8, 500)[:, None]
+    near = sigma(times) * z
+    scale = jnp.abs(instantaneous(near, times)).mean()
+    error = jnp.abs(u(near, times, times) - instantaneous(near, times)).mean()
+    assert error < 0.15 * scale
+    r, t = 0.3 * jnp.ones((500, 1)), 0.7 * jnp.ones((500, 1))
+    near = sigma(0.7) * z
+    error = jnp.abs(u(near, r, t) - mean_velocity(near, r, t)).mean()
+    assert error < 0.15 * jnp.abs(mean_velocity(near, r, t)).mean()
+    actions = agent.propose(agent.params['actor'], jnp.ones(1), 2000, jax.random.PRNGKey(6))
+    np.testing.assert_allclose(actions.std(axis=0), SCALE, rtol=0.25)
+
+
+def test_the_loss_by_its_definition():
+    """Data with weight 1, and half the mean over the K best candidates of the slow copy."""
+    agent = make('mvp', ivc_weight=0.7, num_candidates=6, top_k=2)
+    agent = agent.replace(old_actor=jax.tree.map(lambda x: 0.5 * x, agent.old_actor))
+    batch = cut(make_batch(), [0, 3], length=2)
+    rng = jax.random.PRNGKey(0)
+    loss, _ = agent.actor_loss(agent.params['actor'], batch, rng)
+
+    candidate_rng, noise_rng, time_rng = jax.random.split(rng, 3)
+    candidates = agent.propose(agent.old_actor, batch['observations'], 6, candidate_rng)
+    values = np.asarray(agent.score(batch['observations'], candidates))
+    best = np.argsort(-values, axis=1)[:, :2]
+    noise = jax.random.normal(noise_rng, (16, 3, CHUNK_DIM))
+    r, t = sample_times(time_rng, (16, 3, 1), -0.4, 1.0)
+    entries = np.repeat(np.asarray(batch['valid']), 2, axis=1)
+    expected = 0.0
+    for i in range(3):
+        chunks = candidates[np.arange(16), best[:, i - 1]]
+        if i == 0:
+            chunks = batch['actions'].reshape(16, -1) * entries
+        eps, time, early = noise[:, i], t[:, i], r[:, i]
+        u = lambda z, r, t: agent.actor.apply(  # noqa: E731
+            agent.params['actor'], batch['observations'], z, r, t
+        )
+        v = eps - chunks
+        prediction, target = mean_flow(u, (1 - time) * chunks + time * eps, v, early, time)
+        errors = (prediction - target) ** 2
+        errors += 0.7 * (u((1 - early) * chunks + early * eps, early, early) - v) ** 2
+        expected += np.mean(errors * entries) if i == 0 else 0.5 / 2 * np.mean(errors)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+
+
+def test_the_slow_copy_follows_in_both_phases_and_is_set_to_the_policy_in_between():
+    agent, batch = make('mvp', ema_rate=0.25), make_batch()
+    for current in (agent, agent.begin_online()):
+        new, _ = current.update(batch)
+        expected = jax.tree.map(
+            lambda theta, old: 0.25 * theta + 0.75 * old, new.params['actor'], current.old_actor
+        )
+        for a, b in zip(jax.tree.leaves(new.old_actor), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    begun = new.begin_online()
+    for a, b in zip(
+        jax.tree.leaves(begun.old_actor), jax.tree.leaves(new.params['actor']), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def loss_flops(agent, batch):
+    def gradient(params):
+        return jax.grad(lambda p: agent.actor_loss(p, batch, jax.random.PRNGKey(0))[0])(params)
+
+    return flops(gradient, agent.params['actor'])
+
+
+def test_the_derivative_costs_one_forward_pass_and_what_is_off_costs_nothing():
+    wide = {'actor_hidden_dims': (128, 128), 'ivc_weight': 0.0, 'top_k': 0}
+    batch = make_batch(size=64)
+    forward = flops(
+        lambda p: make('mvp', **wide).actor.apply(
+            p, batch['observations'], jnp.ones((64, CHUNK_DIM)), jnp.ones((64, 1)), jnp.ones(1)
+        ),
+        make('mvp', **wide).params['actor'],
+    )
+    mean_flow_alone = loss_flops(make('mvp', **wide), batch)
+    assert mean_flow_alone < 4.5 * forward  # forward, its derivative, backward twice
+    with_ivc = loss_flops(make('mvp', **wide | {'ivc_weight': 1.0}), batch)
+    assert 2.2 * forward < with_ivc - mean_flow_alone < 3.5 * forward
+    critic = {'critic': FixedCritic()}
+    with_candidates = loss_flops(make('mvp', **wide | {'top_k': 4}).replace(**critic), batch)
+    assert with_candidates > 3 * mean_flow_alone
