@@ -89,7 +89,7 @@ def new_agent(method: str, seed: int):
         batch_size=128, actor_hidden_dims=(128, 128), critic_hidden_dims=(8,), lr=1e-3, num_qs=1
     )
     if method == 'fql':
-        config.alpha = 10.0  # the values here span 1, not hundreds
+        config.alpha = 1.0  # of the size of the values, as 300 is of a cube task's
     if 'ema_rate' in config:
         config.ema_rate = 1e-3  # a thousandth of the paper's steps
     agent = make_agent(

@@ -5,6 +5,10 @@ import fnmatch
 import pathlib
 import tomllib
 
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
 METHODS = tomllib.loads((pathlib.Path(__file__).parent / 'methods.toml').read_text())
 
 
@@ -17,9 +21,9 @@ def method_flags(method: str, env_name: str) -> list[str]:
     if method not in METHODS:
         raise ValueError(f'--method={method}: unknown; there are {", ".join(METHODS)}')
     settings = METHODS[method]
-    for pattern, flags in settings.get('tasks', {}).items():
+    for pattern, more in settings.get('tasks', {}).items():
         if fnmatch.fnmatchcase(env_name, pattern):
-            return settings['flags'] + flags
+            return settings['flags'] + more
     return settings['flags']
 
 
@@ -46,3 +50,13 @@ def expand_method(argv: list[str], default_env_name: str) -> list[str]:
             f'--method={given.method} --agent={given.agent}: a method names its agent; give one'
         )
     return [argv[0], *method_flags(given.method, given.env_name or default_env_name), *argv[1:]]
+
+
+def method_settings(method: str, env_name: str) -> tuple[ml_collections.ConfigDict, int]:
+    """Returns the agent's settings and the chunk length of a method on a task."""
+    argv = [method, *method_flags(method, env_name)]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('agent', flag_values=values, sys_argv=argv)
+    flags.DEFINE_integer('horizon_length', 5, 'Actions in a chunk (h).', flag_values=values)
+    values(argv)
+    return values.agent, values.horizon_length

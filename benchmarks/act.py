@@ -1,0 +1,58 @@
+"""Measures the time to choose one chunk of actions, at paper size: batch 1, from host to host.
+
+    python -m benchmarks.act
+
+`one sample` is the policy alone (N = 1): one pass of a network, or ten Euler steps. `acting` is
+what the agent does, the best of its N samples.
+"""
+
+import functools
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks.common import OBSERVATION_DIM, new_agent, print_table, save, seconds
+from experiments.methods import METHODS
+
+
+def times_of_one_action(methods: list[str], repeats: int) -> list[dict]:
+    """Returns a row per method; calls take turns, so that noise falls on all of them alike."""
+    observation = np.zeros(OBSERVATION_DIM, np.float32)
+    rng = jax.random.PRNGKey(0)
+    calls = {}
+    for method in methods:
+        for kind, changes in (('one sample', {'num_samples': 1}), ('acting', {})):
+            agent = new_agent(method, **changes)
+            calls[method, kind] = lambda agent=agent: np.asarray(
+                agent.sample_actions(observation, rng)
+            )
+    times = {key: [] for key in calls}
+    for repeat in range(repeats + 1):
+        for key, call in calls.items():
+            took = seconds(call)
+            if repeat:  # the first compiles
+                times[key].append(took)
+    median = functools.partial(np.median, axis=0)
+    return [
+        {
+            'method': method,
+            'h': new_agent(method).horizon_length,
+            'N': new_agent(method).config.num_samples,
+            'one sample, ms': float(1e3 * median(times[method, 'one sample'])),
+            'acting, ms': float(1e3 * median(times[method, 'acting'])),
+        }
+        for method in methods
+    ]
+
+
+def main(_):
+    rows = times_of_one_action(list(METHODS), flags.FLAGS.repeats)
+    print_table(rows)
+    save(flags.FLAGS.json, {'one_action': rows})
+
+
+if __name__ == '__main__':
+    flags.DEFINE_integer('repeats', 300, 'Calls of each, of which the median counts.')
+    flags.DEFINE_string('json', None, 'File for the results.')
+    app.run(main)

@@ -1,0 +1,123 @@
+"""What the benchmarks share: agents, data, clocks, and a description of the machine."""
+
+import functools
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents import make_agent
+from agents.base import Agent
+from experiments.methods import method_settings
+from utils.logs import versions
+
+OBSERVATION_DIM, ACTION_DIM, DISCOUNT = 37, 5, 0.99
+EPISODES, EPISODE_ROWS = 200, 1001
+SMALL = {'batch_size': 64, 'actor_hidden_dims': (128, 128), 'critic_hidden_dims': (128, 128)}
+
+
+def new_agent(method: str, **changes) -> Agent:
+    """Makes an agent of the paper's table for cube-double."""
+    config, horizon_length = method_settings(method, 'cube-double-play-singletask-task2-v0')
+    config.update(changes)
+    return make_agent(
+        {
+            'agent': config.to_dict(),
+            'observation_dim': OBSERVATION_DIM,
+            'action_dim': ACTION_DIM,
+            'horizon_length': horizon_length,
+            'discount': DISCOUNT,
+        },
+        seed=0,
+    )
+
+
+def make_rows(seed: int = 0) -> dict[str, np.ndarray]:
+    """Makes random data of the size of a small data set."""
+    rng = np.random.default_rng(seed)
+    num = EPISODES * EPISODE_ROWS
+    return {
+        'observations': rng.standard_normal((num, OBSERVATION_DIM), np.float32),
+        'actions': rng.uniform(-1, 1, (num, ACTION_DIM)).astype(np.float32),
+        'rewards': rng.integers(-2, 1, num).astype(np.float32),
+        'masks': np.ones(num, np.float32),
+        'terminals': np.arange(num) % EPISODE_ROWS == EPISODE_ROWS - 1,
+    }
+
+
+def seconds(function: Callable) -> float:
+    """Returns how long `function` and the device work it returns take."""
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - start
+
+
+def product_rate(repeats: int = 20) -> float:
+    """Returns the median FLOP/s of a 4096×512 · 512×512 float32 product."""
+    x, w = jnp.ones((4096, 512)), jnp.ones((512, 512))
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(x, w))
+    took = [seconds(functools.partial(product, x, w)) for _ in range(repeats)]
+    return 2 * 4096 * 512 * 512 / np.median(took)
+
+
+def measure(runners: dict[str, Callable], repeats: int) -> tuple[dict[str, float], float]:
+    """Times each runner in turn, so that a noisy minute falls on all of them alike.
+
+    Args:
+        runners: each makes the number of updates it is given.
+        repeats: blocks of each, of which the median counts.
+
+    Returns:
+        Seconds per update of each runner, and the rate of the product in between (FLOP/s).
+    """
+    blocks = {}
+    for name, run in runners.items():
+        jax.block_until_ready(run(1))
+        once = seconds(functools.partial(run, 1))
+        blocks[name] = int(np.clip(1.0 / once, 3, 1000))
+    times, rates = {name: [] for name in runners}, []
+    for _ in range(repeats):
+        for name, run in runners.items():
+            rates.append(product_rate())
+            times[name].append(seconds(functools.partial(run, blocks[name])) / blocks[name])
+    rates.append(product_rate())
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    return medians, float(np.median(rates))
+
+
+def machine() -> dict:
+    """Describes where and with what the numbers were made."""
+    device = jax.devices()[0]
+    found = versions()
+    return {
+        'device': device.device_kind,
+        'platform': device.platform,
+        'devices': jax.device_count(),
+        'cpu': f'{os.cpu_count()} x {platform.machine()}',
+        'python': platform.python_version(),
+        'jax': found['jax'],
+        'commit': found['commit'],
+        'date': time.strftime('%Y-%m-%d'),
+    }
+
+
+def print_table(rows: list[dict]) -> None:
+    """Prints a Markdown table with the columns of the first row."""
+    print('| ' + ' | '.join(rows[0]) + ' |')
+    print('|' + '---|' * len(rows[0]))
+    for row in rows:
+        cells = (f'{x:.3g}' if isinstance(x, float) else str(x) for x in row.values())
+        print('| ' + ' | '.join(cells) + ' |', flush=True)
+
+
+def save(path: str | None, content: dict) -> None:
+    """Writes results and the machine's description as JSON, if a path is given."""
+    if path:
+        pathlib.Path(path).write_text(json.dumps(machine() | content, indent=2) + '\n')

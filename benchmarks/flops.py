@@ -1,0 +1,55 @@
+"""The necessary work of an update: multiplications and additions of its matrix products.
+
+A backward pass through a network costs two forward passes, one for the parameters and one for the
+inputs; a forward-mode derivative costs one.
+"""
+
+import itertools
+
+from agents.base import Agent
+
+
+def mlp_flops(rows: int, inputs: int, hidden: tuple[int, ...], outputs: int) -> int:
+    """Returns the work of one forward pass."""
+    sizes = (inputs, *hidden, outputs)
+    return sum(2 * rows * a * b for a, b in itertools.pairwise(sizes))
+
+
+def update_flops(agent: Agent) -> int:
+    """Returns the necessary work of one update of an agent in its phase."""
+    config, batch = agent.config, agent.config.batch_size
+    inputs = agent.observation_dim + agent.chunk_dim
+
+    def actor(rows, num_times=agent.num_times):
+        return mlp_flops(rows, inputs + num_times, config.actor_hidden_dims, agent.chunk_dim)
+
+    def critics(rows):
+        return config.num_qs * mlp_flops(rows, inputs, config.critic_hidden_dims, 1)
+
+    name = config.agent_name
+    one_sample = {
+        'bfn': lambda rows: config.flow_steps * actor(rows),
+        'fql': lambda rows: actor(rows, num_times=0),
+        'mvp': actor,
+        'dfp': actor,
+    }[name]
+
+    def best_of(num):
+        return one_sample(batch * num) + (critics(batch * num) if num > 1 else 0)
+
+    flops = best_of(config.num_samples)  # at the next state
+    flops += critics(batch) + 3 * critics(batch)  # target critic, TD loss
+    if name == 'bfn':
+        flops += 3 * actor(batch)
+    if name == 'fql':
+        flops += 3 * actor(batch)  # flow
+        flops += config.flow_steps * actor(batch) + 3 * one_sample(batch)  # distillation
+        flops += 2 * critics(batch)  # Q and its gradient to the action
+    if name == 'mvp':
+        rows = batch * (1 + config.top_k)
+        flops += 4 * actor(rows) + (3 * actor(rows) if config.ivc_weight else 0)
+    if name == 'dfp':
+        flops += 3 * actor(batch * config.num_particles)
+    if getattr(agent, 'uses_top_k', False):
+        flops += best_of(config.num_candidates)
+    return flops

@@ -1,0 +1,87 @@
+"""The paper's methods by name: which settings they stand for."""
+
+import pytest
+
+from experiments.methods import METHODS, expand_method, method_flags, method_settings
+
+CUBES = ['cube-double-play-singletask-task2-v0', 'cube-quadruple-play-100m-singletask-task4-v0']
+
+
+@pytest.mark.parametrize(
+    ('method', 'agent', 'horizon', 'num_samples'),
+    [
+        ('BFN', 'bfn', 1, 4),
+        ('QC-BFN', 'bfn', 5, 32),
+        ('FQL', 'fql', 1, 1),
+        ('QC-FQL', 'fql', 5, 1),
+        ('MVP', 'mvp', 5, 16),
+        ('DFP', 'dfp', 5, 16),
+    ],
+)
+def test_methods_are_those_of_the_table(method, agent, horizon, num_samples):
+    for env_name in [*CUBES, 'can-mh-low_dim']:
+        config, h = method_settings(method, env_name)
+        assert (config.agent_name, h, config.num_samples) == (agent, horizon, num_samples)
+    assert config.lr == 3e-4
+    assert config.batch_size == 256
+    assert tuple(config.actor_hidden_dims) == tuple(config.critic_hidden_dims) == (512,) * 4
+
+
+@pytest.mark.parametrize('method', ['FQL', 'QC-FQL'])
+@pytest.mark.parametrize(
+    ('env_name', 'alpha'),
+    [
+        ('cube-double-play-singletask-task2-v0', 300),
+        ('cube-triple-play-singletask-task3-v0', 100),
+        ('cube-quadruple-play-100m-singletask-task4-v0', 100),
+        ('lift-mh-low_dim', 10000),
+        ('square-mh-low_dim', 10000),
+    ],
+)
+def test_alpha_belongs_to_the_domain(method, env_name, alpha):
+    assert method_settings(method, env_name)[0].alpha == alpha
+
+
+def test_mvp_goes_without_the_constraint_on_cube_triple_only():
+    weight = lambda name: method_settings('MVP', name)[0].ivc_weight  # noqa: E731
+    assert weight('cube-triple-play-singletask-task2-v0') == 0
+    assert [weight(name) for name in CUBES] == [1, 1]
+
+
+def test_dfp_has_the_settings_of_the_paper():
+    config, _ = method_settings('DFP', CUBES[0])
+    expected = {
+        'temperatures': (0.1,), 'num_particles': 8, 'top_k': 4, 'num_candidates': 16,
+        'topk_weight': 0.5, 'data_weight': 1.0, 'ema_rate': 1e-4,
+    }  # fmt: skip
+    assert {name: config[name] for name in expected} == expected
+
+
+def test_the_command_line_wins_over_the_method():
+    argv = ['main.py', '--method=BFN', '--agent.num_samples=8', '--method', 'QC-BFN']
+    expanded = expand_method(argv, CUBES[0])
+    assert expanded[1:4] == method_flags('QC-BFN', CUBES[0])
+    assert expanded[4:] == argv[1:]
+
+
+def test_the_task_is_that_of_the_command_line_or_the_default():
+    argv = ['main.py', '--method=FQL']
+    assert '--agent.alpha=300' in expand_method(argv, CUBES[0])
+    named = [*argv, '--env_name=square-mh-low_dim']
+    assert '--agent.alpha=10000' in expand_method(named, CUBES[0])
+
+
+def test_without_a_method_the_command_line_stays():
+    argv = ['main.py', '--agent=agents/bfn.py', '--horizon_length=3']
+    assert expand_method(argv, CUBES[0]) == argv
+
+
+def test_an_unknown_method_and_a_second_agent_are_named():
+    with pytest.raises(ValueError, match=r'--method=QCFQL: unknown; there are BFN, QC-BFN, FQL'):
+        expand_method(['main.py', '--method=QCFQL'], CUBES[0])
+    with pytest.raises(ValueError, match=r'--method=DFP --agent=agents/bfn.py: .*give one'):
+        expand_method(['main.py', '--method=DFP', '--agent=agents/bfn.py'], CUBES[0])
+
+
+def test_every_method_is_an_agent_with_its_flags():
+    assert all(settings['flags'][0].startswith('--agent=') for settings in METHODS.values())
