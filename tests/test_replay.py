@@ -3,13 +3,12 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from utils.replay import ReplayBuffer
+from utils.replay import ReplayBuffer, Rows
 
 DISCOUNT = 0.9
 MAX_LENGTH = 4  # transitions in one `add`
@@ -122,6 +121,7 @@ def test_any_history_gives_the_samples_of_a_plain_list(lengths, capacity, adds, 
     assume(len(rows['terminals']) + 2 <= capacity)
     buffer = ReplayBuffer.create(rows, capacity - len(lengths))
     assert buffer.capacity == capacity
+    buffer = buffer.begin_online(100)
     reference = ListBuffer(rows, buffer.capacity)
     state = experience.states(1)[0]
     for length, done in adds:
@@ -143,7 +143,7 @@ def test_chunk_never_crosses_episodes():
 def test_an_episode_longer_than_the_buffer_does_not_cross_the_write_head():
     experience = Experience()
     rows = experience.episodes([1])
-    buffer = ReplayBuffer.create(rows, 8)
+    buffer = ReplayBuffer.create(rows, 8).begin_online(100)
     reference = ListBuffer(rows, buffer.capacity)
     state = experience.states(1)[0]
     for _ in range(10):
@@ -156,7 +156,7 @@ def test_an_episode_longer_than_the_buffer_does_not_cross_the_write_head():
 def test_the_newest_transition_of_an_unfinished_episode_can_be_sampled():
     experience = Experience()
     rows = experience.episodes([3])
-    buffer = ReplayBuffer.create(rows, 20)
+    buffer = ReplayBuffer.create(rows, 20).begin_online(100)
     chunk = experience.chunk(experience.states(1)[0], 2, done=False)
     buffer = add(buffer, chunk)
     assert int(buffer.num_starts) == 5
@@ -180,6 +180,7 @@ def test_online_data_replaces_the_first_offline_rows_when_the_data_set_fills_the
     experience = Experience()
     rows = experience.episodes([5, 5])
     buffer = ReplayBuffer.create(rows, 1)  # smaller than the data: room for one transition more
+    buffer = buffer.begin_online(100)
     buffer = add(buffer, experience.chunk(experience.states(1)[0], 1, done=True))
     batch = sample(buffer, jax.random.PRNGKey(0), 500, 1, DISCOUNT)
     drawn = set(np.asarray(batch['observations'][:, 0]).tolist())
@@ -206,12 +207,18 @@ def test_a_termination_inside_an_episode_stops_the_bootstrap_not_the_rewards():
 
 def test_loading_other_data_forgets_the_old():
     experience = Experience()
-    buffer = ReplayBuffer.create(experience.episodes([6, 6]), 20)
+    buffer = ReplayBuffer.create(experience.episodes([6, 6]), 20, size=16)
     rows = experience.episodes([3, 2])
-    buffer = buffer.load(rows)
+    buffer = buffer.load(Rows.of_dataset(rows, 16))
     assert_samples_match(buffer, ListBuffer(rows, buffer.capacity), horizon=3)
-    with pytest.raises(ValueError, match='--buffer_size'):
-        buffer.load(experience.episodes([30]))
+    chunk = experience.chunk(experience.states(1)[0], 2, done=True)
+    reference = ListBuffer(rows, buffer.capacity)
+    reference.add(chunk)
+    assert_samples_match(buffer.begin_online(10).add(chunk), reference, horizon=3)
+    with pytest.raises(ValueError, match='31 rows, the buffer room for 16'):
+        Rows.of_dataset(experience.episodes([30]), 16)
+    with pytest.raises(ValueError, match='room for 7 rows, the buffer for 16'):
+        buffer.load(Rows.of_dataset(rows))
 
 
 def test_a_chunk_must_fit_the_buffer():
@@ -220,15 +227,34 @@ def test_a_chunk_must_fit_the_buffer():
         buffer.add(Experience().chunk(np.zeros(3, np.float32), 2, done=False))
 
 
-def test_sampling_and_adding_work_under_vmap():
+def test_adding_nothing_changes_nothing():
+    experience = Experience()
+    buffer = ReplayBuffer.create(experience.episodes([3]), 8).begin_online(20)
+    state = experience.states(1)[0]
+    for done in (False, True):
+        chunk = experience.chunk(state, 2, done)
+        buffer = add(buffer, chunk)
+        nothing = chunk | {'length': 0, 'done': done}
+        jax.tree.map(np.testing.assert_array_equal, add(buffer, nothing), buffer)
+
+
+def test_seeds_share_the_data_set_and_have_online_rows_of_their_own():
     experience = Experience()
     rows = experience.episodes([4, 3])
-    buffer = ReplayBuffer.create(rows, 20)
-    buffers = jax.tree.map(lambda x: jnp.stack([x, x]), buffer)
+    alone = ReplayBuffer.create(rows, 12).begin_online(30)
+    both = alone.replicate(2)
+    assert both.offline is alone.offline
+    axes = both.seed_axes()
+    chunks = [experience.chunk(experience.states(1)[0], n, done) for n, done in ((3, True), (1, 0))]
+    stacked = jax.tree.map(lambda *x: np.stack(x), *chunks)
+    for _ in range(3):
+        both = jax.vmap(ReplayBuffer.add, in_axes=(axes, 0), out_axes=axes)(both, stacked)
     keys = jax.random.split(jax.random.PRNGKey(0), 2)
-    batches = jax.vmap(partial(ReplayBuffer.sample, batch_size=8, horizon=2, discount=DISCOUNT))(
-        buffers, keys
-    )
-    for i in range(2):
-        alone = sample(buffer, keys[i], 8, 2, DISCOUNT)
-        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), batches, alone)
+    draw = partial(ReplayBuffer.sample, batch_size=64, horizon=2, discount=DISCOUNT)
+    batches = jax.vmap(draw, in_axes=(axes, 0))(both, keys)
+    for i, chunk in enumerate(chunks):
+        expected = alone
+        for _ in range(3):
+            expected = add(expected, chunk)
+        expected = sample(expected, keys[i], 64, 2, DISCOUNT)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), batches, expected)

@@ -1,14 +1,15 @@
-"""Replay on the device: one pytree for offline and online data.
+"""Replay on the device: offline and online data in one pool, every state stored once.
 
-Every state is stored once. A row holds a state and the action taken there; the final state of
-an episode is a row of its own, without an action. Rows carry the number of their episode, so
-`s_{i+1}` is the next row, and "step j of this chunk belongs to the episode it started in" is one
-comparison of integers. The rows form a ring: when it is full, the oldest are overwritten first.
+A row holds a state and the action taken there; the final state of an episode is a row of its own,
+without an action. Rows carry the number of their episode, so `s_{i+1}` is the next row, and "step
+j of this chunk belongs to the episode it started in" is one comparison of integers.
 
-`add` and `sample` are pure and jittable; sampling runs inside the scan that trains.
+Rows are numbered in the order they came, first the data set's, then those of the online phase. Of
+these the newest `capacity` are alive. The data set is never written to, so that seeds trained
+together share it; what came online lies in a ring of its own.
+
+`add` and `sample` are pure and jittable; sampling runs inside the loop that trains.
 """
-
-from functools import partial
 
 import flax
 import jax
@@ -18,135 +19,191 @@ import numpy as np
 Batch = dict[str, jax.Array]
 
 
-class ReplayBuffer(flax.struct.PyTreeNode):
-    """A ring of C rows and the list of those that hold an action.
+class Rows(flax.struct.PyTreeNode):
+    """Storage for R rows, and the list of those that hold an action."""
 
-    `starts[(oldest_start + k) % C]` for `k < num_starts` are the rows that hold an action, oldest
-    first. Drawing from this list is exactly uniform however short the episodes are, and keeping
-    it costs four bytes a row.
-    """
-
-    observations: jax.Array  # [C, d_s]
-    actions: jax.Array  # [C, d_a]
-    rewards: jax.Array  # [C]
-    masks: jax.Array  # [C], 0 where the task terminated
-    episode_ids: jax.Array  # [C] int32, -1 for rows never written
-    starts: jax.Array  # [C] int32
-    oldest_start: jax.Array  # int32
-    num_starts: jax.Array  # int32, transitions stored
-    head: jax.Array  # int32, the row written next
-    episode: jax.Array  # int32, id of the episode being written
-    is_open: jax.Array  # bool, the row at `head` holds the state after the newest transition
+    observations: jax.Array  # [R, d_s]
+    actions: jax.Array  # [R, d_a]
+    rewards: jax.Array  # [R]
+    masks: jax.Array  # [R], 0 where the task terminated
+    episode_ids: jax.Array  # [R] int32
+    starts: jax.Array  # [R] int32, numbers of the rows that hold an action, oldest first
+    num_rows: jax.Array  # int32, rows ever stored
+    num_starts: jax.Array  # int32, of them with an action
+    num_episodes: jax.Array  # int32, of them final
 
     @property
-    def capacity(self) -> int:
-        return self.episode_ids.shape[-1]
+    def size(self) -> int:
+        return self.rewards.shape[-1]
 
     @classmethod
-    def create(cls, rows: dict[str, np.ndarray], buffer_size: int) -> 'ReplayBuffer':
-        """Makes a buffer that holds a data set and has room for more.
+    def of_dataset(cls, rows: dict[str, np.ndarray], size: int | None = None) -> 'Rows':
+        """Puts a data set on the device.
 
         Args:
             rows: `observations [R, d_s]`, `actions [R, d_a]`, `rewards [R]`, `masks [R]` and
                 `terminals [R]` (true on the last row of each episode, which holds no action).
-            buffer_size: transitions it must hold. Room is made for at least one transition more
-                than the data set has, and for the data set's final states besides.
-        """
-        num_rows, num_finals = len(rows['terminals']), int(np.sum(rows['terminals']))
-        capacity = max(buffer_size + num_finals, num_rows + 2)
-        zeros = partial(jnp.zeros, dtype=jnp.float32)
-        empty = cls(
-            observations=zeros((capacity, rows['observations'].shape[1])),
-            actions=zeros((capacity, rows['actions'].shape[1])),
-            rewards=zeros(capacity),
-            masks=zeros(capacity),
-            episode_ids=jnp.full(capacity, -1, jnp.int32),
-            starts=jnp.zeros(capacity, jnp.int32),
-            oldest_start=jnp.int32(0),
-            num_starts=jnp.int32(0),
-            head=jnp.int32(0),
-            episode=jnp.int32(0),
-            is_open=jnp.asarray(False),
-        )
-        return empty.load(rows)
-
-    def load(self, rows: dict[str, np.ndarray]) -> 'ReplayBuffer':
-        """Replaces everything stored by a data set (see `create`).
-
-        The storage is reused, so the buffer this is called on is used up.
+            size: rows to make room for, the data set's by default. Data sets that take turns
+                must have the same.
 
         Raises:
-            ValueError: the data set has more rows than the buffer.
+            ValueError: the data set has more rows than `size`.
         """
         terminals = np.asarray(rows['terminals'], bool)
         num_rows = len(terminals)
-        if num_rows > self.capacity:
-            raise ValueError(
-                f'The data set has {num_rows} rows, the replay buffer room for {self.capacity}: '
-                'raise --buffer_size.'
-            )
+        size = size or num_rows
+        if num_rows > size:
+            raise ValueError(f'The data set has {num_rows} rows, the buffer room for {size}.')
+
+        def put(values, dtype=np.float32):
+            values = np.asarray(values, dtype)
+            missing = size - len(values)
+            if missing:
+                values = np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
+            return jnp.asarray(values)
+
         episode_ids = np.zeros(num_rows, np.int32)
         np.cumsum(terminals[:-1], out=episode_ids[1:])
-        starts = np.flatnonzero(~terminals).astype(np.int32)
-        return self.replace(
-            observations=_write_prefix(self.observations, rows['observations']),
-            actions=_write_prefix(self.actions, rows['actions']),
-            rewards=_write_prefix(self.rewards, rows['rewards']),
-            masks=_write_prefix(self.masks, rows['masks']),
-            episode_ids=_write_prefix(_fill(self.episode_ids, -1), episode_ids),
-            starts=_write_prefix(self.starts, starts),
-            oldest_start=jnp.int32(0),
+        starts = np.flatnonzero(~terminals)
+        return cls(
+            observations=put(rows['observations']),
+            actions=put(rows['actions']),
+            rewards=put(rows['rewards']),
+            masks=put(rows['masks']),
+            episode_ids=put(episode_ids, np.int32),
+            starts=put(starts, np.int32),
+            num_rows=jnp.int32(num_rows),
             num_starts=jnp.int32(len(starts)),
-            head=jnp.int32(num_rows % self.capacity),
-            episode=jnp.int32(np.sum(terminals)),
-            is_open=jnp.asarray(False),
+            num_episodes=jnp.int32(terminals.sum()),
         )
 
+    def empty(self, size: int) -> 'Rows':
+        """Returns room for `size` rows like these."""
+        return jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:])[: x.ndim], x.dtype), self)
+
+
+class ReplayBuffer(flax.struct.PyTreeNode):
+    """The data set and what came online; see the module's docstring."""
+
+    offline: Rows
+    online: Rows  # row n of the pool is row (n − offline.num_rows) mod its size
+    num_dropped: jax.Array  # int32, starts that are not alive any more
+    is_open: jax.Array  # bool, the row after the last holds the state reached, rewritten by `add`
+    capacity: int = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def create(
+        cls, rows: dict[str, np.ndarray], buffer_size: int, size: int | None = None
+    ) -> 'ReplayBuffer':
+        """Makes a buffer that holds a data set.
+
+        Args:
+            rows: of the data set (see `Rows.of_dataset`).
+            buffer_size: transitions it must hold online. Room is made for at least one transition
+                more than the data set has, and for the data set's final states besides.
+            size: rows of the largest data set that will be loaded; this one's by default.
+        """
+        offline = Rows.of_dataset(rows, size)
+        return cls(
+            offline=offline,
+            online=offline.empty(1),
+            num_dropped=jnp.int32(0),
+            is_open=jnp.asarray(False),
+            capacity=max(buffer_size + int(offline.num_episodes), offline.size + 2),
+        )
+
+    def begin_online(self, num_transitions: int) -> 'ReplayBuffer':
+        """Returns the buffer with room for `num_transitions` online ones.
+
+        Each may need a second row, for the state an episode ends in; what is beyond the capacity
+        is overwritten, the oldest first.
+        """
+        return self.replace(online=self.offline.empty(min(self.capacity, 2 * num_transitions + 1)))
+
+    @property
+    def num_starts(self) -> jax.Array:
+        """Transitions that may be sampled."""
+        return self.offline.num_starts + self.online.num_starts - self.num_dropped
+
+    @property
+    def _next(self) -> jax.Array:
+        """Number of the row written next."""
+        return self.offline.num_rows + self.online.num_rows
+
+    def _start(self, index: jax.Array) -> jax.Array:
+        """Numbers of the rows that hold an action, by their place among them."""
+        later = (index - self.offline.num_starts) % self.online.size
+        earlier = jnp.minimum(index, self.offline.size - 1)
+        return jnp.where(
+            index < self.offline.num_starts, self.offline.starts[earlier], self.online.starts[later]
+        )
+
+    def _read(self, name: str, number: jax.Array) -> jax.Array:
+        """Rows of the pool by their numbers."""
+        offline, online = getattr(self.offline, name), getattr(self.online, name)
+        earlier = offline[jnp.minimum(number, self.offline.size - 1)]
+        later = online[(number - self.offline.num_rows) % self.online.size]
+        is_offline = number < self.offline.num_rows
+        shape = is_offline.shape + (1,) * (earlier.ndim - is_offline.ndim)
+        return jnp.where(is_offline.reshape(shape), earlier, later)
+
     def add(self, transitions: Batch) -> 'ReplayBuffer':
-        """Appends consecutive transitions of one episode, overwriting the oldest rows.
+        """Appends consecutive transitions of one episode.
 
         Args:
             transitions: `observations [n, d_s]`, `actions [n, d_a]`, `rewards [n]`, `masks [n]`;
-                `length` (int), how many of the n are real; `next_observation [d_s]`, the state
-                after the last real one; `done` (bool), whether the episode ends there.
+                `length` (int), how many of the n are real, if 0 nothing is done;
+                `next_observation [d_s]`, the state after the last real one; `done` (bool),
+                whether the episode ends there.
 
         Raises:
             ValueError: n transitions and the state after them do not fit the buffer.
         """
-        num = transitions['rewards'].shape[0]
-        if num + 1 >= self.capacity:
-            raise ValueError(f'{num} transitions do not fit a buffer of {self.capacity} rows.')
-        length, done = transitions['length'], transitions['done']
-        offset = jnp.arange(num + 1)
+        num, size = transitions['rewards'].shape[0], self.online.size
+        if num + 1 > size:
+            raise ValueError(
+                f'{num} transitions do not fit a buffer with room for {size} online rows; '
+                'make it with begin_online(num_transitions).'
+            )
+        length = jnp.asarray(transitions['length'])
+        done = jnp.asarray(transitions['done'], bool) & (length > 0)
+        online, offset = self.online, jnp.arange(num + 1)
         # Row `length` holds the state reached: final if done, else rewritten by the next `add`.
-        rows = jnp.where(offset <= length, (self.head + offset) % self.capacity, self.capacity)
+        slots = (online.num_rows + offset) % size
+        slots = jnp.where((offset <= length) & (length > 0), slots, size)
 
         def write(storage, values, last):
             last = jnp.broadcast_to(jnp.asarray(last, storage.dtype), storage.shape[1:])
             values = jnp.concatenate([values.astype(storage.dtype), last[None]])
             is_last = (offset == length).reshape((-1,) + (1,) * (values.ndim - 1))
-            return storage.at[rows].set(jnp.where(is_last, last, values), mode='drop')
+            return storage.at[slots].set(jnp.where(is_last, last, values), mode='drop')
 
-        # Starts are in the order of writing, so those overwritten are the oldest of them.
-        oldest = self.starts[(self.oldest_start + offset) % self.capacity]
-        overwritten = (oldest - self.head) % self.capacity <= length
-        num_dropped = jnp.sum(overwritten & (offset < self.num_starts))
-        slots = (self.oldest_start + self.num_starts + offset) % self.capacity
-        slots = jnp.where(offset < length, slots, self.capacity)
-        return self.replace(
-            observations=write(
-                self.observations, transitions['observations'], transitions['next_observation']
+        start_slots = (online.num_starts + offset) % size
+        start_slots = jnp.where(offset < length, start_slots, size)
+        episode = self.offline.num_episodes + online.num_episodes
+        new = self.replace(
+            online=Rows(
+                observations=write(
+                    online.observations,
+                    transitions['observations'],
+                    transitions['next_observation'],
+                ),
+                actions=write(online.actions, transitions['actions'], 0.0),
+                rewards=write(online.rewards, transitions['rewards'], 0.0),
+                masks=write(online.masks, transitions['masks'], 1.0),
+                episode_ids=online.episode_ids.at[slots].set(episode, mode='drop'),
+                starts=online.starts.at[start_slots].set(self._next + offset, mode='drop'),
+                num_rows=online.num_rows + length + done,
+                num_starts=online.num_starts + length,
+                num_episodes=online.num_episodes + done,
             ),
-            actions=write(self.actions, transitions['actions'], 0.0),
-            rewards=write(self.rewards, transitions['rewards'], 0.0),
-            masks=write(self.masks, transitions['masks'], 1.0),
-            episode_ids=self.episode_ids.at[rows].set(self.episode, mode='drop'),
-            starts=self.starts.at[slots].set(rows, mode='drop'),
-            oldest_start=(self.oldest_start + num_dropped) % self.capacity,
-            num_starts=self.num_starts - num_dropped + length,
-            head=(self.head + length + done) % self.capacity,
-            episode=self.episode + done,
-            is_open=~jnp.asarray(done, bool),
+            is_open=jnp.where(length > 0, ~done, self.is_open),
+        )
+        # Starts are in the order of writing, so those that are too old now are the oldest of them.
+        oldest = self._start(self.num_dropped + offset)
+        too_old = oldest < new._next + new.is_open - self.capacity
+        return new.replace(
+            num_dropped=self.num_dropped + jnp.sum(too_old & (offset < self.num_starts))
         )
 
     def sample(self, rng: jax.Array, batch_size: int, horizon: int, discount: float) -> Batch:
@@ -162,32 +219,44 @@ class ReplayBuffer(flax.struct.PyTreeNode):
             and `valid [B, h]` (1 while the chunk is inside its episode).
         """
         drawn = jax.random.randint(rng, (batch_size,), 0, self.num_starts)
-        start = self.starts[(self.oldest_start + drawn) % self.capacity]
-        offset = jnp.arange(horizon)
-        rows = (start[:, None] + jnp.arange(horizon + 1)) % self.capacity
-        episode_ids = self.episode_ids[rows]
-        # The number comparison alone is fooled by an episode longer than the whole buffer.
-        newest = self.head - 1 + self.is_open
-        num_newer = (newest - start[:, None]) % self.capacity
-        valid = (episode_ids[:, 1:] == episode_ids[:, :1]) & (offset < num_newer)
-        length = jnp.sum(valid, axis=1)
+        start = self._start(self.num_dropped + drawn)
+        rows = start[:, None] + jnp.arange(horizon + 1)
+        episode_ids = self._read('episode_ids', rows)
+        written = rows < self._next + self.is_open
+        valid = written[:, 1:] & (episode_ids[:, 1:] == episode_ids[:, :1])
         steps = rows[:, :-1]
-        discounts = discount ** offset.astype(jnp.float32)
+        discounts = discount ** jnp.arange(horizon, dtype=jnp.float32)
         return {
-            'observations': self.observations[start],
-            'actions': jnp.where(valid[..., None], self.actions[steps], 0.0),
-            'rewards': jnp.sum(jnp.where(valid, discounts * self.rewards[steps], 0.0), axis=1),
-            'masks': jnp.prod(jnp.where(valid, self.masks[steps], 1.0), axis=1),
-            'next_observations': self.observations[(start + length) % self.capacity],
+            'observations': self._read('observations', start),
+            'actions': jnp.where(valid[..., None], self._read('actions', steps), 0.0),
+            'rewards': jnp.sum(
+                jnp.where(valid, discounts * self._read('rewards', steps), 0.0), axis=1
+            ),
+            'masks': jnp.prod(jnp.where(valid, self._read('masks', steps), 1.0), axis=1),
+            'next_observations': self._read('observations', start + jnp.sum(valid, axis=1)),
             'valid': valid.astype(jnp.float32),
         }
 
+    def load(self, offline: Rows) -> 'ReplayBuffer':
+        """Replaces the data set by another of the same size (see `Rows.of_dataset`).
 
-@partial(jax.jit, donate_argnums=0)
-def _write_prefix(storage, values):
-    return jax.lax.dynamic_update_slice_in_dim(storage, values.astype(storage.dtype), 0, axis=0)
+        Raises:
+            ValueError: the sizes differ.
+        """
+        if offline.size != self.offline.size:
+            raise ValueError(
+                f'The data set has room for {offline.size} rows, the buffer for '
+                f'{self.offline.size}: put it there with that size.'
+            )
+        return self.replace(offline=offline)
 
+    def replicate(self, num_seeds: int) -> 'ReplayBuffer':
+        """Returns buffers `[num_seeds, …]` that share the data set; see `seed_axes`."""
+        own = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (num_seeds, *x.shape)), self.replace(offline=None)
+        )
+        return own.replace(offline=self.offline)
 
-@partial(jax.jit, donate_argnums=0)
-def _fill(storage, value):
-    return jnp.full_like(storage, value)
+    def seed_axes(self) -> 'ReplayBuffer':
+        """Returns which axis of each part counts the seeds, as `jax.vmap` takes it."""
+        return self.replace(offline=None, online=0, num_dropped=0, is_open=0)
