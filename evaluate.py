@@ -11,6 +11,7 @@ from agents import make_agent
 from envs import make_vector_env
 from utils import checkpoints
 from utils.evaluation import evaluate
+from utils.seeds import stack
 
 FLAGS = flags.FLAGS
 
@@ -31,9 +32,10 @@ def main(_) -> None:
         description['env_name'],
         min(FLAGS.eval_envs, FLAGS.eval_episodes),
         description['horizon_length'],
+        'evaluate',
         **description['env_options'],
     )
-    scores = evaluate(agent, env, FLAGS.eval_episodes, FLAGS.seed)
+    (scores,) = evaluate(stack([agent]), env, FLAGS.eval_episodes, [FLAGS.seed])
     env.close()
     print(json.dumps(scores))
 

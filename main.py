@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -16,12 +17,13 @@ from tqdm import tqdm
 
 from agents import make_agent
 from envs import make_dataset, make_env, make_vector_env
-from envs.chunks import ActionChunks
 from experiments.methods import expand_method
 from utils import checkpoints
 from utils.evaluation import evaluate
-from utils.logs import RunLog, versions
+from utils.logs import RunLogs, versions
 from utils.replay import ReplayBuffer
+from utils.seeds import place, seed_mesh, stack, unstack
+from utils.streaming import ShardReader
 from utils.training import act, add, averages, train, zero_totals
 
 FLAGS = flags.FLAGS
@@ -36,6 +38,7 @@ flags.DEFINE_string('method', None, 'Instead of --agent: a method of the paper, 
                     'for the task (experiments/methods.toml).')  # fmt: skip
 flags.DEFINE_string('env_name', ENV_NAME, 'Environment and task.')
 flags.DEFINE_integer('seed', 0, 'Of parameters, batches, exploration and evaluation.')
+flags.DEFINE_integer('num_seeds', 1, 'Seeds seed, seed + 1, … trained together.')
 flags.DEFINE_string('save_dir', 'exp', 'Runs are written to <save_dir>/<run_group>/….')
 flags.DEFINE_string('run_group', 'debug', 'Runs that belong together.')
 flags.DEFINE_string('restore_path', None, 'Checkpoint to start from.')
@@ -47,11 +50,13 @@ flags.DEFINE_integer('horizon_length', 5, 'Actions in a chunk (h).')
 flags.DEFINE_float('discount', 0.99, 'Per environment step.')
 flags.DEFINE_integer('utd_ratio', 1, 'Updates per environment step, online.')
 flags.DEFINE_integer('start_training', 5_000, 'Online step at which updates resume.')
+flags.DEFINE_bool('overlap', True, 'Update while the environments play, so that the policy that '
+                  'acts is one chunk old; if not, they wait for each other.')  # fmt: skip
 flags.DEFINE_integer('buffer_size', 2_000_000, 'Transitions, offline ones included.')
 
 flags.DEFINE_integer('eval_interval', 100_000, 'Steps between evaluations.')
 flags.DEFINE_integer('eval_episodes', 50, 'Episodes per evaluation; the paper: 100.')
-flags.DEFINE_integer('eval_envs', 10, 'Environments evaluated in parallel.')
+flags.DEFINE_integer('eval_envs', 10, 'Environments evaluated in parallel, of all seeds together.')
 flags.DEFINE_integer('log_interval', 5_000, 'Steps between rows of offline.csv and online.csv.')
 
 flags.DEFINE_bool('sparse', False, 'Turn any non-zero reward into -1.')
@@ -62,6 +67,8 @@ flags.DEFINE_enum('dataset_source', 'auto', ['auto', 'download', 'collect'], 'au
 flags.DEFINE_string('ogbench_dataset_dir', None, 'Data sets; default: ~/.ogbench/data.')
 flags.DEFINE_integer('dataset_replace_interval', 1_000, 'Updates before the next file of a data '
                      'set in many files.')  # fmt: skip
+flags.DEFINE_enum('on_bad_shard', 'fail', ['fail', 'skip'], 'When a file of such a set cannot be '
+                  'read.')  # fmt: skip
 flags.DEFINE_integer('collect_episodes', None, 'With --dataset_source=collect; default: as many '
                      'as the public data.')  # fmt: skip
 
@@ -72,7 +79,7 @@ def check_flags() -> None:
         'offline_steps': 0, 'online_steps': 0, 'horizon_length': 1, 'utd_ratio': 1,
         'start_training': 0, 'buffer_size': 1, 'eval_interval': 1, 'eval_episodes': 1,
         'eval_envs': 1, 'log_interval': 1, 'dataset_replace_interval': 1,
-        'seed': 0,
+        'seed': 0, 'num_seeds': 1,
     }  # fmt: skip
     for name, least in at_least.items():
         value = getattr(FLAGS, name)
@@ -80,6 +87,11 @@ def check_flags() -> None:
             raise ValueError(f'--{name}={value}: must be at least {least}')
     if not FLAGS.offline_steps + FLAGS.online_steps:
         raise ValueError('--offline_steps=0 --online_steps=0: nothing to do; evaluate.py evaluates')
+    if FLAGS.restore_path and FLAGS.num_seeds > 1:
+        raise ValueError(
+            f'--num_seeds={FLAGS.num_seeds} --restore_path={FLAGS.restore_path}: a checkpoint is '
+            'of one agent, so all seeds would be the same; use --num_seeds=1'
+        )
     if FLAGS.collect_episodes is not None and FLAGS.dataset_source != 'collect':
         raise ValueError(
             f'--collect_episodes={FLAGS.collect_episodes}: has a meaning only with '
@@ -94,21 +106,27 @@ def main(argv) -> None:
         logging.set_verbosity(logging.WARNING)  # orbax has much to say
     check_flags()
     env_options = {'sparse': FLAGS.sparse, 'success_timing': FLAGS.success_timing}
-    env = ActionChunks(make_env(FLAGS.env_name, **env_options), FLAGS.horizon_length)
+    spaces = make_env(FLAGS.env_name, **env_options)
     description = {
         'agent': FLAGS.agent.to_dict(),
         'env_name': FLAGS.env_name,
         'env_options': env_options,
-        'observation_dim': env.observation_space.shape[0],
-        'action_dim': env.action_space.shape[-1],
+        'observation_dim': spaces.observation_space.shape[0],
+        'action_dim': spaces.action_space.shape[-1],
         'horizon_length': FLAGS.horizon_length,
         'discount': FLAGS.discount,
     }
-    agent = make_agent(description, FLAGS.seed)
+    seeds = list(range(FLAGS.seed, FLAGS.seed + FLAGS.num_seeds))
+    agents = [make_agent(description, seed) for seed in seeds]
     if FLAGS.restore_path:
-        agent = checkpoints.restore(FLAGS.restore_path, agent)
-    name = FLAGS.method or FLAGS.agent.agent_name
-    log = RunLog(FLAGS.save_dir, FLAGS.run_group, FLAGS.env_name, name, FLAGS.seed)
+        agents = [checkpoints.restore(FLAGS.restore_path, agents[0])]
+    logs = RunLogs(
+        FLAGS.save_dir,
+        FLAGS.run_group,
+        FLAGS.env_name,
+        FLAGS.method or FLAGS.agent.agent_name,
+        seeds,
+    )
     dataset = make_dataset(
         FLAGS.env_name,
         FLAGS.ogbench_dataset_dir,
@@ -116,30 +134,37 @@ def main(argv) -> None:
         sparse=FLAGS.sparse,
         num_episodes=FLAGS.collect_episodes,
     )
-    log.start(
+    logs.start(
         {'flags': {name: FLAGS[name].value for name in flags_of_this_program()}}
         | {'agent': description['agent'], 'data': dataset.provenance, 'versions': versions()},
         FLAGS.wandb_mode,
     )
-    buffer = ReplayBuffer.create(dataset.load(0), FLAGS.buffer_size)
     eval_env = make_vector_env(
         FLAGS.env_name,
-        min(FLAGS.eval_envs, FLAGS.eval_episodes),
+        max(1, min(FLAGS.eval_envs // len(seeds), FLAGS.eval_episodes)) * len(seeds),
         FLAGS.horizon_length,
+        'evaluate',
         **env_options,
     )
+    jax.set_mesh(seed_mesh(len(seeds)))
+    shards = ShardReader(dataset, FLAGS.on_bad_shard)
+    buffers = ReplayBuffer.create(shards.take(), FLAGS.buffer_size).replicate(len(seeds))
+    buffers = place(buffers, buffers.seed_axes())
+    agents = place(stack(agents), 0)
     print(
-        f'{dataset.name} ({dataset.provenance["source"]}): {int(buffer.num_starts):,} transitions'
+        f'{dataset.name} ({dataset.provenance["source"]}): '
+        f'{int(buffers.offline.num_starts):,} transitions'
     )
-    print(f'Writing to {log.directory}')
+    for directory in logs.directories:
+        print(f'Writing to {directory}')
 
-    scores = {}
+    scores = []
 
-    def evaluate_at(phase: str, step: int, agent, bar: tqdm) -> None:
-        if step or not scores:  # else the agent is still the one that ended the offline phase
-            scores.update(evaluate(agent, eval_env, FLAGS.eval_episodes, seed=FLAGS.seed))
-        log.evaluation(phase, step, scores)
-        bar.set_postfix(success=f'{100 * scores["success"]:.0f}%')
+    def evaluate_at(phase: str, step: int, agents, bar: tqdm) -> None:
+        if step or not scores:  # else the agents are still those that ended the offline phase
+            scores[:] = evaluate(agents, eval_env, FLAGS.eval_episodes, seeds)
+        logs.evaluation(phase, step, scores)
+        bar.set_postfix(success=f'{100 * np.mean([x["success"] for x in scores]):.0f}%')
 
     phases = [('offline', FLAGS.offline_steps), ('online', FLAGS.online_steps)]
     for phase, num_steps in phases:
@@ -147,27 +172,35 @@ def main(argv) -> None:
             continue
         with tqdm(total=num_steps, desc=phase, unit='step', smoothing=0.05) as bar:
             if phase == 'offline':
-                agent, buffer = offline(agent, buffer, dataset, log, evaluate_at, bar)
+                agents, buffers = offline(agents, buffers, shards, logs, evaluate_at, bar)
             else:
-                agent, buffer = online(agent, buffer, env, log, evaluate_at, bar)
-        checkpoints.save(log.directory / 'checkpoints' / phase, agent, description)
+                env = make_vector_env(
+                    FLAGS.env_name, len(seeds), FLAGS.horizon_length, 'play', **env_options
+                )
+                agents = online(agents, buffers, env, seeds, logs, evaluate_at, bar)
+                env.close()
+        for i, directory in enumerate(logs.directories):
+            checkpoints.save(directory / 'checkpoints' / phase, unstack(agents, i), description)
     eval_env.close()
-    log.finish()
-    print(f'Final success {100 * scores["success"]:.0f}%: {log.directory / "learning_curve.png"}')
+    shards.close()
+    logs.finish()
+    for score, directory in zip(scores, logs.directories, strict=True):
+        print(f'Final success {100 * score["success"]:.0f}%: {directory / "learning_curve.png"}')
 
 
-def offline(agent, buffer, dataset, log, evaluate_at, bar):
+def offline(agents, buffers, shards, logs, evaluate_at, bar):
     """Updates on the data set; see `main` for the arguments."""
     intervals = [FLAGS.eval_interval, FLAGS.log_interval]
-    if len(dataset) > 1:
+    if len(shards) > 1:
         intervals.append(FLAGS.dataset_replace_interval)
-    totals = zero_totals(agent, buffer)
-    evaluate_at('offline', 0, agent, bar)
+        shards.read_ahead()
+    totals = zero_totals(agents, buffers)
+    evaluate_at('offline', 0, agents, bar)
     step, block = 0, 1
     while step < FLAGS.offline_steps:
         num_updates = min(block, next_stop(step, intervals, FLAGS.offline_steps) - step)
         start = time.perf_counter()
-        agent, totals = train(agent, buffer, num_updates, totals)
+        agents, totals = train(agents, buffers, num_updates, totals)
         jax.block_until_ready(totals)
         # Long enough for dispatching to cost nothing, short enough for the bar to move.
         seconds = time.perf_counter() - start
@@ -175,62 +208,70 @@ def offline(agent, buffer, dataset, log, evaluate_at, bar):
         step += num_updates
         bar.update(num_updates)
         if is_stop(step, FLAGS.log_interval, FLAGS.offline_steps):
-            log.training('offline', step, averages(totals))
-            totals = zero_totals(agent, buffer)
+            logs.training('offline', step, averages(totals))
+            totals = zero_totals(agents, buffers)
         if is_stop(step, FLAGS.eval_interval, FLAGS.offline_steps):
-            evaluate_at('offline', step, agent, bar)
-        if len(dataset) > 1 and step % FLAGS.dataset_replace_interval == 0:
-            shard = step // FLAGS.dataset_replace_interval % len(dataset)
-            buffer = buffer.load(dataset.load(shard))
-    return agent, buffer
+            evaluate_at('offline', step, agents, bar)
+        if len(shards) > 1 and step % FLAGS.dataset_replace_interval == 0:
+            buffers = buffers.load(shards.take())
+            if step < FLAGS.offline_steps:
+                shards.read_ahead()  # the shard before is forgotten by now
+    return agents, buffers
 
 
-def online(agent, buffer, env, log, evaluate_at, bar):
+def online(agents, buffers, env, seeds, logs, evaluate_at, bar):
     """Acts chunk by chunk, with as many updates as steps; see `main` for the arguments.
 
-    The updates that step t owes are made while the environment plays the chunk after it. So a chunk
-    is chosen with all updates of the chunk before the last made, and they see all data up to then.
+    With --overlap the updates that step t owes are made while the environments play the chunk after
+    it. So a chunk is chosen with all updates of the chunk before the last made, and they see all
+    data up to then. Seeds take chunks of their own lengths; at logs and evaluations those ahead
+    wait for the others.
     """
-    agent = agent.begin_online()
-    rng = jax.random.PRNGKey(FLAGS.seed)
-    totals = zero_totals(agent, buffer)
-    evaluate_at('online', 0, agent, bar)
-    observation, _ = env.reset(seed=FLAGS.seed)
-    step = trained = 0  # environment steps taken; those whose updates are made
-    episodes = []
-    intervals = [FLAGS.eval_interval, FLAGS.log_interval]
+    agents = agents.begin_online()
+    buffers = place(buffers.begin_online(FLAGS.online_steps), buffers.seed_axes())
+    rngs = jnp.stack([jax.random.PRNGKey(seed) for seed in seeds])
+    totals = zero_totals(agents, buffers)
+    evaluate_at('online', 0, agents, bar)
+    observations, _ = env.reset(seed=seeds)
+    steps = np.zeros(len(seeds), int)  # environment steps taken
+    trained = steps.copy()  # those whose updates are made
+    episodes = [[] for _ in seeds]
 
-    def catch_up(until: int):
+    def catch_up(until: np.ndarray):
         """Makes the updates owed for the steps up to `until`, without waiting for them."""
-        nonlocal trained
-        owed = until - max(trained, FLAGS.start_training - 1)
-        trained = until
-        if owed <= 0:
-            return agent, totals
-        return train(agent, buffer, FLAGS.utd_ratio * owed, totals)
+        owed = np.maximum(until - np.maximum(trained, FLAGS.start_training - 1), 0)
+        trained[:] = np.maximum(trained, until)
+        if not owed.any():
+            return agents, totals
+        return train(agents, buffers, FLAGS.utd_ratio * owed, totals)
 
-    while step < FLAGS.online_steps:
-        chunk = act(agent, observation, rng, step)
-        agent, totals = catch_up(step)
-        observation, _, terminated, truncated, info = env.step(
-            np.asarray(chunk)[: FLAGS.online_steps - step]
-        )
-        buffer = add(buffer, info['transitions'])
-        step += info['transitions']['length']
-        bar.update(info['transitions']['length'])
-        if terminated or truncated:
-            episodes.append(float(info['success']))
-            observation, _ = env.reset()
-        for stop in stops(trained, step, intervals, FLAGS.online_steps):
-            agent, totals = catch_up(stop)
-            if is_stop(stop, FLAGS.log_interval, FLAGS.online_steps):
-                success = np.mean(episodes) if episodes else float('nan')
-                row = {'episodes': len(episodes), 'episode_success': success}
-                log.training('online', stop, row | averages(totals))
-                totals, episodes = zero_totals(agent, buffer), []
-            if is_stop(stop, FLAGS.eval_interval, FLAGS.online_steps):
-                evaluate_at('online', stop, agent, bar)
-    return agent, buffer
+    for stop in stops([FLAGS.eval_interval, FLAGS.log_interval], FLAGS.online_steps):
+        while (playing := steps < stop).any():
+            until = np.where(playing, steps, trained)
+            if not FLAGS.overlap:
+                agents, totals = catch_up(until)
+            chunks = act(agents, observations, rngs, steps)
+            if FLAGS.overlap:
+                agents, totals = catch_up(until)
+            lengths = np.minimum(FLAGS.horizon_length, FLAGS.online_steps - steps) * playing
+            observations, _, _, _, info = env.step((np.asarray(chunks), lengths))
+            transitions = info['transitions']
+            buffers = add(buffers, {k: v for k, v in transitions.items() if k[0] != '_'})
+            steps += transitions['length']
+            bar.update(int(steps.min()) - bar.n)
+            for i in np.flatnonzero(transitions['done']):
+                episodes[i].append(float(info['success'][i]))
+        agents, totals = catch_up(np.full(len(seeds), stop))
+        if is_stop(stop, FLAGS.log_interval, FLAGS.online_steps):
+            played = [
+                {'episodes': len(x), 'episode_success': np.mean(x) if x else float('nan')}
+                for x in episodes
+            ]
+            logs.training('online', stop, map(dict.__or__, played, averages(totals)))
+            totals, episodes = zero_totals(agents, buffers), [[] for _ in seeds]
+        if is_stop(stop, FLAGS.eval_interval, FLAGS.online_steps):
+            evaluate_at('online', stop, agents, bar)
+    return agents
 
 
 def next_stop(step: int, intervals: list[int], end: int) -> int:
@@ -238,12 +279,12 @@ def next_stop(step: int, intervals: list[int], end: int) -> int:
     return min([end] + [(step // interval + 1) * interval for interval in intervals])
 
 
-def stops(after: int, until: int, intervals: list[int], end: int) -> Iterator[int]:
-    """Yields the multiples of the intervals, and the end, that lie in (after, until]."""
-    while after < until:
-        after = next_stop(after, intervals, end)
-        if after <= until:
-            yield after
+def stops(intervals: list[int], end: int) -> Iterator[int]:
+    """Yields the multiples of the intervals up to the end, and the end."""
+    step = 0
+    while step < end:
+        step = next_stop(step, intervals, end)
+        yield step
 
 
 def is_stop(step: int, interval: int, end: int) -> bool:

@@ -28,7 +28,7 @@ from benchmarks.common import (
 )
 from benchmarks.flops import update_flops
 from experiments.methods import METHODS
-from utils.replay import ReplayBuffer
+from utils.replay import ReplayBuffer, Rows
 from utils.training import train, zero_totals
 
 
@@ -88,7 +88,7 @@ def main(_):
     if unknown := set(methods) - set(METHODS):
         raise app.UsageError(f'--methods: no {", ".join(unknown)}; there are {", ".join(METHODS)}')
     rows = make_rows()
-    buffer = ReplayBuffer.create(rows, EPISODES * EPISODE_ROWS)
+    buffer = ReplayBuffer.create(Rows.of_dataset(rows), EPISODES * EPISODE_ROWS)
     paper, small = [], []
     for method in methods:
         for phase, agent in phases(method).items():

@@ -5,7 +5,7 @@ from functools import partial
 import gymnasium
 
 from envs import cube, datasets
-from envs.chunks import ActionChunks, EpisodeQueue
+from envs.chunks import ActionChunks, EndlessPlay, EpisodeQueue
 from envs.datasets import Dataset, DatasetError
 
 __all__ = ['Dataset', 'DatasetError', 'make_dataset', 'make_env', 'make_vector_env']
@@ -37,24 +37,24 @@ def make_env(
 
 
 def make_vector_env(
-    env_name: str, num_envs: int, horizon_length: int, **options
+    env_name: str, num_envs: int, horizon_length: int, mode: str, **options
 ) -> gymnasium.vector.VectorEnv:
-    """Makes parallel environments, each in a process of its own, that play lists of episodes.
+    """Makes parallel environments, each in a process of its own.
 
     Args:
         env_name: as for `make_env`, like the `options`.
         num_envs: how many.
         horizon_length: actions in a chunk.
-
-    Returns:
-        Environments for `utils.evaluation.evaluate`; see `envs.chunks.EpisodeQueue`.
+        mode: 'evaluate' for environments that play lists of episodes (`envs.chunks.EpisodeQueue`),
+            'play' for the online phase (`envs.chunks.EndlessPlay`).
     """
-    make = partial(_make_episode_queue, env_name, horizon_length, **options)
+    make = partial(_make_worker, env_name, horizon_length, mode, **options)
     return gymnasium.vector.AsyncVectorEnv([make] * num_envs, context='forkserver')
 
 
-def _make_episode_queue(env_name: str, horizon_length: int, **options) -> gymnasium.Env:
-    return EpisodeQueue(ActionChunks(make_env(env_name, **options), horizon_length))
+def _make_worker(env_name: str, horizon_length: int, mode: str, **options) -> gymnasium.Env:
+    wrapper = {'evaluate': EpisodeQueue, 'play': EndlessPlay}[mode]
+    return wrapper(ActionChunks(make_env(env_name, **options), horizon_length))
 
 
 def make_dataset(

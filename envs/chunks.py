@@ -1,4 +1,4 @@
-"""Chunks of actions, and episodes in a row: the two wrappers every environment runs in.
+"""Chunks of actions, and episodes in a row: the wrappers that environments run in.
 
 A policy that commits to h actions is asked once per chunk because nothing else is possible: one
 `step` of the wrapped environment *is* a chunk.
@@ -57,35 +57,55 @@ class ActionChunks(gymnasium.Wrapper):
         return self._observation, float(rewards.sum()), terminated, truncated, info
 
 
-class EpisodeQueue(gymnasium.Wrapper):
-    """Plays a fixed list of seeded episodes one after another, then idles.
+class EndlessPlay(gymnasium.Wrapper):
+    """Plays on: the observation after the end of an episode is the first of the next.
 
-    For evaluation in a vector environment: environment j of n plays episodes j, j + n, j + 2n, …
-    each reset with its own seed, so that what is played depends neither on how long episodes take
-    nor on which process is faster. The observation after the end of an episode is the first of
-    the next one, and `terminated` and `truncated` stay false; `info` tells what happened:
-    `episode` (the one the returned observation belongs to, or −1 when idle), `finished` (whether
-    an episode just ended) and with it `success` of the last step, `return` and `length`.
+    For the online phase in a vector environment, whose members need not all be asked for the same
+    number of actions. `step` takes a chunk `[h, d_a]` and how many of its actions to execute, 0
+    to h. `terminated` and `truncated` stay false; `info` has `transitions` (see `ActionChunks`) and
+    `success`, which counts where `transitions['done']`.
     """
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Starts the list.
+    def __init__(self, env: ActionChunks):
+        super().__init__(env)
+        lengths = gymnasium.spaces.Discrete(len(env.action_space.low) + 1)
+        self.action_space = gymnasium.spaces.Tuple((env.action_space, lengths))
 
-        Args:
-            seed: of this environment's first episode.
-            options: `first`, the seed of episode 0; `stride`, between this environment's episodes;
-                `num_episodes`, of all environments together.
-        """
-        self._episode = seed - options['first']
-        self._options = options
+    def step(self, action: tuple[np.ndarray, int]):
+        chunk, length = action
+        observation, reward, _, _, info = self.env.step(chunk[:length])
+        transitions = info['transitions']
+        if transitions['done']:
+            observation, _ = self.env.reset()
+        info = {'transitions': transitions, 'success': bool(info.get('success', False))}
+        return observation, reward, False, False, info
+
+
+class EpisodeQueue(gymnasium.Wrapper):
+    """Plays a given list of seeded episodes one after another, then idles.
+
+    For evaluation in a vector environment, where what is played must depend neither on how long
+    episodes take nor on which process is faster. `queue` (set with `set_attr`) holds pairs of an
+    episode's number and its seed; `reset` starts it. The observation after the end of an episode
+    is the first of the next one, and `terminated` and `truncated` stay false; `info` tells what
+    happened: `episode` (the number of the one the returned observation belongs to, or −1 when
+    idle), `finished` (whether an episode just ended) and with it `success` of the last step,
+    `return` and `length`.
+    """
+
+    queue: tuple[tuple[int, int], ...] = ()
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """Starts the queue; seed and options have no meaning here."""
+        self._waiting = list(self.queue)
         return self._begin()
 
     def _begin(self):
-        if self._episode >= self._options['num_episodes']:
-            self._episode = -1
+        self._return, self._length, self._episode = 0.0, 0, -1
+        if not self._waiting:
             return self._idle_observation(), self._info()
-        self._return, self._length = 0.0, 0
-        observation, _ = self.env.reset(seed=self._options['first'] + self._episode)
+        self._episode, seed = self._waiting.pop(0)
+        observation, _ = self.env.reset(seed=seed)
         return observation, self._info()
 
     def _idle_observation(self) -> np.ndarray:
@@ -109,6 +129,5 @@ class EpisodeQueue(gymnasium.Wrapper):
             'return': self._return,
             'length': self._length,
         }
-        self._episode += self._options['stride']
         observation, info = self._begin()
         return observation, reward, False, False, info | outcome

@@ -44,12 +44,14 @@ class Dataset:
     Attributes:
         name: such as 'cube-double-play-v0'.
         paths: the shards, in order.
+        num_rows: of each shard.
         provenance: where the data comes from, ready for JSON: 'source' is 'downloaded',
             'collected' or 'on disk' (there before, made by means unknown).
     """
 
     name: str
     paths: tuple[Path, ...]
+    num_rows: tuple[int, ...]
     provenance: dict
     env: gymnasium.Env = dataclasses.field(repr=False, compare=False)
     sparse: bool = False
@@ -134,8 +136,7 @@ def make_dataset(env_name, directory, source, sparse, num_episodes, seed, num_wo
             "choose another directory, or take it with source='auto'"
         )
     env = make_env(env_name)
-    for path in paths:
-        check_file(path, env)
+    num_rows = tuple(check_file(path, env) for path in paths)
 
     if manifest:
         made = 'collected'
@@ -146,7 +147,7 @@ def make_dataset(env_name, directory, source, sparse, num_episodes, seed, num_wo
         **{key: manifest[key] for key in ('episodes', 'seed', 'ogbench') if manifest},
     }
     logging.info('Offline data %s: %s', name, json.dumps(provenance))
-    return Dataset(name, tuple(paths), provenance, env, sparse)
+    return Dataset(name, tuple(paths), num_rows, provenance, env, sparse)
 
 
 def find_files(directory: Path, name: str) -> list[Path]:
@@ -277,12 +278,15 @@ def _fetch(url, part):
             raise zipfile.BadZipFile(f'{damaged} is damaged')
 
 
-def check_file(path: Path, env: gymnasium.Env) -> None:
+def check_file(path: Path, env: gymnasium.Env) -> int:
     """Checks all of a data file that can be checked without reading it whole.
 
     Args:
         path: .npz file.
         env: the environment that the data is for.
+
+    Returns:
+        The number of its rows.
 
     Raises:
         DatasetError: the file is damaged, lacks an array, or does not fit the environment.
@@ -310,6 +314,7 @@ def check_file(path: Path, env: gymnasium.Env) -> None:
         raise _bad(path, 'terminals is True nowhere, so no episode ends')
     if not terminals[-1]:
         raise _bad(path, 'the last row is not terminal, so its last episode is cut off')
+    return len(terminals)
 
 
 def _shape(archive, key):

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.chunks import ActionChunks, EpisodeQueue
+from envs.chunks import ActionChunks, EndlessPlay, EpisodeQueue
 from utils import evaluation
 from utils.evaluation import evaluate
+from utils.seeds import stack
 
 HORIZON = 3
 
@@ -23,9 +24,11 @@ class Counter(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
 
+    seed = 0
+
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.seed, self.steps = seed, 0
+        self.seed, self.steps = self.seed if seed is None else seed, 0
         return self._observe(), {}
 
     def step(self, action):
@@ -50,6 +53,11 @@ class Policy(flax.struct.PyTreeNode):
 def vector_env(num_envs):
     make = lambda: EpisodeQueue(ActionChunks(Counter(), HORIZON))  # noqa: E731
     return gymnasium.vector.SyncVectorEnv([make] * num_envs)
+
+
+def score(policy, num_envs, num_episodes, seed):
+    (scores,) = evaluate(stack([policy]), vector_env(num_envs), num_episodes, [seed])
+    return scores
 
 
 def test_a_chunk_is_executed_to_its_end_and_records_what_happened():
@@ -92,41 +100,65 @@ def test_a_short_chunk_is_executed_to_its_end():
 
 @pytest.mark.parametrize('num_envs', [1, 2, 4, 7])
 def test_every_episode_is_played_once_whatever_the_number_of_environments(num_envs):
-    scores = evaluate(Policy(), vector_env(num_envs), num_episodes=5, seed=10)
+    scores = score(Policy(), num_envs, num_episodes=5, seed=10)
     assert scores['success'] == 3 / 5  # seeds 10, 12, 14
     assert scores['length'] == np.mean([2, 3, 4, 5, 6])
 
 
 def test_the_noise_belongs_to_the_episode_not_to_the_environment_that_plays_it():
-    results = [
-        evaluate(Policy(), vector_env(n), num_episodes=6, seed=0)['return'] for n in (1, 2, 5)
-    ]
+    results = [score(Policy(), n, num_episodes=6, seed=0)['return'] for n in (1, 2, 5)]
     np.testing.assert_allclose(results, results[0], rtol=1e-6)
-    again = evaluate(Policy(), vector_env(2), num_episodes=6, seed=0)['return']
+    again = score(Policy(), 2, num_episodes=6, seed=0)['return']
     assert again == results[1]
-    assert evaluate(Policy(), vector_env(2), num_episodes=6, seed=1)['return'] != results[1]
+    assert score(Policy(), 2, num_episodes=6, seed=1)['return'] != results[1]
 
 
 def test_the_policy_is_asked_once_per_chunk_for_all_environments(monkeypatch):
     asked = []
     act = evaluation._act
     monkeypatch.setattr(evaluation, '_act', lambda *args: asked.append(args) or act(*args))
-    evaluate(Policy(), vector_env(2), num_episodes=2, seed=3)  # episodes of five and six steps
+    score(Policy(), 2, num_episodes=2, seed=3)  # episodes of five and six steps
     assert len(asked) == 2
-    assert all(args[1].shape == (2, 2) for args in asked)
+    assert all(args[1].shape == (1, 2, 2) for args in asked)
 
 
 def test_a_better_policy_scores_better():
-    returns = [
-        evaluate(Policy(scale), vector_env(2), num_episodes=4, seed=0)['return']
-        for scale in (0.1, 1.0)
-    ]
+    returns = [score(Policy(scale), 2, num_episodes=4, seed=0)['return'] for scale in (0.1, 1.0)]
     assert returns[1] == pytest.approx(10 * returns[0], rel=1e-5)
 
 
 def test_pytrees_of_policies_do_not_retrace():
     size = evaluation._act._cache_size
-    evaluate(Policy(jnp.float32(0.3)), vector_env(3), num_episodes=3, seed=0)
+    score(Policy(jnp.float32(0.3)), 3, num_episodes=3, seed=0)
     before = size()
-    evaluate(Policy(jnp.float32(0.7)), vector_env(3), num_episodes=7, seed=2)
+    score(Policy(jnp.float32(0.7)), 3, num_episodes=7, seed=2)
     assert size() == before
+
+
+def test_several_agents_get_the_scores_that_each_would_get_alone():
+    policies, seeds = [Policy(0.1), Policy(1.0), Policy(0.5)], [0, 1, 7]
+    together = evaluate(stack(policies), vector_env(6), 5, seeds)
+    for policy, seed, scores in zip(policies, seeds, together, strict=True):
+        assert scores == pytest.approx(score(policy, 2, 5, seed), rel=1e-6)
+
+
+def test_endless_play_goes_on_after_the_end_and_executes_what_it_is_asked_to():
+    env = gymnasium.vector.SyncVectorEnv(
+        [lambda: EndlessPlay(ActionChunks(Counter(), HORIZON))] * 2
+    )
+    observations, _ = env.reset(seed=[0, 3])  # two and five steps
+    chunks = np.ones((2, HORIZON, 1), np.float32)
+    observations, _, terminated, truncated, info = env.step((chunks, np.array([3, 2])))
+    assert info['transitions']['length'].tolist() == [2, 2]
+    assert info['transitions']['done'].tolist() == [True, False]
+    assert info['success'].tolist() == [True, False]
+    np.testing.assert_array_equal(info['transitions']['next_observation'], [[0, 2], [3, 2]])
+    np.testing.assert_array_equal(observations[1], [3, 2])
+    assert observations[0, 1] == 0  # the next episode
+    assert not terminated.any()
+    assert not truncated.any()
+    before = observations
+    observations, _, _, _, info = env.step((chunks, np.array([0, 1])))
+    assert info['transitions']['length'].tolist() == [0, 1]
+    assert not info['transitions']['done'].any()
+    np.testing.assert_array_equal(observations[0], before[0])

@@ -119,7 +119,7 @@ def test_any_history_gives_the_samples_of_a_plain_list(lengths, capacity, adds, 
     experience = Experience()
     rows = experience.episodes(lengths)
     assume(len(rows['terminals']) + 2 <= capacity)
-    buffer = ReplayBuffer.create(rows, capacity - len(lengths))
+    buffer = ReplayBuffer.create(Rows.of_dataset(rows), capacity - len(lengths))
     assert buffer.capacity == capacity
     buffer = buffer.begin_online(100)
     reference = ListBuffer(rows, buffer.capacity)
@@ -135,7 +135,7 @@ def test_any_history_gives_the_samples_of_a_plain_list(lengths, capacity, adds, 
 
 def test_chunk_never_crosses_episodes():
     rows = Experience().episodes([7, 2, 5])
-    buffer = ReplayBuffer.create(rows, 50)
+    buffer = ReplayBuffer.create(Rows.of_dataset(rows), 50)
     batch, _ = assert_samples_match(buffer, ListBuffer(rows, buffer.capacity), horizon=4)
     assert 0 < batch['valid'][:, -1].mean() < 1  # both kinds occurred
 
@@ -143,7 +143,7 @@ def test_chunk_never_crosses_episodes():
 def test_an_episode_longer_than_the_buffer_does_not_cross_the_write_head():
     experience = Experience()
     rows = experience.episodes([1])
-    buffer = ReplayBuffer.create(rows, 8).begin_online(100)
+    buffer = ReplayBuffer.create(Rows.of_dataset(rows), 8).begin_online(100)
     reference = ListBuffer(rows, buffer.capacity)
     state = experience.states(1)[0]
     for _ in range(10):
@@ -156,7 +156,7 @@ def test_an_episode_longer_than_the_buffer_does_not_cross_the_write_head():
 def test_the_newest_transition_of_an_unfinished_episode_can_be_sampled():
     experience = Experience()
     rows = experience.episodes([3])
-    buffer = ReplayBuffer.create(rows, 20).begin_online(100)
+    buffer = ReplayBuffer.create(Rows.of_dataset(rows), 20).begin_online(100)
     chunk = experience.chunk(experience.states(1)[0], 2, done=False)
     buffer = add(buffer, chunk)
     assert int(buffer.num_starts) == 5
@@ -169,7 +169,7 @@ def test_the_newest_transition_of_an_unfinished_episode_can_be_sampled():
 
 def test_starts_are_uniform_however_short_the_episodes():
     rows = Experience().episodes([1, 1, 30, 1, 2])
-    buffer = ReplayBuffer.create(rows, 40)
+    buffer = ReplayBuffer.create(Rows.of_dataset(rows), 40)
     batch = sample(buffer, jax.random.PRNGKey(0), 35_000, 1, DISCOUNT)
     _, counts = np.unique(np.asarray(batch['observations'][:, 0]), return_counts=True)
     assert len(counts) == 35
@@ -179,7 +179,9 @@ def test_starts_are_uniform_however_short_the_episodes():
 def test_online_data_replaces_the_first_offline_rows_when_the_data_set_fills_the_buffer():
     experience = Experience()
     rows = experience.episodes([5, 5])
-    buffer = ReplayBuffer.create(rows, 1)  # smaller than the data: room for one transition more
+    buffer = ReplayBuffer.create(
+        Rows.of_dataset(rows), 1
+    )  # smaller than the data: room for one transition more
     buffer = buffer.begin_online(100)
     buffer = add(buffer, experience.chunk(experience.states(1)[0], 1, done=True))
     batch = sample(buffer, jax.random.PRNGKey(0), 500, 1, DISCOUNT)
@@ -197,7 +199,7 @@ def test_a_termination_inside_an_episode_stops_the_bootstrap_not_the_rewards():
     rows = Experience().episodes([4])
     rows['masks'] = np.array([1, 0, 1, 1, 1], np.float32)
     rows['rewards'] = np.ones(5, np.float32)
-    buffer = ReplayBuffer.create(rows, 10)
+    buffer = ReplayBuffer.create(Rows.of_dataset(rows), 10)
     batch = sample(buffer, jax.random.PRNGKey(0), 64, 3, DISCOUNT)
     first = np.asarray(batch['observations'][:, 0]) == 0
     np.testing.assert_allclose(np.asarray(batch['rewards'])[first], 1 + 0.9 + 0.81, rtol=1e-6)
@@ -207,7 +209,7 @@ def test_a_termination_inside_an_episode_stops_the_bootstrap_not_the_rewards():
 
 def test_loading_other_data_forgets_the_old():
     experience = Experience()
-    buffer = ReplayBuffer.create(experience.episodes([6, 6]), 20, size=16)
+    buffer = ReplayBuffer.create(Rows.of_dataset(experience.episodes([6, 6]), 16), 20)
     rows = experience.episodes([3, 2])
     buffer = buffer.load(Rows.of_dataset(rows, 16))
     assert_samples_match(buffer, ListBuffer(rows, buffer.capacity), horizon=3)
@@ -222,14 +224,14 @@ def test_loading_other_data_forgets_the_old():
 
 
 def test_a_chunk_must_fit_the_buffer():
-    buffer = ReplayBuffer.create(Experience().episodes([1]), 1)
+    buffer = ReplayBuffer.create(Rows.of_dataset(Experience().episodes([1])), 1)
     with pytest.raises(ValueError, match='do not fit'):
         buffer.add(Experience().chunk(np.zeros(3, np.float32), 2, done=False))
 
 
 def test_adding_nothing_changes_nothing():
     experience = Experience()
-    buffer = ReplayBuffer.create(experience.episodes([3]), 8).begin_online(20)
+    buffer = ReplayBuffer.create(Rows.of_dataset(experience.episodes([3])), 8).begin_online(20)
     state = experience.states(1)[0]
     for done in (False, True):
         chunk = experience.chunk(state, 2, done)
@@ -241,7 +243,7 @@ def test_adding_nothing_changes_nothing():
 def test_seeds_share_the_data_set_and_have_online_rows_of_their_own():
     experience = Experience()
     rows = experience.episodes([4, 3])
-    alone = ReplayBuffer.create(rows, 12).begin_online(30)
+    alone = ReplayBuffer.create(Rows.of_dataset(rows), 12).begin_online(30)
     both = alone.replicate(2)
     assert both.offline is alone.offline
     axes = both.seed_axes()

@@ -9,7 +9,7 @@ import pathlib
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from utils.plots import learning_curve
 
@@ -97,6 +97,39 @@ class RunLog:
             self._wandb.finish()
 
 
+class RunLogs:
+    """The directories of the seeds that are trained together, each like that of a run alone."""
+
+    def __init__(self, save_dir: str, group: str, env_name: str, method: str, seeds: list[int]):
+        """See `RunLog`."""
+        self._seeds = seeds
+        self._logs = [RunLog(save_dir, group, env_name, method, seed) for seed in seeds]
+
+    @property
+    def directories(self) -> list[pathlib.Path]:
+        return [log.directory for log in self._logs]
+
+    def start(self, settings: Mapping, wandb_mode: str) -> None:
+        """Writes each `flags.json`, with the seed of its own."""
+        for seed, log in zip(self._seeds, self._logs, strict=True):
+            log.start(settings | {'flags': settings['flags'] | {'seed': seed}}, wandb_mode)
+
+    def training(self, phase: str, step: int, rows: Iterable[Mapping[str, float]]) -> None:
+        """Appends a row to each `offline.csv` or `online.csv`."""
+        for log, row in zip(self._logs, rows, strict=True):
+            log.training(phase, step, row)
+
+    def evaluation(self, phase: str, step: int, scores: Iterable[Mapping[str, float]]) -> None:
+        """Appends a row to each `eval.csv` and draws the pictures anew."""
+        for log, row in zip(self._logs, scores, strict=True):
+            log.evaluation(phase, step, row)
+
+    def finish(self) -> None:
+        """Closes everything."""
+        for log in self._logs:
+            log.finish()
+
+
 def versions() -> dict[str, str | None]:
     """Returns the versions of the packages that decide a result, and the code's git commit."""
     root = pathlib.Path(__file__).parent.parent
@@ -148,6 +181,7 @@ def start_wandb(mode: str, run_dir: pathlib.Path, group: str, settings: Mapping)
             dir=str(run_dir),
             config=dict(settings),
             settings=wandb.Settings(save_code=False, silent=True, init_timeout=20),
+            reinit='create_new',  # seeds trained together are runs of their own
         )
     except Exception as error:  # whatever goes wrong there is not worth a run
         logging.warning('--wandb_mode=%s: did not start (%s); going on without.', mode, error)

@@ -77,9 +77,13 @@ class Rows(flax.struct.PyTreeNode):
             num_episodes=jnp.int32(terminals.sum()),
         )
 
-    def empty(self, size: int) -> 'Rows':
-        """Returns room for `size` rows like these."""
-        return jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:])[: x.ndim], x.dtype), self)
+    def empty(self, *shape: int) -> 'Rows':
+        """Returns room for rows like these; the last number of the shape counts them."""
+
+        def zeros(x):
+            return jnp.zeros((*shape, *x.shape[1:]) if x.ndim else shape[:-1], x.dtype)
+
+        return jax.tree.map(zeros, self)
 
 
 class ReplayBuffer(flax.struct.PyTreeNode):
@@ -92,18 +96,14 @@ class ReplayBuffer(flax.struct.PyTreeNode):
     capacity: int = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def create(
-        cls, rows: dict[str, np.ndarray], buffer_size: int, size: int | None = None
-    ) -> 'ReplayBuffer':
+    def create(cls, offline: Rows, buffer_size: int) -> 'ReplayBuffer':
         """Makes a buffer that holds a data set.
 
         Args:
-            rows: of the data set (see `Rows.of_dataset`).
+            offline: the data set, from `Rows.of_dataset`.
             buffer_size: transitions it must hold online. Room is made for at least one transition
                 more than the data set has, and for the data set's final states besides.
-            size: rows of the largest data set that will be loaded; this one's by default.
         """
-        offline = Rows.of_dataset(rows, size)
         return cls(
             offline=offline,
             online=offline.empty(1),
@@ -118,7 +118,8 @@ class ReplayBuffer(flax.struct.PyTreeNode):
         Each may need a second row, for the state an episode ends in; what is beyond the capacity
         is overwritten, the oldest first.
         """
-        return self.replace(online=self.offline.empty(min(self.capacity, 2 * num_transitions + 1)))
+        size = min(self.capacity, 2 * num_transitions + 1)
+        return self.replace(online=self.offline.empty(*self.is_open.shape, size))
 
     @property
     def num_starts(self) -> jax.Array:

@@ -34,14 +34,16 @@ def unstack(tree: Any, seed: int) -> Any:
     return jax.tree.map(lambda x: x[seed], tree)
 
 
-def place(tree: Any, axes: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Puts a stacked tree on the mesh: each seed on its device, what is shared on all of them.
+def place(tree: Any, axes: Any) -> Any:
+    """Spreads a stacked tree over the mesh in force: each seed on its device, the rest on all.
 
     Args:
         tree: arrays.
         axes: 0 where they are stacked, None where shared, as a prefix of `tree`.
-        mesh: of `seed_mesh`.
     """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return tree
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(axes))
     return jax.device_put(tree, shardings)
 
@@ -63,7 +65,9 @@ def over_seeds(function: Callable, in_axes: Any, out_axes: Any = 0) -> Callable:
         }
         if sizes != {1}:
             return jax.vmap(function, in_axes=in_axes, out_axes=out_axes)(*args)
-        alone = [_map_axes(lambda x: x[0], axes, arg) for axes, arg in zip(in_axes, args)]
+        alone = [
+            _map_axes(lambda x: x[0], axes, arg) for axes, arg in zip(in_axes, args, strict=True)
+        ]
         return _map_axes(lambda x: x[None], out_axes, function(*alone))
 
     def lifted(*args):

@@ -1,12 +1,18 @@
-"""The loop body of both phases: sample, update, many times in one dispatch."""
+"""The loop body of both phases: sample, update, many times in one dispatch, for all seeds at once.
+
+Agents and totals are stacked along a first axis that counts the seeds (utils/seeds.py), as are the
+parts of the replay buffer that are not the shared data set.
+"""
 
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from utils.replay import Batch, ReplayBuffer
+from utils.seeds import over_seeds, place
 
 Totals = dict[str, jax.Array]
 
@@ -17,53 +23,85 @@ def _update_once(agent, buffer: ReplayBuffer):
     return agent.replace(rng=rng).update(batch)
 
 
-@partial(jax.jit, donate_argnames=('agent', 'totals'))
-def train(agent, buffer: ReplayBuffer, num_updates: int, totals: Totals) -> tuple[Any, Totals]:
-    """Makes `num_updates` updates, each on a fresh batch, without returning to the host.
+def _train_one(agent, buffer: ReplayBuffer, most: jax.Array, num_updates, totals: Totals):
+    """Makes `num_updates` updates of one seed in a loop of `most` rounds."""
+
+    def body(i, carry):
+        agent, totals = carry
+        new, info = _update_once(agent, buffer)
+        new = new, jax.tree.map(jnp.add, totals, info | {'updates': 1.0})
+        if num_updates is None:
+            return new
+        return jax.tree.map(lambda a, b: jnp.where(i < num_updates, a, b), new, carry)
+
+    return jax.lax.fori_loop(0, most, body, (agent, totals))
+
+
+@partial(jax.jit, donate_argnames=('agents', 'totals'))
+def train(agents, buffers: ReplayBuffer, num_updates, totals: Totals) -> tuple[Any, Totals]:
+    """Makes updates of all seeds, each on a fresh batch, without returning to the host.
 
     The number is an argument of the program, not a constant of it, so that one compilation serves
     whole intervals, their remainders and the odd lengths of online chunks.
 
     Args:
-        agent: used up, like `totals`; go on with those returned.
-        buffer: what to learn from.
-        num_updates: 0 or more.
-        totals: sums of the agent's logged scalars, from `zero_totals` or an earlier call.
+        agents: stacked `[S, …]`; used up, like `totals`; go on with those returned.
+        buffers: what to learn from.
+        num_updates: 0 or more; an integer for all, or one for each seed, `[S]`. Seeds that are
+            due fewer than others then wait for them.
+        totals: sums of the agents' logged scalars, from `zero_totals` or an earlier call.
 
     Returns:
-        The agent and the totals with these updates in them.
+        The agents and the totals with these updates in them.
     """
+    num_updates = jnp.asarray(num_updates, jnp.int32)
+    each = num_updates if num_updates.ndim and num_updates.size > 1 else None
+    own = None if each is None else 0
+    return over_seeds(_train_one, (0, buffers.seed_axes(), None, own, 0))(
+        agents, buffers, num_updates.max(), each, totals
+    )
 
-    def body(_, carry):
-        agent, totals = carry
-        agent, info = _update_once(agent, buffer)
-        return agent, jax.tree.map(jnp.add, totals, info | {'updates': 1.0})
 
-    return jax.lax.fori_loop(0, num_updates, body, (agent, totals))
-
-
-@partial(jax.jit, donate_argnames='buffer')
-def add(buffer: ReplayBuffer, transitions: Batch) -> ReplayBuffer:
-    """`buffer.add(transitions)` in place: the buffer given is used up."""
-    return buffer.add(transitions)
+@partial(jax.jit, donate_argnames='buffers')
+def add(buffers: ReplayBuffer, transitions: Batch) -> ReplayBuffer:
+    """`buffer.add(transitions)` for each seed, in place: the buffers given are used up."""
+    axes = buffers.seed_axes()
+    return over_seeds(ReplayBuffer.add, (axes, 0), axes)(buffers, transitions)
 
 
 @jax.jit
-def act(agent, observation: jax.Array, rng: jax.Array, step: int) -> jax.Array:
-    """Returns the chunk `[h, d_a]` to execute at environment step `step`."""
-    return agent.sample_actions(observation, jax.random.fold_in(rng, step))
+def act(agents, observations: jax.Array, rngs: jax.Array, steps: jax.Array) -> jax.Array:
+    """Returns the chunks `[S, h, d_a]` to execute.
+
+    Args:
+        agents: stacked `[S, …]`.
+        observations: `[S, d_s]`.
+        rngs: of each seed's exploration, `[S, 2]`.
+        steps: environment steps each has taken, `[S]`.
+    """
+
+    def act_one(agent, observation, rng, step):
+        return agent.sample_actions(observation, jax.random.fold_in(rng, step))
+
+    return over_seeds(act_one, (0, 0, 0, 0))(agents, observations, rngs, steps)
 
 
-def zero_totals(agent, buffer: ReplayBuffer) -> Totals:
+def zero_totals(agents, buffers: ReplayBuffer) -> Totals:
     """Returns what `train` starts to add to."""
-    _, info = jax.eval_shape(_update_once, agent, buffer)
-    return {name: jnp.zeros(x.shape, x.dtype) for name, x in info.items()} | {
-        'updates': jnp.zeros(())
-    }
+    once = over_seeds(_update_once, (0, buffers.seed_axes()))
+    _, info = jax.eval_shape(once, agents, buffers)
+    totals = {name: jnp.zeros(x.shape, x.dtype) for name, x in info.items()}
+    return place(totals | {'updates': jnp.zeros(len(agents.rng))}, 0)
 
 
-def averages(totals: Totals) -> dict[str, float]:
-    """Returns the mean of each logged scalar over the updates in `totals`; waits for them."""
+def averages(totals: Totals) -> list[dict[str, float]]:
+    """Returns each seed's mean of the logged scalars over the updates in `totals`.
+
+    Waits for them to be made.
+    """
     totals = jax.device_get(totals)
-    num_updates = float(totals.pop('updates'))
-    return {name: float(total) / max(num_updates, 1.0) for name, total in totals.items()}
+    num_updates = np.maximum(totals.pop('updates'), 1)
+    return [
+        {name: float(total[i] / num_updates[i]) for name, total in totals.items()}
+        for i in range(len(num_updates))
+    ]
