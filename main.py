@@ -19,12 +19,13 @@ from agents import make_agent
 from envs import make_dataset, make_env, make_vector_env
 from experiments.methods import expand_method
 from utils import checkpoints
+from utils.compilation import keep_compilations
 from utils.evaluation import evaluate
 from utils.logs import RunLogs, versions
 from utils.replay import ReplayBuffer
 from utils.seeds import place, seed_mesh, stack, unstack
 from utils.streaming import ShardReader
-from utils.training import act, add, averages, train, zero_totals
+from utils.training import act, add_transitions, averages, train, zero_totals
 
 FLAGS = flags.FLAGS
 ENV_NAME = 'cube-triple-play-singletask-task2-v0'  # default
@@ -42,6 +43,8 @@ flags.DEFINE_integer('num_seeds', 1, 'Seeds seed, seed + 1, … trained together
 flags.DEFINE_string('save_dir', 'exp', 'Runs are written to <save_dir>/<run_group>/….')
 flags.DEFINE_string('run_group', 'debug', 'Runs that belong together.')
 flags.DEFINE_string('restore_path', None, 'Checkpoint to start from.')
+flags.DEFINE_string('compilation_cache_dir', '~/.cache/dfp/jax', 'Compiled programs are kept here '
+                    'for the next run; empty: nowhere.')  # fmt: skip
 flags.DEFINE_enum('wandb_mode', 'disabled', ['disabled', 'offline', 'online'], 'W&B logging.')
 
 flags.DEFINE_integer('offline_steps', 1_000_000, 'Updates on the data set alone.')
@@ -105,6 +108,7 @@ def main(argv) -> None:
     if not FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)  # orbax has much to say
     check_flags()
+    keep_compilations(FLAGS.compilation_cache_dir)
     env_options = {'sparse': FLAGS.sparse, 'success_timing': FLAGS.success_timing}
     spaces = make_env(FLAGS.env_name, **env_options)
     description = {
@@ -256,7 +260,9 @@ def online(agents, buffers, env, seeds, logs, evaluate_at, bar):
             lengths = np.minimum(FLAGS.horizon_length, FLAGS.online_steps - steps) * playing
             observations, _, _, _, info = env.step((np.asarray(chunks), lengths))
             transitions = info['transitions']
-            buffers = add(buffers, {k: v for k, v in transitions.items() if k[0] != '_'})
+            buffers = add_transitions(
+                buffers, {k: v for k, v in transitions.items() if k[0] != '_'}
+            )
             steps += transitions['length']
             bar.update(int(steps.min()) - bar.n)
             for i in np.flatnonzero(transitions['done']):

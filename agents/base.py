@@ -25,6 +25,7 @@ from utils.networks import Critic
 from utils.replay import Batch
 
 Info = dict[str, jax.Array]
+SCORE_DTYPES = ('float32', 'bfloat16')
 
 
 def static(**kwargs):
@@ -45,6 +46,7 @@ def base_config() -> ml_collections.ConfigDict:
             'tau': 0.005,  # rate of the target critic
             'num_qs': 2,  # size of the critic ensemble
             'q_agg': 'mean',  # mean or min over the ensemble: targets and scores of candidates
+            'score_dtype': 'float32',  # or bfloat16: of the critic when it compares proposals
             'num_samples': 16,  # N, proposals per state when acting and in the critic's target
             'actor_hidden_dims': (512, 512, 512, 512),
             'critic_hidden_dims': (512, 512, 512, 512),
@@ -106,9 +108,11 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
                 bool(sizes) and min(sizes) >= 1,
                 f'--agent.{name}={sizes}: needs at least one layer, each of size 1 or more',
             )
-        require(
-            config.q_agg in ('mean', 'min'), f"--agent.q_agg={config.q_agg}: use 'mean' or 'min'"
-        )
+        for name, choices in (('q_agg', ('mean', 'min')), ('score_dtype', SCORE_DTYPES)):
+            require(
+                config[name] in choices,
+                f'--agent.{name}={config[name]}: use {" or ".join(choices)}',
+            )
 
     # ---- shared ---------------------------------------------------------------------------------
 
@@ -198,9 +202,13 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         return values.min(axis=0) if self.config.q_agg == 'min' else values.mean(axis=0)
 
     def score(self, observations: jax.Array, chunks: jax.Array) -> jax.Array:
-        """Values `chunks [..., N, D]` at `observations [..., d_s]` by the online critic."""
-        values = self.critic.apply(self.params['critic'], observations[..., None, :], chunks)
-        return self.aggregate(values)
+        """Values `chunks [..., N, D]` at `observations [..., d_s]` by the online critic.
+
+        For comparing them: in the precision of `score_dtype`, returned as float32.
+        """
+        inputs = self.params['critic'], observations[..., None, :], chunks
+        inputs = jax.tree.map(lambda x: x.astype(self.config.score_dtype), inputs)
+        return self.aggregate(self.critic.apply(*inputs).astype(jnp.float32))
 
     def act(self, observations: jax.Array, rng: jax.Array) -> jax.Array:
         """Returns the best of N proposals, `[..., D]`, for `observations [..., d_s]`."""

@@ -103,7 +103,8 @@ class DFPAgent(TopKAgent, kw_only=True):
             positives, kwargs = self.select_candidates(observations, candidate_rng)
             terms['topk'] = config.topk_weight * drift('topk', positives, **kwargs)
         if self.online and config.q_weight:
-            terms['q'] = -config.q_weight * self.score(observations, particles).mean()
+            values = self.critic.apply(self.params['critic'], observations[:, None], particles)
+            terms['q'] = -config.q_weight * self.aggregate(values).mean()
         info |= {f'actor/{name}_loss': value for name, value in terms.items()}
         info['actor/saturated'] = jnp.mean(jnp.abs(particles) >= 1)
         return sum(terms.values(), jnp.zeros(())), info

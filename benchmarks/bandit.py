@@ -20,8 +20,9 @@ from absl import app, flags
 from tqdm import tqdm
 
 from agents import make_agent
-from utils.replay import ReplayBuffer
-from utils.training import add, train, zero_totals
+from utils.replay import ReplayBuffer, Rows
+from utils.seeds import stack, unstack
+from utils.training import act, add_transitions, train, zero_totals
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -55,8 +56,8 @@ def behaviour(num: int, seed: int) -> np.ndarray:
     return np.clip(modes + WIDTH * rng.standard_normal((num, 2)), -1, 1).astype(np.float32)
 
 
-def as_rows(actions: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns episodes of one action each, as `ReplayBuffer.create` takes them."""
+def as_rows(actions: np.ndarray) -> Rows:
+    """Returns episodes of one action each."""
     num = 2 * len(actions)
     rows = {
         'observations': np.zeros((num, 1), np.float32),
@@ -66,19 +67,19 @@ def as_rows(actions: np.ndarray) -> dict[str, np.ndarray]:
         'terminals': np.arange(num) % 2 == 1,
     }
     rows['actions'][::2] = actions
-    return rows
+    return Rows.of_dataset(rows)
 
 
-def transition(action: jax.Array) -> dict:
-    """Returns an episode of one action, as `ReplayBuffer.add` takes it."""
+def transition(action: np.ndarray) -> dict:
+    """Returns an episode of one action, as `add_transitions` takes it for a single seed."""
     return {
-        'observations': np.zeros((1, 1), np.float32),
-        'actions': action.reshape(1, 2),
-        'rewards': np.zeros(1, np.float32),
-        'masks': np.zeros(1, np.float32),
-        'length': 1,
-        'next_observation': np.zeros(1, np.float32),
-        'done': True,
+        'observations': np.zeros((1, 1, 1), np.float32),
+        'actions': action.reshape(1, 1, 2),
+        'rewards': np.zeros((1, 1), np.float32),
+        'masks': np.zeros((1, 1), np.float32),
+        'length': np.ones(1, int),
+        'next_observation': np.zeros((1, 1), np.float32),
+        'done': np.ones(1, bool),
     }
 
 
@@ -115,21 +116,19 @@ def draw(agent, rng):
 
 def play(method: str, seed: int, offline_steps: int, online_steps: int) -> dict[str, tuple]:
     """Trains a method; returns what `draw` draws at the end of each phase."""
-    agent = new_agent(method, seed)
-    buffer = ReplayBuffer.create(as_rows(behaviour(DATA_SIZE, seed)), DATA_SIZE + online_steps)
-    totals = zero_totals(agent, buffer)
+    agents = stack([new_agent(method, seed)])
+    buffers = ReplayBuffer.create(as_rows(behaviour(DATA_SIZE, seed)), DATA_SIZE + online_steps)
+    buffers = buffers.replicate(1)
     rng = jax.random.PRNGKey(seed)
-    drawn = {}
-    agent, totals = train(agent, buffer, offline_steps, totals)
-    drawn['offline'] = jax.device_get(draw(agent, rng))
-    agent = agent.begin_online()
-    totals = zero_totals(agent, buffer)
+    agents, _ = train(agents, buffers, offline_steps, zero_totals(agents, buffers))
+    drawn = {'offline': jax.device_get(draw(unstack(agents, 0), rng))}
+    agents, buffers = agents.begin_online(), buffers.begin_online(online_steps)
+    totals = zero_totals(agents, buffers)
     for step in tqdm(range(online_steps), desc=f'{method}, online'):
-        action = agent.sample_actions(jnp.zeros(1), jax.random.fold_in(rng, step))
-        buffer = add(buffer, transition(action))
-        agent, totals = train(agent, buffer, 1, totals)
-    drawn['online'] = jax.device_get(draw(agent, rng))
-    return drawn
+        action = act(agents, np.zeros((1, 1), np.float32), rng[None], np.array([step]))
+        buffers = add_transitions(buffers, transition(np.asarray(action)))
+        agents, totals = train(agents, buffers, 1, totals)
+    return drawn | {'online': jax.device_get(draw(unstack(agents, 0), rng))}
 
 
 def summary(actions: np.ndarray) -> dict[str, float]:

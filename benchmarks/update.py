@@ -29,6 +29,7 @@ from benchmarks.common import (
 from benchmarks.flops import update_flops
 from experiments.methods import METHODS
 from utils.replay import ReplayBuffer, Rows
+from utils.seeds import stack
 from utils.training import train, zero_totals
 
 
@@ -36,11 +37,11 @@ class Fused:
     """Blocks of updates in one dispatch, sampled on the device."""
 
     def __init__(self, agent, buffer):
-        self.agent, self.buffer = jax.tree.map(jnp.copy, agent), buffer  # `train` uses it up
-        self.totals = zero_totals(agent, buffer)
+        self.agents, self.buffers = stack([agent]), buffer.replicate(1)
+        self.totals = zero_totals(self.agents, self.buffers)
 
     def __call__(self, num_updates: int):
-        self.agent, self.totals = train(self.agent, self.buffer, num_updates, self.totals)
+        self.agents, self.totals = train(self.agents, self.buffers, num_updates, self.totals)
         return self.totals
 
 

@@ -62,6 +62,22 @@ def test_acting_picks_the_best_of_the_proposals(method, q_agg, leading):
     np.testing.assert_allclose(actions, expected[..., 0, :], atol=1e-5)
 
 
+def test_scoring_in_bfloat16_changes_choices_little_and_losses_not_at_all():
+    agent, rough = make('dfp', q_weight=1.0), make('dfp', q_weight=1.0, score_dtype='bfloat16')
+    observations, rng = make_batch(size=500)['observations'], jax.random.PRNGKey(0)
+    chunks = agent.propose(agent.params['actor'], observations, 8, rng)
+    exact, values = agent.score(observations, chunks), rough.score(observations, chunks)
+    assert values.dtype == jnp.float32
+    assert 0 < jnp.abs(values - exact).max() < 0.1 * exact.std()
+    batch, targets = make_batch(), jnp.arange(16.0)
+    params = agent.params['critic']
+    assert (
+        agent.critic_loss(params, batch, targets)[0] == rough.critic_loss(params, batch, targets)[0]
+    )
+    online = [x.begin_online().actor_loss(x.params['actor'], batch, rng)[1] for x in (agent, rough)]
+    assert online[0]['actor/q_loss'] == online[1]['actor/q_loss']
+
+
 @every_method
 def test_one_proposal_is_plain_sampling_and_asks_no_critic(method):
     agent = make(method, num_samples=1)
@@ -292,7 +308,8 @@ def test_critic_learns_the_values_of_a_chain_it_can_compute_by_hand(method, hori
         ({'temperatures': (0.1, -1.0)}, r'--agent.temperatures=.*above 0'),
         ({'num_particles': 0}, r'--agent.num_particles=0: must be at least 1'),
         ({'num_samples': 0}, r'--agent.num_samples=0: must be at least 1'),
-        ({'q_agg': 'median'}, r"--agent.q_agg=median: use 'mean' or 'min'"),
+        ({'q_agg': 'median'}, r'--agent.q_agg=median: use mean or min'),
+        ({'score_dtype': 'half'}, r'--agent.score_dtype=half: use float32 or bfloat16'),
         ({'topk_weight': -1.0}, r'--agent.topk_weight=-1.0: must not be negative'),
         ({'ema_rate': 0.0}, r'--agent.ema_rate=0.0'),
         ({'tau': 2.0}, r'--agent.tau=2.0: must be in \(0, 1\]'),

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -22,9 +24,14 @@ SMALL = [
 ]
 
 
-def run(*arguments, program='main.py', check=True):
+def run(*arguments, program='main.py', check=True, environment=None):
     result = subprocess.run(
-        [sys.executable, program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=400
+        [sys.executable, program, *arguments],
+        cwd=ROOT,
+        env=os.environ | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
     if check:
         assert result.returncode == 0, result.stderr[-3000:]
@@ -58,7 +65,9 @@ def finished(dataset_dir, tmp_path_factory):
         '--eval_interval=10',
         '--log_interval=12',
         '--wandb_mode=offline',
+        f'--compilation_cache_dir={save_dir / "cache"}',
         *SMALL,
+        environment={'JAX_LOG_COMPILES': '1'},
     )
     (directory,) = (save_dir / 'test' / ENV_NAME).iterdir()
     return directory, result
@@ -81,6 +90,14 @@ def test_tables_have_a_row_per_interval_and_one_at_the_end(finished):
     assert all(float(row['actor/data_force_0.1']) > 0 for row in offline + online)
 
 
+def test_nothing_is_compiled_twice_in_a_phase(finished):
+    compiled = re.findall(r'Finished XLA compilation of jit\((\w+)\)', finished[1].stderr)
+    assert compiled.count('train') == 2  # offline, online
+    assert compiled.count('_act') == 2  # evaluation in both
+    assert compiled.count('act') == compiled.count('add_transitions') == 1
+    assert any((finished[0].parents[2] / 'cache').iterdir())
+
+
 def test_a_run_says_how_it_was_made(finished):
     written = json.loads((finished[0] / 'flags.json').read_text())
     assert written['flags']['online_steps'] == 33
@@ -99,6 +116,62 @@ def test_a_run_leaves_a_picture_and_shows_progress(finished):
     assert 'online: 100%' in result.stderr
     assert 'success=' in result.stderr
     assert (directory / 'wandb').is_dir()
+
+
+def numbers(rows):
+    return [{k: float(v) for k, v in row.items() if k not in ('phase', 'seconds')} for row in rows]
+
+
+def test_seeds_trained_together_leave_what_each_would_alone(finished, dataset_dir, tmp_path):
+    run(
+        f'--env_name={ENV_NAME}',
+        f'--ogbench_dataset_dir={dataset_dir}',
+        f'--save_dir={tmp_path}',
+        '--num_seeds=2',
+        '--offline_steps=25',
+        '--online_steps=33',
+        '--start_training=10',
+        '--eval_interval=10',
+        '--log_interval=12',
+        *SMALL,
+        '--eval_envs=4',
+    )
+    directories = sorted(path.parent for path in tmp_path.rglob('flags.json'))
+    assert [json.loads((d / 'flags.json').read_text())['flags']['seed'] for d in directories] == [
+        0, 1,
+    ]  # fmt: skip
+    for name in ('offline', 'online', 'eval'):
+        alone = numbers(table(finished[0] / f'{name}.csv'))
+        first, second = (numbers(table(d / f'{name}.csv')) for d in directories)
+        for row, expected in zip(first, alone, strict=True):
+            assert row == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
+        assert len(second) == len(first)
+        assert name == 'eval' or second != first
+    for directory in directories:
+        assert (directory / 'learning_curve.png').exists()
+        assert (directory / 'checkpoints' / 'online').is_dir()
+
+
+def test_a_method_by_name_runs_in_both_phases_and_may_alternate(dataset_dir, tmp_path):
+    run(
+        '--method=BFN',
+        '--nooverlap',
+        f'--env_name={ENV_NAME}',
+        f'--ogbench_dataset_dir={dataset_dir}',
+        f'--save_dir={tmp_path}',
+        '--offline_steps=3',
+        '--online_steps=7',
+        '--start_training=2',
+        '--log_interval=3',
+        '--compilation_cache_dir=',
+        *SMALL,
+    )
+    (directory,) = (path.parent for path in tmp_path.rglob('flags.json'))
+    assert directory.name.startswith('BFN-sd000-')
+    written = json.loads((directory / 'flags.json').read_text())
+    assert written['flags']['horizon_length'] == 1
+    assert written['agent']['num_samples'] == 4
+    assert [int(row['step']) for row in table(directory / 'online.csv')] == [3, 6, 7]
 
 
 def test_a_checkpoint_evaluates_to_the_score_of_its_run(finished):
@@ -149,6 +222,10 @@ def test_a_run_can_start_from_a_checkpoint_and_read_its_data_in_shards(finished,
         (['--collect_episodes=5'], '--collect_episodes=5: has a meaning only with'),
         (['--save_dir=/dev/null/exp'], '--save_dir=/dev/null/exp: cannot write'),
         (['--restore_path=/no/such/run'], '--restore_path=/no/such/run: no checkpoint there'),
+        (['--num_seeds=0'], '--num_seeds=0: must be at least 1'),
+        (['--num_seeds=2', '--restore_path=x'], '--num_seeds=2 --restore_path=x: a checkpoint is'),
+        (['--method=QCFQL'], '--method=QCFQL: unknown; there are BFN, QC-BFN'),
+        (['--method=DFP', '--agent=agents/bfn.py'], 'a method names its agent; give one'),
         (['stray'], "'stray': not a flag"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',

@@ -19,7 +19,7 @@ from small_agents import make
 from test_training import make_buffer
 from utils.evaluation import _act
 from utils.seeds import place, seed_mesh, stack
-from utils.training import act, add, averages, train, zero_totals
+from utils.training import act, add_transitions, averages, train, zero_totals
 
 assert len(jax.devices()) == 4
 transitions = {
@@ -40,7 +40,7 @@ def play():
     agents, totals = train(agents, buffers, 3, zero_totals(agents, buffers))
     agents = agents.begin_online()
     buffers = buffers.begin_online(20)
-    buffers = add(place(buffers, buffers.seed_axes()), transitions)
+    buffers = add_transitions(place(buffers, buffers.seed_axes()), transitions)
     agents, totals = train(agents, buffers, np.array([4, 2, 0, 3]), zero_totals(agents, buffers))
     keys = jax.random.split(jax.random.PRNGKey(0), 4)
     chunks = act(agents, np.ones((4, 3), np.float32), keys, np.arange(4))

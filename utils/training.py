@@ -63,7 +63,7 @@ def train(agents, buffers: ReplayBuffer, num_updates, totals: Totals) -> tuple[A
 
 
 @partial(jax.jit, donate_argnames='buffers')
-def add(buffers: ReplayBuffer, transitions: Batch) -> ReplayBuffer:
+def add_transitions(buffers: ReplayBuffer, transitions: Batch) -> ReplayBuffer:
     """`buffer.add(transitions)` for each seed, in place: the buffers given are used up."""
     axes = buffers.seed_axes()
     return over_seeds(ReplayBuffer.add, (axes, 0), axes)(buffers, transitions)
