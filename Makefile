@@ -9,7 +9,7 @@ help:
 	@echo 'make demo   set up, collect data, train DFP on a MuJoCo task, draw learning_curve.png'
 	@echo 'make test   set up, run every test'
 	@echo 'make lint   set up, run ruff'
-	@echo 'make bench  set up, run the benchmarks'
+	@echo 'make bench  set up, run the benchmarks, write exp/benchmarks.md'
 	@echo 'make lock   resolve requirements.in into requirements.txt'
 
 setup: $(READY)
@@ -32,8 +32,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks.update
-	$(BIN)/python -m benchmarks.collect
+	$(BIN)/python -m benchmarks
 
 lock:
 	$(PYTHON) -m venv .venv-lock

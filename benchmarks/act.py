@@ -10,9 +10,9 @@ import functools
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from benchmarks.common import OBSERVATION_DIM, new_agent, print_table, save, seconds
+from benchmarks.common import OBSERVATION_DIM, new_agent, print_table, run, save, seconds
 from experiments.methods import METHODS
 
 
@@ -54,5 +54,4 @@ def main(_):
 
 if __name__ == '__main__':
     flags.DEFINE_integer('repeats', 300, 'Calls of each, of which the median counts.')
-    flags.DEFINE_string('json', None, 'File for the results.')
-    app.run(main)
+    run(main)

@@ -15,6 +15,7 @@ import numpy as np
 from absl import app, flags
 from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
 
+from benchmarks.common import print_table, run, save
 from envs.collect import NOISE, collect
 from envs.cube import EPISODE_ROWS, make_collection_env, parse_dataset
 
@@ -70,22 +71,23 @@ def main(_):
     whole = measure(collect_somewhere, name, episodes, workers)
     seconds += measure(play_bare, env, oracle, half)
 
-    print(f'{name}, {workers} workers, {episodes} episodes')
-    print('                         steps per second     steps per second of processor time')
     bare = 2 * half * EPISODE_ROWS / seconds
-    print(f'bare loop, one process  {bare[0]:7.0f}               {bare[1]:7.0f}')
+    rows = [{'': 'bare loop, one process', 'steps/s': bare[0], 'share of workers x bare': 1.0}]
+    rows[0] |= {'steps per CPU second': bare[1], 'share': 1.0}
     for label, count, took in (
-        ('collection, with start', episodes, whole),
-        ('collection, steady', episodes - workers, whole - start_up),
+        (f'{workers} workers, with start', episodes, whole),
+        (f'{workers} workers, steady', episodes - workers, whole - start_up),
     ):
         rate = count * EPISODE_ROWS / took
         share = rate / bare / (workers, 1)
-        columns = [f'{rate[i]:7.0f}  share {share[i]:.2f}' for i in range(2)]
-        print(f'{label:23} ', '  '.join(columns))
+        rows.append(dict(zip(rows[0], (label, rate[0], share[0], rate[1], share[1]), strict=True)))
+    rows = [{k: v if k == '' else float(v) for k, v in row.items()} for row in rows]
+    print_table(rows)
+    save(flags.FLAGS.json, {'collect': rows})
 
 
 if __name__ == '__main__':
     flags.DEFINE_string('env_name', 'cube-double-play-v0', 'Data set to imitate.')
     flags.DEFINE_integer('num_episodes', 20, 'Episodes to collect.')
     flags.DEFINE_integer('num_workers', 2, 'Processes.')
-    app.run(main)
+    run(main)

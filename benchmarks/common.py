@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import app, flags, logging
 
 from agents import make_agent
 from agents.base import Agent
@@ -22,7 +23,7 @@ EPISODES, EPISODE_ROWS = 200, 1001
 SMALL = {'batch_size': 64, 'actor_hidden_dims': (128, 128), 'critic_hidden_dims': (128, 128)}
 
 
-def new_agent(method: str, **changes) -> Agent:
+def new_agent(method: str, seed: int = 0, **changes) -> Agent:
     """Makes an agent of the paper's table for cube-double."""
     config, horizon_length = method_settings(method, 'cube-double-play-singletask-task2-v0')
     config.update(changes)
@@ -34,7 +35,7 @@ def new_agent(method: str, **changes) -> Agent:
             'horizon_length': horizon_length,
             'discount': DISCOUNT,
         },
-        seed=0,
+        seed,
     )
 
 
@@ -108,16 +109,30 @@ def machine() -> dict:
     }
 
 
+def table(rows: list[dict]) -> str:
+    """Returns a Markdown table with the columns of the first row."""
+    cells = [[f'{x:.3g}' if isinstance(x, float) else str(x) for x in row.values()] for row in rows]
+    lines = [list(rows[0]), ['---'] * len(rows[0]), *cells]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
 def print_table(rows: list[dict]) -> None:
-    """Prints a Markdown table with the columns of the first row."""
-    print('| ' + ' | '.join(rows[0]) + ' |')
-    print('|' + '---|' * len(rows[0]))
-    for row in rows:
-        cells = (f'{x:.3g}' if isinstance(x, float) else str(x) for x in row.values())
-        print('| ' + ' | '.join(cells) + ' |', flush=True)
+    """Prints `table(rows)`."""
+    print(table(rows), flush=True)
 
 
 def save(path: str | None, content: dict) -> None:
-    """Writes results and the machine's description as JSON, if a path is given."""
+    """Writes results as JSON, if a path is given."""
     if path:
         pathlib.Path(path).write_text(json.dumps(machine() | content, indent=2) + '\n')
+
+
+def run(main: Callable) -> None:
+    """Runs a benchmark as a program with `--json`."""
+    flags.DEFINE_string('json', None, 'File for the results.')
+
+    def quiet(argv):
+        logging.set_verbosity(logging.WARNING)
+        return main(argv)
+
+    app.run(quiet)

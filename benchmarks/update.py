@@ -24,6 +24,7 @@ from benchmarks.common import (
     measure,
     new_agent,
     print_table,
+    run,
     save,
 )
 from benchmarks.flops import update_flops
@@ -126,5 +127,4 @@ def main(_):
 if __name__ == '__main__':
     flags.DEFINE_list('methods', list(METHODS), 'Methods to measure.')
     flags.DEFINE_integer('repeats', 9, 'Blocks of updates, of which the median counts.')
-    flags.DEFINE_string('json', None, 'File for the results.')
-    app.run(main)
+    run(main)

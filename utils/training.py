@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from utils.replay import Batch, ReplayBuffer
+from utils.replay import Batch, ReplayBuffer, Rows
 from utils.seeds import over_seeds, place
 
 Totals = dict[str, jax.Array]
@@ -62,11 +62,18 @@ def train(agents, buffers: ReplayBuffer, num_updates, totals: Totals) -> tuple[A
     )
 
 
-@partial(jax.jit, donate_argnames='buffers')
 def add_transitions(buffers: ReplayBuffer, transitions: Batch) -> ReplayBuffer:
-    """`buffer.add(transitions)` for each seed, in place: the buffers given are used up."""
-    axes = buffers.seed_axes()
-    return over_seeds(ReplayBuffer.add, (axes, 0), axes)(buffers, transitions)
+    """`buffer.add(transitions)` for each seed, in place: the online rows given are used up."""
+    own = _add(buffers.replace(offline=None), buffers.offline, transitions)
+    return own.replace(offline=buffers.offline)
+
+
+@partial(jax.jit, donate_argnames='own')
+def _add(own: ReplayBuffer, offline: Rows, transitions: Batch) -> ReplayBuffer:
+    def add_one(own, offline, transitions):
+        return own.replace(offline=offline).add(transitions).replace(offline=None)
+
+    return over_seeds(add_one, (0, None, 0))(own, offline, transitions)
 
 
 @jax.jit

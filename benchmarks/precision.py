@@ -1,0 +1,76 @@
+"""Measures what scoring proposals in bfloat16 gains, and how often it chooses the same action.
+
+    python -m benchmarks.precision exp/quickstart/*/*/checkpoints/online
+
+Takes checkpoints of trained agents; the observations are those of the data they were trained on.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from agents import make_agent
+from agents.base import SCORE_DTYPES
+from benchmarks.common import new_agent, print_table, run, save, seconds
+from envs import make_dataset
+from utils import checkpoints
+
+FLAGS = flags.FLAGS
+
+
+def agreement(path: str) -> dict:
+    """Returns how often, and at what loss of value, the choice of a trained agent is the same."""
+    description = checkpoints.read_metadata(path)
+    description['agent'].setdefault('score_dtype', 'float32')
+    agent = checkpoints.restore(path, make_agent(description, seed=0))
+    rows = make_dataset(description['env_name'], FLAGS.ogbench_dataset_dir).load(0)
+    picked = np.random.default_rng(0).choice(len(rows['observations']), FLAGS.states)
+    observations = jnp.asarray(rows['observations'][picked])
+    rng, num = jax.random.PRNGKey(0), agent.config.num_samples
+    chunks = agent.propose(agent.params['actor'], observations, num, rng)
+    scores = {
+        dtype: agent.replace(config=agent.config._replace(score_dtype=dtype)).score(
+            observations, chunks
+        )
+        for dtype in SCORE_DTYPES
+    }
+    exact = scores['float32']
+    choice, rough = exact.argmax(-1), scores['bfloat16'].argmax(-1)
+    lost = exact.max(-1) - jnp.take_along_axis(exact, rough[:, None], -1)[:, 0]
+    spread = exact.max(-1) - exact.mean(-1)
+    return {
+        'agent': description['agent']['agent_name'],
+        'N': num,
+        'equal choice, %': float(100 * (choice == rough).mean()),
+        'value lost, % of best - mean': float(100 * lost.mean() / spread.mean()),
+    }
+
+
+def gain() -> list[dict]:
+    """Times the scoring of 256 × 16 proposals at paper size in both precisions."""
+    rows = []
+    for dtype in SCORE_DTYPES:
+        agent = new_agent('DFP', score_dtype=dtype)
+        observations = jnp.ones((256, agent.observation_dim))
+        chunks = jnp.ones((256, 16, agent.chunk_dim))
+        score = jax.jit(type(agent).score)
+        jax.block_until_ready(score(agent, observations, chunks))
+        took = [seconds(lambda: score(agent, observations, chunks)) for _ in range(20)]  # noqa: B023
+        rows.append({'score_dtype': dtype, 'ms': float(1e3 * np.median(took))})
+    return rows
+
+
+def main(argv):
+    rows = [agreement(path) for path in argv[1:]]
+    if rows:
+        print_table(rows)
+    speed = gain()
+    print_table(speed)
+    save(FLAGS.json, {'agreement': rows, 'scoring': speed})
+
+
+if __name__ == '__main__':
+    flags.DEFINE_string('ogbench_dataset_dir', 'data/quickstart', 'Data the agents come from.')
+    flags.DEFINE_integer('states', 5_000, 'States to choose at.')
+    run(main)
