@@ -241,33 +241,38 @@ def online(agents, buffers, env, seeds, logs, evaluate_at, bar):
     trained = steps.copy()  # those whose updates are made
     episodes = [[] for _ in seeds]
 
-    def catch_up(until: np.ndarray):
-        """Makes the updates owed for the steps up to `until`, without waiting for them."""
+    experienced = None  # by the last chunks, not yet in the buffers
+
+    def learn(until: np.ndarray):
+        """Stores what was experienced, and makes the updates owed for the steps up to `until`.
+
+        Waits for neither.
+        """
+        nonlocal agents, buffers, totals, experienced
+        if experienced is not None:
+            buffers, experienced = add_transitions(buffers, experienced), None
         owed = np.maximum(until - np.maximum(trained, FLAGS.start_training - 1), 0)
         trained[:] = np.maximum(trained, until)
-        if not owed.any():
-            return agents, totals
-        return train(agents, buffers, FLAGS.utd_ratio * owed, totals)
+        if owed.any():
+            agents, totals = train(agents, buffers, FLAGS.utd_ratio * owed, totals)
 
     for stop in stops([FLAGS.eval_interval, FLAGS.log_interval], FLAGS.online_steps):
         while (playing := steps < stop).any():
-            until = np.where(playing, steps, trained)
+            due = np.where(playing, steps, trained)
             if not FLAGS.overlap:
-                agents, totals = catch_up(until)
-            chunks = act(agents, observations, rngs, steps)
-            if FLAGS.overlap:
-                agents, totals = catch_up(until)
+                learn(due)
+            chunks = act(agents.to_act(), observations, rngs, steps)
             lengths = np.minimum(FLAGS.horizon_length, FLAGS.online_steps - steps) * playing
-            observations, _, _, _, info = env.step((np.asarray(chunks), lengths))
-            transitions = info['transitions']
-            buffers = add_transitions(
-                buffers, {k: v for k, v in transitions.items() if k[0] != '_'}
-            )
-            steps += transitions['length']
+            env.step_async((np.asarray(chunks), lengths))
+            if FLAGS.overlap:
+                learn(due)
+            observations, _, _, _, info = env.step_wait()
+            experienced = {k: v for k, v in info['transitions'].items() if k[0] != '_'}
+            steps += experienced['length']
             bar.update(int(steps.min()) - bar.n)
-            for i in np.flatnonzero(transitions['done']):
+            for i in np.flatnonzero(experienced['done']):
                 episodes[i].append(float(info['success'][i]))
-        agents, totals = catch_up(np.full(len(seeds), stop))
+        learn(np.full(len(seeds), stop))
         if is_stop(stop, FLAGS.log_interval, FLAGS.online_steps):
             played = [
                 {'episodes': len(x), 'episode_success': np.mean(x) if x else float('nan')}

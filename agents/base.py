@@ -11,6 +11,7 @@ agent is a pytree and everything that changes it is a pure function of it, so `l
 updates into one dispatch, `vmap` trains many seeds at once, and a checkpoint is one tree.
 """
 
+import dataclasses
 from collections import namedtuple
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -280,6 +281,11 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         """Returns chunks `[..., h, d_a]` to execute at `observations [..., d_s]`."""
         chunks = self.act(observations, rng)
         return chunks.reshape(*chunks.shape[:-1], self.policy_horizon, self.action_dim)
+
+    def to_act(self) -> Self:
+        """Returns what acting needs of the agent; less to hand over than all of it."""
+        state = {f.name for f in dataclasses.fields(self) if f.metadata.get('pytree_node', True)}
+        return self.replace(**dict.fromkeys(state - {'params'}))
 
     def begin_online(self) -> Self:
         """Returns the agent in its online phase."""

@@ -95,10 +95,14 @@ def act(agents, observations: jax.Array, rngs: jax.Array, steps: jax.Array) -> j
 
 def zero_totals(agents, buffers: ReplayBuffer) -> Totals:
     """Returns what `train` starts to add to."""
-    once = over_seeds(_update_once, (0, buffers.seed_axes()))
-    _, info = jax.eval_shape(once, agents, buffers)
-    totals = {name: jnp.zeros(x.shape, x.dtype) for name, x in info.items()}
+    infos = jax.eval_shape(_infos, agents, buffers)
+    totals = {name: jnp.zeros(x.shape, x.dtype) for name, x in infos.items()}
     return place(totals | {'updates': jnp.zeros(len(agents.rng))}, 0)
+
+
+@jax.jit  # for its cache of traces; it is never run
+def _infos(agents, buffers: ReplayBuffer):
+    return over_seeds(_update_once, (0, buffers.seed_axes()))(agents, buffers)[1]
 
 
 def averages(totals: Totals) -> list[dict[str, float]]:
