@@ -61,3 +61,5 @@ def test_final_success_is_that_of_the_last_row_of_the_phase(tmp_path):
     assert plots.final_success(tmp_path / 'eval.csv', 'online') == 20
     plots.learning_curve({'a': [tmp_path / 'eval.csv'] * 2}, tmp_path / 'curve.png', 'title')
     assert (tmp_path / 'curve.png').stat().st_size > 5000
+    table = plots.summary({'DFP': [tmp_path / 'eval.csv'] * 2})
+    assert table.splitlines()[-1] == '| DFP | 20.0 ± 0.0 (20, 20) | 20.0 ± 0.0 (20, 20) |'

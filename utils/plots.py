@@ -78,6 +78,23 @@ def final_success(file: pathlib.Path, phase: str) -> float | None:
     return 100 * float(rows[-1]['success']) if rows else None
 
 
+def summary(runs: dict[str, list[pathlib.Path]]) -> str:
+    """Returns a Markdown table of the success at the end of each phase, mean ± std over seeds."""
+    lines = ['| | end of offline, % | end of online, % |', '|---|---|---|']
+    for label, files in runs.items():
+        cells = [label]
+        for phase in ('offline', 'online'):
+            values = [v for file in files if (v := final_success(file, phase)) is not None]
+            if not values:
+                cells.append('')
+                continue
+            each = ', '.join(f'{value:.0f}' for value in values)
+            mean, std = statistics.mean(values), statistics.pstdev(values)
+            cells.append(f'{mean:.1f} ± {std:.1f} ({each})')
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
 def main(argv) -> None:
     files = [pathlib.Path(name) for name in argv[1:]]
     if not files:
@@ -86,13 +103,7 @@ def main(argv) -> None:
     for file in sorted(files):
         runs.setdefault(file.parent.name.split('-sd')[0], []).append(file)
     learning_curve(runs, pathlib.Path(flags.FLAGS.output), files[0].parent.parent.name)
-    for label, group in runs.items():
-        for phase in ('offline', 'online'):
-            values = [v for file in group if (v := final_success(file, phase)) is not None]
-            if values:
-                mean, std = statistics.mean(values), statistics.pstdev(values)
-                each = ', '.join(f'{value:.0f}' for value in values)
-                print(f'{label}, end of {phase}: {mean:.1f} ± {std:.1f} % ({each})')
+    print(summary(runs))
 
 
 if __name__ == '__main__':
