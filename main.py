@@ -217,7 +217,7 @@ def offline(agents, buffers, shards, logs, evaluate_at, bar):
         if is_stop(step, FLAGS.eval_interval, FLAGS.offline_steps):
             evaluate_at('offline', step, agents, bar)
         if len(shards) > 1 and step % FLAGS.dataset_replace_interval == 0:
-            buffers = buffers.load(shards.take())
+            buffers = place(buffers.load(shards.take()), buffers.seed_axes())
             if step < FLAGS.offline_steps:
                 shards.read_ahead()  # the shard before is forgotten by now
     return agents, buffers
@@ -240,7 +240,6 @@ def online(agents, buffers, env, seeds, logs, evaluate_at, bar):
     steps = np.zeros(len(seeds), int)  # environment steps taken
     trained = steps.copy()  # those whose updates are made
     episodes = [[] for _ in seeds]
-
     experienced = None  # by the last chunks, not yet in the buffers
 
     def learn(until: np.ndarray):

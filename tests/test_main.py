@@ -188,7 +188,7 @@ def test_a_checkpoint_evaluates_to_the_score_of_its_run(finished):
 
 def test_a_run_can_start_from_a_checkpoint_and_read_its_data_in_shards(finished, tmp_path):
     collect('cube-single-play-100m-v0', 2, tmp_path, 1, num_shards=2, num_val_episodes=0)
-    run(
+    result = run(
         f'--restore_path={finished[0] / "checkpoints" / "online"}',
         f'--env_name={ENV_NAME.replace("play", "play-100m")}',
         f'--ogbench_dataset_dir={tmp_path}',
@@ -197,7 +197,9 @@ def test_a_run_can_start_from_a_checkpoint_and_read_its_data_in_shards(finished,
         '--dataset_replace_interval=2',
         '--online_steps=0',
         *SMALL,
+        environment={'JAX_LOG_COMPILES': '1'},
     )
+    assert len(re.findall(r'Finished XLA compilation of jit\(train\)', result.stderr)) == 1
     rows = table(next(tmp_path.glob('*/*/*/eval.csv')))
     assert [(row['phase'], row['step']) for row in rows] == [('offline', '0'), ('offline', '5')]
     last = table(finished[0] / 'eval.csv')[-1]
