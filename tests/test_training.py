@@ -79,6 +79,18 @@ def test_seeds_train_side_by_side_as_they_would_alone_and_as_often_as_each_is_du
             np.testing.assert_allclose(value, by_itself[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_a_seed_is_the_same_after_a_thousand_updates_beside_others(buffer):
+    agents, buffers, totals = make_stacked(buffer, num_seeds=3)
+    agents, _ = train(agents, buffers, 1000, totals)
+    alone, buffers, totals = make_stacked(buffer)
+    alone, _ = train(stack([make(2)]), buffers, 1000, totals)
+    together, alone = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree.params)])
+        for tree in (unstack(agents, 2), unstack(alone, 0))
+    )
+    assert np.linalg.norm(together - alone) < 1e-5 * np.linalg.norm(alone)
+
+
 def test_each_phase_compiles_once_whatever_the_number_of_updates(buffer):
     agents, buffers, totals = make_stacked(buffer)
     rngs = jax.random.PRNGKey(0)[None]
