@@ -67,7 +67,7 @@ def learning_curve(runs: dict[str, list[pathlib.Path]], path: pathlib.Path, titl
     axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=''))
     axes.grid(alpha=0.3)
     axes.set_title(title, pad=18, fontsize=11)
-    axes.legend(loc='lower right', fontsize=9)
+    axes.legend(loc='upper left', fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
