@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from utils.networks import Critic
+from utils.networks import MLP, Critic
 from utils.replay import Batch
 
 Info = dict[str, jax.Array]
@@ -86,7 +86,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     @classmethod
     def make_actor(cls, config: NamedTuple, chunk_dim: int) -> nn.Module:
         """Returns the network(s) of the policy for chunks of `chunk_dim` numbers."""
-        raise NotImplementedError
+        return MLP(tuple(config.actor_hidden_dims), chunk_dim, config.actor_layer_norm)
 
     def propose(self, actor_params, observations: jax.Array, num: int, rng) -> jax.Array:
         """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [..., d_s]`."""

@@ -4,14 +4,12 @@ A velocity field is trained by flow matching on the data alone, offline and onli
 cloning. All improvement comes from acting by the best of N of its samples.
 """
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from agents.base import Agent, Info, base_config, require
 from utils.flows import flow_matching_loss, integrate
-from utils.networks import MLP
 from utils.replay import Batch
 
 
@@ -28,10 +26,6 @@ class BFNAgent(Agent, kw_only=True):
     """A behaviour flow on the shared best-of-N critic."""
 
     num_times = 1
-
-    @classmethod
-    def make_actor(cls, config, chunk_dim: int) -> nn.Module:
-        return MLP(tuple(config.actor_hidden_dims), chunk_dim, config.actor_layer_norm)
 
     @classmethod
     def check_config(cls, config: ml_collections.ConfigDict) -> None:

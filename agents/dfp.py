@@ -10,14 +10,12 @@ away from the policy's own particles (utils/drifting.py).
              policy (π_old) proposes, as scored by the critic
 """
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from agents.base import Info, TopKAgent, base_config, require
 from utils.drifting import normalized_drifting_loss
-from utils.networks import MLP
 from utils.replay import Batch
 
 
@@ -40,10 +38,6 @@ def get_config() -> ml_collections.ConfigDict:
 
 class DFPAgent(TopKAgent, kw_only=True):
     """DFP on the shared best-of-N critic."""
-
-    @classmethod
-    def make_actor(cls, config, chunk_dim: int) -> nn.Module:
-        return MLP(tuple(config.actor_hidden_dims), chunk_dim, config.actor_layer_norm)
 
     @classmethod
     def check_config(cls, config: ml_collections.ConfigDict) -> None:

@@ -13,13 +13,11 @@ policy proposes. As in the configuration released with DFP, that is so in both p
 
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from agents.base import Info, TopKAgent, base_config, require
-from utils.networks import MLP
 from utils.replay import Batch
 
 # (z [..., D], r [..., 1], t [..., 1]) -> mean velocity between r and t [..., D]
@@ -64,10 +62,6 @@ class MVPAgent(TopKAgent, kw_only=True):
     """MeanFlow on the shared best-of-N critic."""
 
     num_times = 2
-
-    @classmethod
-    def make_actor(cls, config, chunk_dim: int) -> nn.Module:
-        return MLP(tuple(config.actor_hidden_dims), chunk_dim, config.actor_layer_norm)
 
     @classmethod
     def check_config(cls, config: ml_collections.ConfigDict) -> None:
