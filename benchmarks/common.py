@@ -17,6 +17,9 @@ from agents import make_agent
 from agents.base import Agent
 from experiments.methods import method_settings
 from utils.logs import versions
+from utils.replay import ReplayBuffer, Rows
+from utils.seeds import stack
+from utils.training import train, zero_totals
 
 OBSERVATION_DIM, ACTION_DIM, DISCOUNT = 37, 5, 0.99
 EPISODES, EPISODE_ROWS = 200, 1001
@@ -50,6 +53,23 @@ def make_rows(seed: int = 0) -> dict[str, np.ndarray]:
         'masks': np.ones(num, np.float32),
         'terminals': np.arange(num) % EPISODE_ROWS == EPISODE_ROWS - 1,
     }
+
+
+def make_buffer(rows: dict[str, np.ndarray]) -> ReplayBuffer:
+    """Puts the rows of `make_rows` into a buffer."""
+    return ReplayBuffer.create(Rows.of_dataset(rows), EPISODES * EPISODE_ROWS)
+
+
+class Fused:
+    """Blocks of updates of one or more seeds in one dispatch, sampled on the device."""
+
+    def __init__(self, agents: list[Agent], buffer: ReplayBuffer):
+        self.agents, self.buffers = stack(agents), buffer.replicate(len(agents))
+        self.totals = zero_totals(self.agents, self.buffers)
+
+    def __call__(self, num_updates: int):
+        self.agents, self.totals = train(self.agents, self.buffers, num_updates, self.totals)
+        return self.totals
 
 
 def seconds(function: Callable) -> float:

@@ -6,9 +6,9 @@ python -m benchmarks.seeds
 from absl import flags
 
 from benchmarks.common import (
-    EPISODE_ROWS,
-    EPISODES,
     SMALL,
+    Fused,
+    make_buffer,
     make_rows,
     measure,
     new_agent,
@@ -16,33 +16,18 @@ from benchmarks.common import (
     run,
     save,
 )
-from utils.replay import ReplayBuffer, Rows
-from utils.seeds import place, stack
-from utils.training import train, zero_totals
 
 FLAGS = flags.FLAGS
 
 
-class Together:
-    """Blocks of updates of several seeds in one dispatch."""
-
-    def __init__(self, buffer, num_seeds, changes):
-        buffers = buffer.replicate(num_seeds)
-        self.buffers = place(buffers, buffers.seed_axes())
-        agents = [new_agent('DFP', seed=seed, **changes) for seed in range(num_seeds)]
-        self.agents = place(stack(agents), 0)
-        self.totals = zero_totals(self.agents, self.buffers)
-
-    def __call__(self, num_updates: int):
-        self.agents, self.totals = train(self.agents, self.buffers, num_updates, self.totals)
-        return self.totals
-
-
 def main(_):
-    buffer = ReplayBuffer.create(Rows.of_dataset(make_rows()), EPISODES * EPISODE_ROWS)
+    buffer = make_buffer(make_rows())
     rows = []
     for size, changes in (('small', SMALL), ('paper', {})):
-        runners = {n: Together(buffer, n, changes) for n in FLAGS.num_seeds}
+        runners = {
+            n: Fused([new_agent('DFP', seed, **changes) for seed in range(n)], buffer)
+            for n in FLAGS.num_seeds
+        }
         times, _ = measure(runners, FLAGS.repeats)
         rows += [
             {

@@ -17,9 +17,9 @@ from absl import app, flags
 
 from benchmarks.common import (
     DISCOUNT,
-    EPISODE_ROWS,
-    EPISODES,
     SMALL,
+    Fused,
+    make_buffer,
     make_rows,
     measure,
     new_agent,
@@ -29,21 +29,6 @@ from benchmarks.common import (
 )
 from benchmarks.flops import update_flops
 from experiments.methods import METHODS
-from utils.replay import ReplayBuffer, Rows
-from utils.seeds import stack
-from utils.training import train, zero_totals
-
-
-class Fused:
-    """Blocks of updates in one dispatch, sampled on the device."""
-
-    def __init__(self, agent, buffer):
-        self.agents, self.buffers = stack([agent]), buffer.replicate(1)
-        self.totals = zero_totals(self.agents, self.buffers)
-
-    def __call__(self, num_updates: int):
-        self.agents, self.totals = train(self.agents, self.buffers, num_updates, self.totals)
-        return self.totals
 
 
 class OneByOne:
@@ -90,11 +75,11 @@ def main(_):
     if unknown := set(methods) - set(METHODS):
         raise app.UsageError(f'--methods: no {", ".join(unknown)}; there are {", ".join(METHODS)}')
     rows = make_rows()
-    buffer = ReplayBuffer.create(Rows.of_dataset(rows), EPISODES * EPISODE_ROWS)
+    buffer = make_buffer(rows)
     paper, small = [], []
     for method in methods:
         for phase, agent in phases(method).items():
-            times, rate = measure({'fused': Fused(agent, buffer)}, repeats)
+            times, rate = measure({'fused': Fused([agent], buffer)}, repeats)
             took, flops = times['fused'], update_flops(agent)
             paper.append(
                 {
@@ -109,7 +94,7 @@ def main(_):
     print_table(paper)
     for method in methods:
         for phase, agent in phases(method, **SMALL).items():
-            runners = {'fused': Fused(agent, buffer), 'single': OneByOne(agent, rows)}
+            runners = {'fused': Fused([agent], buffer), 'single': OneByOne(agent, rows)}
             times, _ = measure(runners, repeats)
             small.append(
                 {
