@@ -26,7 +26,7 @@ BENCHMARKS = {
     'evaluation': {'evaluation': 'Evaluation of 50 episodes of cube-double'},
     'data': {
         'memory': 'Loading cube-triple (generated)',
-        'switching': 'Shards of cube-quadruple-play-100m (generated), small networks',
+        'switching': 'A new shard of cube-quadruple-play-100m (generated) every 1,000 updates',
     },
     'collect': {'collect': 'Scripted collection, cube-double'},
     'precision': {'scoring': 'Scoring 256 x 16 proposals at paper size'},

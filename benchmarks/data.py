@@ -5,11 +5,11 @@
 Data of the public sizes is generated: noise in OGBench's format. Memory: cube-triple's 3M rows
 in one file, the peak of a process that puts them on the device, over the bytes of what it keeps.
 Switching: shards of cube-quadruple-play-100m, a new one every 1,000 updates, against as many
-updates on one shard.
+updates on one shard, with networks of 2 x 128 and those of the paper.
 """
 
 import pathlib
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -59,8 +59,12 @@ def load_triple(directory: str) -> None:
 
 
 def peak() -> int:
-    """Returns the peak resident memory of this process, in bytes."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Returns the peak resident memory of this process, in bytes.
+
+    From Linux's /proc, as getrusage counts what the parent held when it started this process.
+    """
+    status = pathlib.Path('/proc/self/status').read_text()
+    return 1024 * int(re.search(r'VmHWM:\s*(\d+) kB', status)[1])
 
 
 def memory(directory: pathlib.Path) -> dict[str, float]:
@@ -77,64 +81,67 @@ def memory(directory: pathlib.Path) -> dict[str, float]:
     }
 
 
-def switching(directory: pathlib.Path) -> dict[str, float]:
-    """Times blocks of 1,000 updates that end in a switch, and blocks that do not, in turn."""
+def switching(directory: pathlib.Path) -> list[dict]:
+    """Times blocks of updates that end in a switch, and blocks that do not, in turn.
+
+    A block need not be the 1,000 updates between two switches: it is long enough to read a shard
+    in, and what a switch adds to it is compared with the time of 1,000 updates.
+    """
     generate(directory / 'cube-quadruple-play-100m-v0-000.npz', QUADRUPLE, FLAGS.shard_rows)
     for i in (1, 2):
         (directory / f'cube-quadruple-play-100m-v0-{i:03}.npz').hardlink_to(
             directory / 'cube-quadruple-play-100m-v0-000.npz'
         )
     dataset = make_dataset(QUADRUPLE, str(directory))
+    start = time.perf_counter()
+    shard = dataset.load(0)
+    read = time.perf_counter() - start
+    description = {
+        'observation_dim': shard['observations'].shape[-1],
+        'action_dim': shard['actions'].shape[-1],
+        'discount': 0.99,
+    }
+    del shard
     reader = ShardReader(dataset)
     buffers = ReplayBuffer.create(reader.take(), 2_000_000).replicate(1)
-    config, horizon = method_settings('DFP', QUADRUPLE)
-    if FLAGS.small:
-        config.update(SMALL)
-    env = make_env(QUADRUPLE)
-    agents = stack(
-        [
-            make_agent(
-                {
-                    'agent': config.to_dict(),
-                    'observation_dim': env.observation_space.shape[0],
-                    'action_dim': env.action_space.shape[0],
-                    'horizon_length': horizon,
-                    'discount': 0.99,
-                },
-                seed=0,
-            )
-        ]
-    )
-    totals = zero_totals(agents, buffers)
-    start = time.perf_counter()
-    rows = dataset.load(0)
-    read = time.perf_counter() - start
-    del rows
-    times = {'without': [], 'with': [], 'waited': []}
-    for repeat in range(FLAGS.repeats + 1):
-        for kind in ('without', 'with'):
+    found = []
+    for size, changes, num_updates in (('small', SMALL, 1_000), ('paper', {}, FLAGS.paper_updates)):
+        config, horizon = method_settings('DFP', QUADRUPLE)
+        config.update(changes)
+        description |= {'agent': config.to_dict(), 'horizon_length': horizon}
+        agents = stack([make_agent(description, seed=0)])
+        totals = zero_totals(agents, buffers)
+        agents, totals = train(agents, buffers, 1, totals)  # compiles
+        without, switched, waited = [], [], []
+        for _ in range(FLAGS.repeats):
             start = time.perf_counter()
-            if kind == 'with':
-                reader.read_ahead()
-            agents, totals = train(agents, buffers, FLAGS.updates, totals)
+            agents, totals = train(agents, buffers, num_updates, totals)
+            jax.block_until_ready(totals)
+            without.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            reader.read_ahead()
+            agents, totals = train(agents, buffers, num_updates, totals)
             jax.block_until_ready(totals)
             trained = time.perf_counter()
-            if kind == 'with':
-                buffers = buffers.load(reader.take())
-            if repeat:
-                times[kind].append(time.perf_counter() - start)
-                if kind == 'with':
-                    times['waited'].append(time.perf_counter() - trained)
-    median = {name: float(np.median(values)) for name, values in times.items()}
-    return {
-        'rows per shard': FLAGS.shard_rows,
-        'reading alone, s': read,
-        '1,000 updates, s': median['without'],
-        'with a switch, s': median['with'],
-        'waited at the switch, s': median['waited'],
-        'cost of switching, %': 100 * (median['with'] / median['without'] - 1),
-        'peak, GiB': peak() / 2**30,
-    }
+            buffers = buffers.load(reader.take())
+            switched.append(time.perf_counter() - start)
+            waited.append(time.perf_counter() - trained)
+        added = float(np.median(np.subtract(switched, without)))
+        between = 1_000 * float(np.median(without)) / num_updates
+        found.append(
+            {
+                'size': size,
+                'rows per shard': FLAGS.shard_rows,
+                'reading alone, s': read,
+                '1,000 updates, s': between,
+                'a switch adds, s': added,
+                'of it waiting, s': float(np.median(waited)),
+                'cost of switching, %': 100 * added / between,
+                'peak, GiB': peak() / 2**30,
+            }
+        )
+    reader.close()
+    return found
 
 
 def main(_):
@@ -146,7 +153,7 @@ def main(_):
         results['memory'] = [memory(pathlib.Path(directory))]
     print_table(results['memory'])
     with tempfile.TemporaryDirectory(dir=FLAGS.directory) as directory:
-        results['switching'] = [switching(pathlib.Path(directory))]
+        results['switching'] = switching(pathlib.Path(directory))
     print_table(results['switching'])
     save(FLAGS.json, results)
 
@@ -155,8 +162,7 @@ if __name__ == '__main__':
     flags.DEFINE_string('directory', None, 'Where generated files go for a while; a few GB.')
     flags.DEFINE_integer('triple_rows', 3_003_000, 'Rows of cube-triple.')
     flags.DEFINE_integer('shard_rows', 1_001_000, 'Rows of a shard.')
-    flags.DEFINE_integer('updates', 1_000, 'Updates between switches.')
-    flags.DEFINE_bool('small', True, "Networks of 2 x 128; else the paper's.")
-    flags.DEFINE_integer('repeats', 3, 'Blocks of each kind, of which the median counts.')
+    flags.DEFINE_integer('paper_updates', 20, "In a block, with the paper's networks.")
+    flags.DEFINE_integer('repeats', 7, 'Blocks of each kind, of which the median counts.')
     flags.DEFINE_string('load_triple', None, 'For the program itself: only load, from here.')
     run(main)

@@ -43,6 +43,7 @@ class Rows(flax.struct.PyTreeNode):
         Args:
             rows: `observations [R, d_s]`, `actions [R, d_a]`, `rewards [R]`, `masks [R]` and
                 `terminals [R]` (true on the last row of each episode, which holds no action).
+                Not to be changed afterwards: on a CPU the device may use the same memory.
             size: rows to make room for, the data set's by default. Data sets that take turns
                 must have the same.
 
@@ -60,7 +61,7 @@ class Rows(flax.struct.PyTreeNode):
             missing = size - len(values)
             if missing:
                 values = np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
-            return jnp.asarray(values)
+            return jax.device_put(values)  # jnp.asarray makes a second copy on the way
 
         episode_ids = np.zeros(num_rows, np.int32)
         np.cumsum(terminals[:-1], out=episode_ids[1:])
