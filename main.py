@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from agents import make_agent
-from envs import make_dataset, make_env, make_vector_env
+from envs import make_dataset, make_env, make_vector_env, start_workers
 from experiments.methods import expand_method
 from utils import checkpoints
 from utils.compilation import keep_compilations
@@ -108,6 +108,7 @@ def main(argv) -> None:
     if not FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)  # orbax has much to say
     check_flags()
+    start_workers()
     keep_compilations(FLAGS.compilation_cache_dir)
     env_options = {'sparse': FLAGS.sparse, 'success_timing': FLAGS.success_timing}
     spaces = make_env(FLAGS.env_name, **env_options)
@@ -131,6 +132,14 @@ def main(argv) -> None:
         FLAGS.method or FLAGS.agent.agent_name,
         seeds,
     )
+    eval_env = make_vector_env(
+        FLAGS.env_name,
+        max(1, min(FLAGS.eval_envs // len(seeds), FLAGS.eval_episodes)) * len(seeds),
+        FLAGS.horizon_length,
+        'evaluate',
+        **env_options,
+    )
+    eval_env.reset_async()  # builds the scenes while the data is read
     dataset = make_dataset(
         FLAGS.env_name,
         FLAGS.ogbench_dataset_dir,
@@ -143,13 +152,6 @@ def main(argv) -> None:
         | {'agent': description['agent'], 'data': dataset.provenance, 'versions': versions()},
         FLAGS.wandb_mode,
     )
-    eval_env = make_vector_env(
-        FLAGS.env_name,
-        max(1, min(FLAGS.eval_envs // len(seeds), FLAGS.eval_episodes)) * len(seeds),
-        FLAGS.horizon_length,
-        'evaluate',
-        **env_options,
-    )
     jax.set_mesh(seed_mesh(len(seeds)))
     shards = ShardReader(dataset, FLAGS.on_bad_shard)
     buffers = ReplayBuffer.create(shards.take(), FLAGS.buffer_size).replicate(len(seeds))
@@ -161,6 +163,7 @@ def main(argv) -> None:
     )
     for directory in logs.directories:
         print(f'Writing to {directory}')
+    eval_env.reset_wait()
 
     scores = []
 

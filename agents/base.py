@@ -13,6 +13,7 @@ updates into one dispatch, `vmap` trains many seeds at once, and a checkpoint is
 
 import dataclasses
 from collections import namedtuple
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import flax
@@ -147,18 +148,10 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         chunk_dim = action_dim * (horizon_length if config.action_chunking else 1)
         critic = Critic(tuple(config.critic_hidden_dims), config.num_qs, config.critic_layer_norm)
         actor = cls.make_actor(config, chunk_dim)
-        rng, critic_rng, actor_rng = jax.random.split(jax.random.PRNGKey(seed), 3)
-        observations, chunks = jnp.zeros((1, observation_dim)), jnp.zeros((1, chunk_dim))
-        times = [jnp.zeros((1, 1))] * cls.num_times
-        params = {
-            'critic': critic.init(critic_rng, observations, chunks),
-            'actor': actor.init(actor_rng, observations, chunks, *times),
-        }
+        state = cls._initial_state(
+            critic, actor, config.lr, observation_dim, chunk_dim, jax.random.PRNGKey(seed)
+        )
         return cls(
-            rng=rng,
-            params=params,
-            target_critic=jax.tree.map(jnp.copy, params['critic']),
-            opt_state=optax.adam(config.lr).init(params),
             critic=critic,
             actor=actor,
             config=config,
@@ -166,8 +159,26 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
             action_dim=action_dim,
             horizon_length=horizon_length,
             discount=discount,
-            **cls.extra_state(params),
+            **state,
         )
+
+    @classmethod
+    @partial(jax.jit, static_argnums=range(6))  # one program, not hundreds of small ones
+    def _initial_state(cls, critic, actor, lr, observation_dim, chunk_dim, rng) -> dict[str, Any]:
+        rng, critic_rng, actor_rng = jax.random.split(rng, 3)
+        observations, chunks = jnp.zeros((1, observation_dim)), jnp.zeros((1, chunk_dim))
+        times = [jnp.zeros((1, 1))] * cls.num_times
+        params = {
+            'critic': critic.init(critic_rng, observations, chunks),
+            'actor': actor.init(actor_rng, observations, chunks, *times),
+        }
+        return {
+            'rng': rng,
+            'params': params,
+            'target_critic': params['critic'],
+            'opt_state': optax.adam(lr).init(params),
+            **cls.extra_state(params),
+        }
 
     @classmethod
     def extra_state(cls, params) -> dict[str, Any]:
@@ -304,7 +315,7 @@ class TopKAgent(Agent, kw_only=True):
 
     @classmethod
     def extra_state(cls, params) -> dict[str, Any]:
-        return {'old_actor': jax.tree.map(jnp.copy, params['actor'])}
+        return {'old_actor': params['actor']}
 
     @classmethod
     def check_config(cls, config: ml_collections.ConfigDict) -> None:

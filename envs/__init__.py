@@ -1,6 +1,8 @@
 """Where experience comes from: environments and offline data, by their usual names."""
 
+import multiprocessing
 from functools import partial
+from multiprocessing import forkserver
 
 import gymnasium
 
@@ -8,7 +10,14 @@ from envs import cube, datasets
 from envs.chunks import ActionChunks, EndlessPlay, EpisodeQueue
 from envs.datasets import Dataset, DatasetError
 
-__all__ = ['Dataset', 'DatasetError', 'make_dataset', 'make_env', 'make_vector_env']
+__all__ = [
+    'Dataset',
+    'DatasetError',
+    'make_dataset',
+    'make_env',
+    'make_vector_env',
+    'start_workers',
+]
 
 
 def make_env(
@@ -48,8 +57,19 @@ def make_vector_env(
         mode: 'evaluate' for environments that play lists of episodes (`envs.chunks.EpisodeQueue`),
             'play' for the online phase (`envs.chunks.EndlessPlay`).
     """
+    start_workers()
     make = partial(_make_worker, env_name, horizon_length, mode, **options)
     return gymnasium.vector.AsyncVectorEnv([make] * num_envs, context='forkserver')
+
+
+def start_workers() -> None:
+    """Starts the process that `make_vector_env` forks its own from, and returns at once.
+
+    It imports what they need, once for all of them; who calls this early does not wait for it.
+    """
+    # They run the main program's imports too, jax and all.
+    multiprocessing.set_forkserver_preload(['envs', 'agents', 'utils.logs', 'utils.checkpoints'])
+    forkserver.ensure_running()
 
 
 def _make_worker(env_name: str, horizon_length: int, mode: str, **options) -> gymnasium.Env:

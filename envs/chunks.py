@@ -96,8 +96,13 @@ class EpisodeQueue(gymnasium.Wrapper):
     queue: tuple[tuple[int, int], ...] = ()
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Starts the queue; seed and options have no meaning here."""
+        """Starts the queue; seed and options have no meaning here.
+
+        With an empty queue the simulator gets ready, which takes a while the first time.
+        """
         self._waiting = list(self.queue)
+        if not self._waiting:
+            self.env.reset()
         return self._begin()
 
     def _begin(self):

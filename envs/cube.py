@@ -21,6 +21,7 @@ with warnings.catch_warnings():  # MuJoCo's viewer looks for a display, and ther
 
 
 CUBES = ('single', 'double', 'triple', 'quadruple')
+ARM_OBSERVATION, CUBE_OBSERVATION = 19, 9  # numbers in an observation
 EPISODE_ROWS = 1001  # of play data: 1000 transitions and a final state
 
 _SIZES = '{' + ','.join(CUBES) + '}'
@@ -83,6 +84,7 @@ class LeanCubeEnv(CubeEnv):
     """
 
     metadata = {'render_modes': ['rgb_array'], 'render_fps': 20}  # noqa: RUF012
+    observation_dtype = np.float64
 
     def __init__(self, *args, render_mode=None, **kwargs):
         super().__init__(*args, render_mode=render_mode, **kwargs)
@@ -94,7 +96,9 @@ class LeanCubeEnv(CubeEnv):
 
     @functools.cached_property
     def observation_space(self):
-        return super().observation_space
+        # OGBench's looks at an observation, for which it builds and resets the whole scene.
+        size = ARM_OBSERVATION + CUBE_OBSERVATION * self._num_cubes
+        return gymnasium.spaces.Box(-np.inf, np.inf, (size,), self.observation_dtype)
 
     def reset(self, *, seed=None, options=None):
         if seed is not None:
@@ -120,12 +124,14 @@ class CubeTaskEnv(LeanCubeEnv):
     With `sparse`, any non-zero reward is −1.
     """
 
+    observation_dtype = np.float32
+
     def __init__(self, *args, sparse=False, **kwargs):
         super().__init__(*args, **kwargs)
         self._sparse = sparse
 
     def compute_observation(self):
-        return super().compute_observation().astype(np.float32)
+        return super().compute_observation().astype(self.observation_dtype)
 
     def compute_reward(self):
         reward = super().compute_reward()

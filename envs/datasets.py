@@ -283,7 +283,7 @@ def check_file(path: Path, env: gymnasium.Env) -> int:
 
     Args:
         path: .npz file.
-        env: the environment that the data is for.
+        env: the environment that the data is for; is reset.
 
     Returns:
         The number of its rows.
@@ -291,6 +291,7 @@ def check_file(path: Path, env: gymnasium.Env) -> int:
     Raises:
         DatasetError: the file is damaged, lacks an array, or does not fit the environment.
     """
+    env.reset()  # builds the model
     widths = {
         'observations': env.observation_space.shape,
         'actions': env.action_space.shape,
