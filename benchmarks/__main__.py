@@ -29,7 +29,10 @@ BENCHMARKS = {
         'switching': 'A new shard of cube-quadruple-play-100m (generated) every 1,000 updates',
     },
     'collect': {'collect': 'Scripted collection, cube-double'},
-    'precision': {'scoring': 'Scoring 256 x 16 proposals at paper size'},
+    'precision': {
+        'scoring': 'Scoring 256 x 16 proposals at paper size',
+        'agreement': 'Choosing the best proposal in bfloat16 and in float32, at states of the data',
+    },
     'startup': {'startup': 'Start of main.py at the size of the quickstart'},
 }
 

@@ -1,9 +1,13 @@
 """Measures what scoring proposals in bfloat16 gains, and how often it chooses the same action.
 
-    python -m benchmarks.precision exp/quickstart/*/*/checkpoints/online
+    python -m benchmarks.precision --checkpoints='exp/*/*/*/checkpoints/online'
 
-Takes checkpoints of trained agents; the observations are those of the data they were trained on.
+Takes checkpoints of trained agents, if there are any; the observations are those of the data they
+were trained on.
 """
+
+import glob
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +26,6 @@ FLAGS = flags.FLAGS
 def agreement(path: str) -> dict:
     """Returns how often, and at what loss of value, the choice of a trained agent is the same."""
     description = checkpoints.read_metadata(path)
-    description['agent'].setdefault('score_dtype', 'float32')
     agent = checkpoints.restore(path, make_agent(description, seed=0))
     rows = make_dataset(description['env_name'], FLAGS.ogbench_dataset_dir).load(0)
     picked = np.random.default_rng(0).choice(len(rows['observations']), FLAGS.states)
@@ -41,6 +44,7 @@ def agreement(path: str) -> dict:
     spread = exact.max(-1) - exact.mean(-1)
     return {
         'agent': description['agent']['agent_name'],
+        'run': pathlib.Path(path).parents[1].name,
         'N': num,
         'equal choice, %': float(100 * (choice == rough).mean()),
         'value lost, % of best - mean': float(100 * lost.mean() / spread.mean()),
@@ -61,16 +65,19 @@ def gain() -> list[dict]:
     return rows
 
 
-def main(argv):
-    rows = [agreement(path) for path in argv[1:]]
-    if rows:
-        print_table(rows)
+def main(_):
+    rows = [agreement(path) for path in sorted(glob.glob(FLAGS.checkpoints))]
+    rows = rows or [{'agent': f'none: there is no {FLAGS.checkpoints}, `make demo` trains one'}]
+    print_table(rows)
     speed = gain()
     print_table(speed)
     save(FLAGS.json, {'agreement': rows, 'scoring': speed})
 
 
 if __name__ == '__main__':
+    flags.DEFINE_string(
+        'checkpoints', 'exp/quickstart/*/*/checkpoints/online', 'Pattern of trained agents.'
+    )
     flags.DEFINE_string('ogbench_dataset_dir', 'data/quickstart', 'Data the agents come from.')
     flags.DEFINE_integer('states', 5_000, 'States to choose at.')
     run(main)
