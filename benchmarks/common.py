@@ -131,9 +131,15 @@ def machine() -> dict:
 
 def table(rows: list[dict]) -> str:
     """Returns a Markdown table with the columns of the first row."""
-    cells = [[f'{x:.3g}' if isinstance(x, float) else str(x) for x in row.values()] for row in rows]
+    cells = [[_cell(x) for x in row.values()] for row in rows]
     lines = [list(rows[0]), ['---'] * len(rows[0]), *cells]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def _cell(x) -> str:
+    if isinstance(x, float):
+        return f'{x:.3g}' if abs(x) < 1000 else f'{x:,.0f}'
+    return str(x)
 
 
 def print_table(rows: list[dict]) -> None:
