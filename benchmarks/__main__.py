@@ -1,6 +1,7 @@
 """Runs all benchmarks and writes their tables as Markdown and JSON.
 
 python -m benchmarks --output=exp/benchmarks
+python -m benchmarks --only=update,act
 """
 
 import json
@@ -11,14 +12,14 @@ import tempfile
 
 from absl import app, flags
 
-from benchmarks.common import machine, table
+from benchmarks.common import table
 
 FLAGS = flags.FLAGS
 # Module, and what its tables (the lists in its JSON) are called.
 BENCHMARKS = {
     'update': {
-        'paper_size': 'One update at paper size (4 x 512, B = 256), against its arithmetic floor',
-        'small_size': 'One update at small size (2 x 128, B = 64), fused against one dispatch each',
+        'paper_size': 'One update at paper size (4 x 512, B = 256)',
+        'small_size': 'One update at small size (2 x 128, B = 64)',
     },
     'seeds': {'seeds': 'Seeds trained together, per update of one seed'},
     'act': {'one_action': 'One chunk of actions at paper size, batch 1, from host to host'},
@@ -37,31 +38,45 @@ BENCHMARKS = {
 }
 
 
+def measure(module: str) -> dict:
+    """Runs a benchmark and returns what it found, with the machine's description."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory) / 'results.json'
+        command = [sys.executable, '-m', f'benchmarks.{module}', f'--json={path}']
+        subprocess.run(command, check=True)
+        return json.loads(path.read_text())
+
+
+def markdown(results: dict[str, dict]) -> str:
+    """Returns the tables of all benchmarks."""
+    lines = ['# What it costs', '', 'Written by `make bench` (`python -m benchmarks`). Medians;']
+    lines += ['every table is of one run, in which what is compared took turns.']
+    for module in filter(results.get, BENCHMARKS):
+        found = results[module]
+        for name, title in BENCHMARKS[module].items():
+            lines += ['', f'## {title}', '', table(found[name])]
+        lines += [
+            '',
+            f'`python -m benchmarks.{module}` at {found["commit"][:7]}, {found["date"]}, on',
+        ]
+        lines += ['{device} ({devices}; CPU {cpu}), Python {python}, jax {jax}.'.format(**found)]
+    return '\n'.join(lines) + '\n'
+
+
 def main(_):
     output = pathlib.Path(FLAGS.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    description = machine()
-    results = {'machine': description}
-    lines = ['# What it costs', '', 'Written by `make bench` (`python -m benchmarks`) on', '']
-    lines += [f'- {name}: {value}' for name, value in description.items()]
-    lines += ['', 'Medians; every table is of one run, in which what is compared took turns.']
+    as_json = output.with_suffix('.json')
+    results = json.loads(as_json.read_text()) if FLAGS.only and as_json.exists() else {}
     for module in FLAGS.only or BENCHMARKS:
         print(f'\n{module}', flush=True)
-        with tempfile.TemporaryDirectory() as directory:
-            path = pathlib.Path(directory) / 'results.json'
-            command = [sys.executable, '-m', f'benchmarks.{module}', f'--json={path}']
-            subprocess.run(command, check=True)
-            found = json.loads(path.read_text())
-        for name, title in BENCHMARKS[module].items():
-            results[name] = found[name]
-            lines += ['', f'## {title}', '', f'`python -m benchmarks.{module}`', '']
-            lines += [table(found[name])]
-        output.with_suffix('.md').write_text('\n'.join(lines) + '\n')
-        output.with_suffix('.json').write_text(json.dumps(results, indent=2) + '\n')
-    print(f'\nWrote {output.with_suffix(".md")} and {output.with_suffix(".json")}')
+        results[module] = measure(module)
+        as_json.write_text(json.dumps(results, indent=2) + '\n')
+        output.with_suffix('.md').write_text(markdown(results))
+    print(f'\nWrote {output.with_suffix(".md")} and {as_json}')
 
 
 if __name__ == '__main__':
     flags.DEFINE_string('output', 'exp/benchmarks', 'Files to write, less .md and .json.')
-    flags.DEFINE_list('only', None, 'Some of the benchmarks.')
+    flags.DEFINE_list('only', None, 'Measure these anew; keep what else is in the files.')
     app.run(main)

@@ -22,22 +22,27 @@ FLAGS = flags.FLAGS
 
 def main(_):
     buffer = make_buffer(make_rows())
+    most = max(FLAGS.num_seeds)
+    cases = [(n, 'float32') for n in FLAGS.num_seeds] + [(most, 'bfloat16')]
     rows = []
     for size, changes in (('small', SMALL), ('paper', {})):
         runners = {
-            n: Fused([new_agent('DFP', seed, **changes) for seed in range(n)], buffer)
-            for n in FLAGS.num_seeds
+            (n, dtype): Fused(
+                [new_agent('DFP', seed, score_dtype=dtype, **changes) for seed in range(n)], buffer
+            )
+            for n, dtype in cases
         }
         times, _ = measure(runners, FLAGS.repeats)
         rows += [
             {
                 'size': size,
                 'seeds': n,
+                'score_dtype': dtype,
                 'ms per update of all': 1e3 * took,
                 'ms per seed-update': 1e3 * took / n,
                 'seed-updates/s': n / took,
             }
-            for n, took in times.items()
+            for (n, dtype), took in times.items()
         ]
     print_table(rows)
     save(FLAGS.json, {'seeds': rows})

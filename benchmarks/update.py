@@ -2,12 +2,11 @@
 
     python -m benchmarks.update
 
-Paper size (4 × 512, B = 256, 37-dimensional observations, 5-dimensional actions): the floor of an
-update is its necessary floating-point work (benchmarks/flops.py) over the rate of a
-4096×512 · 512×512 float32 product, which is measured between the blocks of updates.
-
-Small size (2 × 128, B = 64): fused updates that sample on the device, against one dispatch per
-update with the batch sampled by NumPy on the host and sent over.
+Paper size: 4 × 512, B = 256, 37-dimensional observations, 5-dimensional actions. Small size:
+2 × 128, B = 64. The floor of an update is its necessary floating-point work (benchmarks/flops.py)
+over the rate of a 4096×512 · 512×512 float32 product, which is measured between the blocks of
+updates. Fused updates sample on the device; one by one, each is a dispatch of its own with a batch
+that NumPy samples on the host.
 """
 
 import jax
@@ -76,40 +75,31 @@ def main(_):
         raise app.UsageError(f'--methods: no {", ".join(unknown)}; there are {", ".join(METHODS)}')
     rows = make_rows()
     buffer = make_buffer(rows)
-    paper, small = [], []
-    for method in methods:
-        for phase, agent in phases(method).items():
-            times, rate = measure({'fused': Fused([agent], buffer)}, repeats)
-            took, flops = times['fused'], update_flops(agent)
-            paper.append(
-                {
-                    'method': method,
-                    'phase': phase,
-                    'GFLOP': flops / 1e9,
-                    'ms per update': 1e3 * took,
-                    'GFLOP/s of the product': rate / 1e9,
-                    'times the floor': took * rate / flops,
-                }
-            )
-    print_table(paper)
-    for method in methods:
-        for phase, agent in phases(method, **SMALL).items():
-            runners = {'fused': Fused([agent], buffer), 'single': OneByOne(agent, rows)}
-            times, _ = measure(runners, repeats)
-            small.append(
-                {
-                    'method': method,
-                    'phase': phase,
-                    'ms fused': 1e3 * times['fused'],
-                    'ms one by one': 1e3 * times['single'],
-                    'times as long': times['single'] / times['fused'],
-                }
-            )
-    print_table(small)
-    save(flags.FLAGS.json, {'paper_size': paper, 'small_size': small})
+    results = {}
+    for size, changes in (('paper_size', {}), ('small_size', SMALL)):
+        results[size] = []
+        for method in methods:
+            for phase, agent in phases(method, **changes).items():
+                runners = {'fused': Fused([agent], buffer), 'single': OneByOne(agent, rows)}
+                times, rate = measure(runners, repeats)
+                flops = update_flops(agent)
+                results[size].append(
+                    {
+                        'method': method,
+                        'phase': phase,
+                        'GFLOP': flops / 1e9,
+                        'ms fused': 1e3 * times['fused'],
+                        'GFLOP/s of the product': rate / 1e9,
+                        'times the floor': times['fused'] * rate / flops,
+                        'ms one by one': 1e3 * times['single'],
+                        'times as long': times['single'] / times['fused'],
+                    }
+                )
+        print_table(results[size])
+    save(flags.FLAGS.json, results)
 
 
 if __name__ == '__main__':
     flags.DEFINE_list('methods', list(METHODS), 'Methods to measure.')
-    flags.DEFINE_integer('repeats', 9, 'Blocks of updates, of which the median counts.')
+    flags.DEFINE_integer('repeats', 5, 'Blocks of updates, of which the median counts.')
     run(main)

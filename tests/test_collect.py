@@ -166,6 +166,11 @@ def worker_pids(pid):
     return [int(c) for c in children if b'spawn_main' in Path(f'/proc/{c}/cmdline').read_bytes()]
 
 
+def interruptible():
+    """Undoes that programs a shell starts in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='finds workers through /proc')
 @pytest.mark.parametrize(
     ('victim', 'number', 'message'),
@@ -178,7 +183,9 @@ def worker_pids(pid):
 def test_an_interrupted_collection_leaves_nothing(tmp_path, victim, number, message):
     command = [sys.executable, '-m', 'envs.collect', f'--env_name={NAME}', '--num_episodes=50']
     command += ['--num_workers=2', f'--save_dir={tmp_path}']
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
+    ) as process:
         try:
             deadline = time.monotonic() + 30
             while len(workers := worker_pids(process.pid)) < 2:
