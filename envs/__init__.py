@@ -1,6 +1,8 @@
 """Where experience comes from: environments and offline data, by their usual names."""
 
+import atexit
 import multiprocessing
+import warnings
 from functools import partial
 from multiprocessing import forkserver
 
@@ -59,7 +61,15 @@ def make_vector_env(
     """
     start_workers()
     make = partial(_make_worker, env_name, horizon_length, mode, **options)
-    return gymnasium.vector.AsyncVectorEnv([make] * num_envs, context='forkserver')
+    env = gymnasium.vector.AsyncVectorEnv([make] * num_envs, context='forkserver')
+    atexit.register(_end, env)  # else an error elsewhere is followed by errors of theirs
+    return env
+
+
+def _end(env: gymnasium.vector.AsyncVectorEnv) -> None:
+    with warnings.catch_warnings():  # they may be at work
+        warnings.simplefilter('ignore')
+        env.close(terminate=True)
 
 
 def start_workers() -> None:

@@ -248,6 +248,5 @@ def test_data_that_cannot_be_had_is_an_error_with_the_command_that_makes_it(tmp_
         check=False,
     )  # fmt: skip
     assert result.returncode != 0
-    assert (
-        'python -m envs.collect --env_name=cube-single-play-v0 --num_episodes=1000' in result.stderr
-    )
+    last_line = result.stderr.strip().splitlines()[-1]
+    assert 'python -m envs.collect --env_name=cube-single-play-v0 --num_episodes=1000' in last_line
