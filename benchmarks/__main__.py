@@ -53,11 +53,12 @@ def markdown(results: dict[str, dict]) -> str:
     lines += ['every table is of one run, in which what is compared took turns.']
     for module in filter(results.get, BENCHMARKS):
         found = results[module]
+        commit = found['commit'][:7] + ' with changes' * found['commit'].endswith('-dirty')
         for name, title in BENCHMARKS[module].items():
             lines += ['', f'## {title}', '', table(found[name])]
         lines += [
             '',
-            f'`python -m benchmarks.{module}` at {found["commit"][:7]}, {found["date"]}, on',
+            f'`python -m benchmarks.{module}` at {commit}, {found["date"]}, on',
         ]
         lines += ['{device} ({devices}; CPU {cpu}), Python {python}, jax {jax}.'.format(**found)]
     return '\n'.join(lines) + '\n'
