@@ -1,12 +1,13 @@
-"""Offline data of the cube tasks: found on disk, downloaded, or collected; checked; labelled.
+"""Offline data, for all suites: found on disk, downloaded or collected, and checked.
 
-The files are OGBench's: <name>.npz, or several shards <name>-000.npz, <name>-001.npz and so on,
-each with observations, actions, terminals, qpos [R, ...]. The last row of an episode is its final
-state, so a state is stored once and is the next state of the row before it.
+Data lies in <name>.npz, or in several shards <name>-000.npz, <name>-001.npz and so on. The last row
+of an episode is its final state, so a state is stored once and is the next state of the row before
+it; the final row's action and reward mean nothing.
 """
 
 import contextlib
-import dataclasses
+import functools
+import hashlib
 import http.client
 import json
 import os
@@ -16,28 +17,30 @@ import sys
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
-from absl import logging
-from ogbench.relabel_utils import relabel_dataset
-from ogbench.utils import DATASET_URL, DEFAULT_DATASET_DIR
 from tqdm import tqdm
 
-from envs.cube import make_env, parse_dataset, parse_task
+from envs.processes import python_path
+from envs.suite import Suite
 
-ACTION_LIMIT = 1 - 1e-5  # keeps actions inside the open interval
-RELABEL_ROWS = 100_000  # rows given rewards at a time, to bound temporary memory
-PUBLIC_EPISODES = {'single': 1000, 'double': 1000, 'triple': 3000, 'quadruple': 5000}
 SOURCES = ('auto', 'download', 'collect')
+REPLACE = 'delete it and download or collect it again'
+OUTSIDE = 1e-3  # how far an action may leave its bounds, as a part of their range
+
+Arrays = dict[str, np.ndarray]
 
 
 class DatasetError(ValueError):
     """A data file is missing, broken, or not what was asked for."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Dataset:
     """Offline data in one or more files ("shards"), read when asked for.
 
@@ -47,19 +50,19 @@ class Dataset:
         num_rows: of each shard.
         provenance: where the data comes from, ready for JSON: 'source' is 'downloaded',
             'collected' or 'on disk' (there before, made by means unknown).
+        read_shard: what `load` calls with a path.
     """
 
     name: str
     paths: tuple[Path, ...]
     num_rows: tuple[int, ...]
-    provenance: dict
-    env: gymnasium.Env = dataclasses.field(repr=False, compare=False)
-    sparse: bool = False
+    provenance: dict[str, Any]
+    read_shard: Callable[[Path], Arrays] = field(repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def load(self, shard: int) -> dict:
+    def load(self, shard: int) -> Arrays:
         """Reads one shard; peak memory is about that of what is returned.
 
         Args:
@@ -67,48 +70,35 @@ class Dataset:
 
         Returns:
             Dict of arrays with R rows: observations [R, d_s] float32, actions [R, d_a] float32
-            (clipped to ±ACTION_LIMIT), rewards [R] float32, masks [R] float32 (0 where the task is
-            solved), terminals [R] bool (True on the last row of each episode, whose action means
-            nothing). Rewards and masks are those of the row's own state, as OGBench labels them.
+            in [−1, 1], rewards [R] float32, masks [R] float32 (0 where the task is solved),
+            terminals [R] bool (True on the last row of each episode, whose action means nothing).
 
         Raises:
-            DatasetError: the file is damaged or holds numbers that are not finite.
+            DatasetError: the file is damaged or holds numbers that make no sense.
         """
-        path = self.paths[shard]
-        with _reading(path), np.load(path) as file:
-            qpos = file['qpos']
-            _check_finite(path, 'qpos', qpos)
-            rewards, masks = self._label(qpos)
-            del qpos  # before the next large array is read
-            terminals = file['terminals'].astype(bool, copy=False)
-            observations = file['observations'].astype(np.float32, copy=False)
-            actions = file['actions'].astype(np.float32, copy=False)
-        for key, rows in (('observations', observations), ('actions', actions)):
-            _check_finite(path, key, rows)
-        np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT, out=actions)
-        return {
-            'observations': observations,
-            'actions': actions,
-            'rewards': rewards,
-            'masks': masks,
-            'terminals': terminals,
-        }
+        return self.read_shard(self.paths[shard])
 
-    def _label(self, qpos):
-        rewards, masks = np.empty((2, len(qpos)), np.float32)
-        for start in range(0, len(qpos), RELABEL_ROWS):
-            rows = slice(start, start + RELABEL_ROWS)
-            block = {'qpos': qpos[rows]}
-            relabel_dataset(self.env.spec.id, self.env, block)
-            rewards[rows], masks[rows] = block['rewards'], block['masks']
-        if self.sparse:
-            rewards[rewards != 0] = -1
-        return rewards, masks
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A short hash of the contents of all files, independent of their names and places.
+
+        Of an .npz file it reads only the zip directory: names, sizes and CRC-32s of the arrays. Any
+        other file it reads whole.
+        """
+        contents = [_content(path) for path in self.paths]
+        return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 
-def make_dataset(env_name, directory, source, sparse, num_episodes, seed, num_workers) -> Dataset:
-    """See `envs.make_dataset`."""
-    name = parse_task(env_name).dataset
+def _content(path: Path) -> list | str:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return [[entry.filename, entry.file_size, entry.CRC] for entry in archive.infolist()]
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def check_source(source: str, num_episodes: int | None) -> None:
+    """Raises ValueError for an unknown source, and for episodes where none are collected."""
     if source not in SOURCES:
         raise ValueError(f'source={source}: must be one of {", ".join(SOURCES)}')
     if num_episodes is not None and source != 'collect':
@@ -116,16 +106,45 @@ def make_dataset(env_name, directory, source, sparse, num_episodes, seed, num_wo
             f"num_episodes={num_episodes}: only for source='collect', not source={source!r}; "
             'what is on disk or downloaded is taken whole'
         )
-    directory = Path(directory or DEFAULT_DATASET_DIR).expanduser()
-    if num_episodes is None:
-        num_episodes = public_episodes(name)
 
+
+def obtain(
+    name: str,
+    directory: Path,
+    source: str,
+    *,
+    num_episodes: int,
+    seed: int,
+    download: Callable[[], Path],
+    collect: Callable[[], None],
+    manifest_keys: Sequence[str] = ('episodes', 'seed'),
+) -> tuple[list[Path], dict[str, Any]]:
+    """Finds files in `directory`; downloads or collects them if there are none.
+
+    Args:
+        name: of the data.
+        directory: where the files are or shall be.
+        source: 'auto' takes the files in `directory` if there are any, whatever made them, and
+            downloads them otherwise. 'download' takes or fetches the public files. 'collect' takes
+            or makes a scripted collection of exactly `num_episodes` and `seed`.
+        num_episodes: episodes to collect.
+        seed: of the collection.
+        download: puts a file into `directory` and returns its path.
+        collect: collects into `directory`, such as `run_collection`.
+        manifest_keys: what provenance takes from a collection's manifest.
+
+    Returns:
+        The files in order, and their provenance (see `Dataset`).
+
+    Raises:
+        DatasetError: the files found are not what was asked for.
+    """
     paths, made = find_files(directory, name), 'on disk'
     if not paths and source == 'collect':
-        _collect(name, directory, num_episodes, seed, num_workers)
+        collect()
         paths = find_files(directory, name)
     elif not paths:
-        paths, made = [download(name, directory)], 'downloaded'
+        paths, made = [download()], 'downloaded'
 
     manifest = read_manifest(paths, name)
     if source == 'collect':
@@ -135,19 +154,14 @@ def make_dataset(env_name, directory, source, sparse, num_episodes, seed, num_wo
             f'{paths[0]}: collected here, not downloaded; delete it and its manifest {name}.json, '
             "choose another directory, or take it with source='auto'"
         )
-    env = make_env(env_name)
-    num_rows = tuple(check_file(path, env) for path in paths)
-
-    if manifest:
-        made = 'collected'
     provenance = {
-        'source': made,
+        'source': 'collected' if manifest else made,
         'directory': str(paths[0].parent),
         'files': [path.name for path in paths],
-        **{key: manifest[key] for key in ('episodes', 'seed', 'ogbench') if manifest},
     }
-    logging.info('Offline data %s: %s', name, json.dumps(provenance))
-    return Dataset(name, tuple(paths), num_rows, provenance, env, sparse)
+    if manifest:
+        provenance |= {key: manifest[key] for key in manifest_keys}
+    return paths, provenance
 
 
 def find_files(directory: Path, name: str) -> list[Path]:
@@ -165,7 +179,7 @@ def find_files(directory: Path, name: str) -> list[Path]:
     return []
 
 
-def read_manifest(paths: list[Path], name: str) -> dict | None:
+def read_manifest(paths: list[Path], name: str) -> dict[str, Any] | None:
     """What `envs.collect` wrote about the files `paths`, or None if it did not make them.
 
     Raises:
@@ -190,7 +204,9 @@ def read_manifest(paths: list[Path], name: str) -> dict | None:
     return manifest
 
 
-def _check_collection(path, manifest, num_episodes, seed):
+def _check_collection(
+    path: Path, manifest: dict[str, Any] | None, num_episodes: int, seed: int
+) -> None:
     fix = 'delete it, choose another directory, or ask for what is there'
     if manifest is None:
         raise DatasetError(
@@ -202,47 +218,67 @@ def _check_collection(path, manifest, num_episodes, seed):
             raise DatasetError(f'{path}: collected with {key}={manifest[key]}, not {asked}; {fix}')
 
 
-def public_episodes(name: str) -> int:
-    """The number of training episodes, of 1000 transitions each, in the public data set."""
-    return 100_000 if '-100m-' in name else PUBLIC_EPISODES[parse_dataset(name)]
+def collect_command(
+    name: str, num_episodes: int, num_shards: int = 1, suite: Suite | None = None
+) -> str:
+    """Returns the command that collects data like `name`.
+
+    Args:
+        name: of the data.
+        num_episodes: training episodes.
+        num_shards: files to spread them over.
+        suite: of the data; needed only if it is not registered with `envs`.
+    """
+    command = f'python -m envs.collect --env_name={name} --num_episodes={num_episodes}'
+    if num_shards > 1:
+        command += f' --num_shards={num_shards}'
+    if suite is not None:
+        if suite.reference is None:
+            raise ValueError(
+                f'suite {suite.name}: collecting needs it as an attribute of the module that its '
+                f'class is in ({type(suite).__module__})'
+            )
+        command += f' --suite={suite.reference}'
+    return command
 
 
-def collect_command(name: str, num_episodes: int) -> str:
-    """The command that collects data like `name`, in shards of 1M transitions where those are."""
-    shards = f' --num_shards={-(-num_episodes // 1000)}' if '-100m-' in name else ''
-    return f'python -m envs.collect --env_name={name} --num_episodes={num_episodes}{shards}'
+def run_collection(command: str, directory: Path, seed: int, num_workers: int | None) -> None:
+    """Runs a command of `collect_command` in a process of its own, into `directory`.
 
-
-def _collect(name, directory, num_episodes, seed, num_workers):
-    """Runs the command, so that its workers do not import all that this process has imported."""
-    command = collect_command(name, num_episodes).split()[1:]
-    command = [sys.executable, *command, f'--seed={seed}', f'--save_dir={directory.absolute()}']
-    if num_workers is not None:
-        command.append(f'--num_workers={num_workers}')
-    with subprocess.Popen(command, cwd=Path(__file__).parents[1]) as process:
-        try:
-            status = process.wait()
-        except BaseException:
-            process.terminate()  # it ends its workers and removes its files
-            raise
-    if status != 0:
-        raise RuntimeError(f'`{" ".join(command)}` failed (status {status}); see above')
-
-
-def download(name: str, directory: Path) -> Path:
-    """Downloads the training file of `name` from OGBench's server, or from OGBENCH_DATASET_URL.
+    It stops and removes its files when this process leaves here or dies, however that happens.
 
     Raises:
-        DatasetError: this data set is not downloaded automatically.
-        RuntimeError: the download failed; the message has the command that collects such data.
+        RuntimeError: it failed.
     """
-    if '-100m-' in name:
-        raise DatasetError(
-            f'{name}: not in {directory}, and too large to be downloaded automatically; download '
-            'its files by hand and give their directory with --ogbench_dataset_dir, or collect '
-            f'such data: {collect_command(name, public_episodes(name))}'
-        )
-    url = f'{os.environ.get("OGBENCH_DATASET_URL", DATASET_URL)}/{name}.npz'
+    arguments = [sys.executable, *command.split()[1:]]
+    arguments += [f'--seed={seed}', f'--save_dir={directory.absolute()}']
+    arguments.append('--end_with_stdin')
+    if num_workers is not None:
+        arguments.append(f'--num_workers={num_workers}')
+    environment = {**os.environ, 'PYTHONPATH': python_path()}
+    root = Path(__file__).parents[1]
+    pipe = subprocess.PIPE  # closed at the end of the block, or by the system
+    with subprocess.Popen(
+        arguments, cwd=root, env=environment, stdin=pipe, start_new_session=True
+    ) as process:
+        status = process.wait()
+    if status != 0:
+        raise RuntimeError(f'`{" ".join(arguments)}` failed (status {status}); see above')
+
+
+def download_file(url: str, directory: Path, name: str, otherwise: str) -> Path:
+    """Downloads `<directory>/<name>.npz`; it appears there only once it is complete and intact.
+
+    Args:
+        url: of the file.
+        directory: made if need be.
+        name: of the data.
+        otherwise: what else the user can do, for the error.
+
+    Raises:
+        DatasetError: a collection's manifest is in the way.
+        RuntimeError: the download failed.
+    """
     path = directory / f'{name}.npz'
     if (manifest := directory / f'{name}.json').exists():
         raise DatasetError(f'{manifest}: left over from a collection that is gone; delete it')
@@ -253,15 +289,14 @@ def download(name: str, directory: Path) -> Path:
         part.replace(path)
     except (OSError, http.client.HTTPException, ValueError, zipfile.BadZipFile) as error:
         raise RuntimeError(
-            f'{url}: download failed ({error}). Try again, or collect such data here: '
-            f'{collect_command(name, public_episodes(name))}'
+            f'{url}: download failed ({error}). Try again, or {otherwise}'
         ) from error
     finally:
         part.unlink(missing_ok=True)
     return path
 
 
-def _fetch(url, part):
+def _fetch(url: str, part: Path) -> None:
     with (
         urllib.request.urlopen(url, timeout=60) as response,
         part.open('wb') as file,
@@ -278,12 +313,17 @@ def _fetch(url, part):
             raise zipfile.BadZipFile(f'{damaged} is damaged')
 
 
-def check_file(path: Path, env: gymnasium.Env) -> int:
-    """Checks all of a data file that can be checked without reading it whole.
+def check_npz(
+    path: Path, widths: Mapping[str, tuple[int, ...]], env_name: str, fix: str = REPLACE
+) -> int:
+    """Checks all of an .npz file that can be checked without reading it whole.
 
     Args:
-        path: .npz file.
-        env: the environment that the data is for; is reset.
+        path: the file.
+        widths: the arrays it must have, 'observations' and 'terminals' among them, and the shape
+            of a row of each.
+        env_name: what the data is for, for the error.
+        fix: what to do about a bad file, for the error.
 
     Returns:
         The number of its rows.
@@ -291,34 +331,28 @@ def check_file(path: Path, env: gymnasium.Env) -> int:
     Raises:
         DatasetError: the file is damaged, lacks an array, or does not fit the environment.
     """
-    env.reset()  # builds the model
-    widths = {
-        'observations': env.observation_space.shape,
-        'actions': env.action_space.shape,
-        'terminals': (),
-        'qpos': (env.unwrapped.model.nq,),
-    }
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with reading(path, fix), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if missing := [key for key in widths if f'{key}.npy' not in names]:
-            raise _bad(path, f'has no {", ".join(missing)}')
+            raise bad_file(path, f'has no {", ".join(missing)}', fix)
         shapes = {key: _shape(archive, key) for key in widths}
     for key, shape in shapes.items():
         if shape[1:] != widths[key] or not shape:
-            raise _bad(path, f'{key} has shape {shape}, {env.spec.id} needs (R, *{widths[key]})')
+            needs = ', '.join(map(str, ('R', *widths[key])))
+            raise bad_file(path, f'{key} has shape {shape}, {env_name} needs ({needs})', fix)
         if shape[0] != shapes['observations'][0]:
             rows = ', '.join(f'{key} {shape[0]}' for key, shape in shapes.items())
-            raise _bad(path, f'row counts differ: {rows}')
-    with _reading(path), np.load(path) as file:
+            raise bad_file(path, f'row counts differ: {rows}', fix)
+    with reading(path, fix), np.load(path) as file:
         terminals = file['terminals']
     if not terminals.any():
-        raise _bad(path, 'terminals is True nowhere, so no episode ends')
+        raise bad_file(path, 'terminals is True nowhere, so no episode ends', fix)
     if not terminals[-1]:
-        raise _bad(path, 'the last row is not terminal, so its last episode is cut off')
+        raise bad_file(path, 'the last row is not terminal, so its last episode is cut off', fix)
     return len(terminals)
 
 
-def _shape(archive, key):
+def _shape(archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
     with archive.open(f'{key}.npy') as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0
@@ -327,22 +361,117 @@ def _shape(archive, key):
         return read(file)[0]
 
 
-def _check_finite(path, key, rows):
+def check_finite(path: Path, key: str, rows: np.ndarray, fix: str = REPLACE) -> None:
+    """Raises DatasetError if some number of `rows` [R, ...] is not finite."""
     # The extremes are finite if and only if everything is, and they need no temporary array.
     if not np.isfinite([rows.min(), rows.max()]).all():
-        row = np.flatnonzero(~np.isfinite(rows).all(axis=1))[0]
-        raise _bad(path, f'{key} is not finite in row {row}')
+        row = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0]
+        raise bad_file(path, f'{key} is not finite in row {row}', fix)
 
 
-def _bad(path, what):
-    return DatasetError(f'{path}: {what}; delete it and download or collect it again')
+def bad_file(path: Path, what: str, fix: str = REPLACE) -> DatasetError:
+    """The error of a file: which, what is wrong with it, what to do."""
+    return DatasetError(f'{path}: {what}; {fix}')
 
 
 @contextlib.contextmanager
-def _reading(path):
+def reading(path: Path, fix: str = REPLACE) -> Iterator[None]:
+    """Turns the errors of a damaged file into a DatasetError that names it."""
     try:
         yield
     except DatasetError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _bad(path, f'cannot be read, it may be cut off or damaged ({error})') from error
+        raise bad_file(
+            path, f'cannot be read, it may be cut off or damaged ({error})', fix
+        ) from error
+
+
+def npz_dataset(
+    name: str,
+    paths: Sequence[Path],
+    env: gymnasium.Env,
+    provenance: dict[str, Any] | None = None,
+) -> Dataset:
+    """Returns the data of files that have rewards in them, for suites of your own.
+
+    Each .npz holds
+
+    - observations [R, d_s];
+    - actions [R, d_a] in the environment's own units. They are mapped from its bounds to [−1, 1];
+    - rewards [R], which the row's action earned;
+    - terminals [R], True on the last row of each episode: its final state, whose action and reward
+      mean nothing and become 0;
+    - optionally masks [R], 0 where the row's action ended the task, so that no reward comes after
+      it. Without masks all are 1: each episode counts as cut off (by a time limit, say), and its
+      last state still has a value.
+
+    Args:
+        name: of the data.
+        paths: of the files, in order.
+        env: what `suite.make_env` returns: with the environment's own bounds of actions.
+        provenance: see `Dataset`; by default, the files were there before.
+
+    Raises:
+        DatasetError: here, or when loaded: a file is damaged, does not fit the environment, or has
+            an action outside the bounds by more than 1e-3 of their range.
+    """
+    space = env.action_space
+    assert isinstance(space, gymnasium.spaces.Box)
+    assert env.observation_space.shape is not None
+    widths = {
+        'observations': env.observation_space.shape,
+        'actions': space.shape,
+        'rewards': (),
+        'terminals': (),
+    }
+    fix = 'correct what wrote it'
+    label = type(env.unwrapped).__name__ if env.spec is None else env.spec.id
+    num_rows = []
+    for path in paths:
+        with reading(path, fix), zipfile.ZipFile(path) as archive:
+            masks: dict[str, tuple[int, ...]] = {'masks': ()}
+            extra = masks if 'masks.npy' in archive.namelist() else {}
+        num_rows.append(check_npz(path, widths | extra, label, fix))
+    if provenance is None:
+        provenance = {
+            'source': 'on disk',
+            'directory': str(paths[0].parent),
+            'files': [path.name for path in paths],
+        }
+    read = functools.partial(_read_npz, low=space.low, high=space.high, fix=fix)
+    return Dataset(name, tuple(paths), tuple(num_rows), provenance, read)
+
+
+def _read_npz(path: Path, low: np.ndarray, high: np.ndarray, fix: str) -> Arrays:
+    with reading(path, fix), np.load(path) as file:
+        terminals = file['terminals'].astype(bool, copy=False)
+        observations, rewards, actions = (
+            file[key].astype(np.float32, copy=False)
+            for key in ('observations', 'rewards', 'actions')
+        )
+        masks = np.ones(len(terminals), np.float32)
+        if 'masks' in file:
+            masks = file['masks'].astype(np.float32, copy=False)
+    actions[terminals], rewards[terminals] = (low + high) / 2, 0
+    arrays = {'observations': observations, 'actions': actions, 'rewards': rewards, 'masks': masks}
+    for key, rows in arrays.items():
+        check_finite(path, key, rows, fix)
+    slack = OUTSIDE * (high - low)
+    outside = (actions < low - slack) | (actions > high + slack)
+    if outside.any():
+        row, part = np.argwhere(outside)[0]
+        raise bad_file(
+            path,
+            f'actions[{row}, {part}] is {actions[row, part]:g}, outside of the bounds '
+            f'{low[part]:g} to {high[part]:g}',
+            fix,
+        )
+    arrays['actions'] = to_unit(actions, low, high)
+    return arrays | {'terminals': terminals}
+
+
+def to_unit(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Maps actions [R, d_a] from `low` [d_a] and `high` [d_a] to [−1, 1], as float32."""
+    unit = (2 * (actions - low) / (high - low) - 1).astype(np.float32, copy=False)
+    return np.clip(unit, -1, 1, out=unit)

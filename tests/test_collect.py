@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import ogbench.utils
 import pytest
-from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
 
-from envs.collect import NOISE, STACKING, collect, play_episode
-from envs.cube import EPISODE_ROWS, make_collection_env
+from envs.collect import _reserve, collect
+from envs.ogbench.scripts import CubeScript
+from envs.ogbench.tasks import EPISODE_ROWS
 
 NAME = 'cube-double-play-v0'
 
@@ -96,8 +96,8 @@ def test_bytes_depend_on_the_seed_alone(collection, tmp_path):
 
 
 def test_episodes_do_not_depend_on_those_before_and_draw_their_stacking(collection):
-    env = make_collection_env('double')
-    oracle = CubePlanOracle(env=env, **NOISE)
+    script = CubeScript(NAME)
+    env = script.env
     set_new_target, probabilities = env.unwrapped.set_new_target, []
 
     def spy(**arguments):
@@ -109,7 +109,7 @@ def test_episodes_do_not_depend_on_those_before_and_draw_their_stacking(collecti
     whole = read(collection / f'{NAME}.npz')
     for episode in (1, 0):
         probabilities.append(set())
-        rows = play_episode(env, oracle, STACKING['double'], (5, 0, episode))
+        rows = script.play((5, 0, episode))
         span = slice(episode * EPISODE_ROWS, (episode + 1) * EPISODE_ROWS)
         for key in whole:
             np.testing.assert_array_equal(rows[key], whole[key][span])
@@ -149,16 +149,45 @@ def test_nothing_is_overwritten(tmp_path, end):
 
 def test_two_collections_do_not_share_a_directory(tmp_path):
     part = tmp_path / f'{NAME}.part'
-    part.mkdir()
-    with pytest.raises(FileExistsError, match=f'{part} exists: another collection is at work'):
+    with _reserve(tmp_path, NAME):
+        with pytest.raises(FileExistsError, match=f'{part} exists: another collection is at work'):
+            collect(NAME, 1, tmp_path)
+        assert part.exists()
+    assert not part.exists()
+
+
+def leave_a_part(directory):
+    """Leaves what a killed collection does; returns it."""
+    part = directory / f'{NAME}.part'
+    (part / NAME).mkdir(parents=True)
+    for name in ('.lock', f'{NAME}.npz', f'{NAME}/{NAME}-000.npz'):
+        (part / name).touch()
+    return part
+
+
+def test_what_a_killed_collection_left_is_removed(tmp_path):
+    part = leave_a_part(tmp_path)
+    with _reserve(tmp_path, NAME) as folder:
+        assert folder == part
+        assert [path.name for path in part.iterdir()] == ['.lock']
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_collection_killed_while_it_published_does_not_block_the_next(tmp_path):
+    leave_a_part(tmp_path)
+    for end in ('-val.npz', '.json'):  # these are moved first
+        (tmp_path / f'{NAME}{end}').touch()
+    with _reserve(tmp_path, NAME):
+        assert [path.name for path in tmp_path.iterdir()] == [f'{NAME}.part']
+
+
+def test_what_a_killed_collection_left_does_not_allow_to_overwrite(tmp_path):
+    leave_a_part(tmp_path)
+    path = tmp_path / f'{NAME}.npz'
+    path.touch()
+    with pytest.raises(FileExistsError, match=f'{path} exists'):
         collect(NAME, 1, tmp_path)
-    assert part.exists()
-
-
-def test_processes_that_only_simulate_do_not_import_jax():
-    code = 'import sys, envs, envs.collect; print("jax" in sys.modules)'
-    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-    assert run.stdout == 'False\n'
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def worker_pids(pid):
@@ -199,6 +228,43 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path, victim, number, mess
             process.kill()
     assert process.returncode == 1
     assert message in errors
+    assert 'Traceback' not in errors
+    assert list(tmp_path.iterdir()) == []
+    assert not any(Path(f'/proc/{pid}').exists() for pid in workers)
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='finds workers through /proc')
+def test_workers_end_without_a_word_when_the_collector_is_killed(tmp_path):
+    command = [sys.executable, '-m', 'envs.collect', f'--env_name={NAME}', '--num_episodes=50']
+    command += ['--num_workers=2', f'--save_dir={tmp_path}']
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 30
+        while len(worker_pids(process.pid)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(3)  # in the midst of an episode
+        process.kill()
+        _, errors = process.communicate(timeout=10)  # ends when all that could write are gone
+    assert 'Traceback' not in errors
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='finds workers through /proc')
+def test_a_collection_ends_with_the_program_that_runs_it(tmp_path):
+    """However that program ends; and signals are for that program to judge."""
+    command = [sys.executable, '-m', 'envs.collect', f'--env_name={NAME}', '--num_episodes=50']
+    command += ['--num_workers=2', f'--save_dir={tmp_path}', '--end_with_stdin']
+    pipes = {'stdin': subprocess.PIPE, 'stderr': subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True) as process:
+        deadline = time.monotonic() + 30
+        while len(workers := worker_pids(process.pid)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            process.send_signal(number)
+        time.sleep(1)
+        assert process.poll() is None
+        _, errors = process.communicate(timeout=10)  # closes standard input
+    assert process.returncode == 1
     assert 'Traceback' not in errors
     assert list(tmp_path.iterdir()) == []
     assert not any(Path(f'/proc/{pid}').exists() for pid in workers)

@@ -1,6 +1,7 @@
 """Offline data: where it comes from, what it must look like, what is loaded."""
 
 import contextlib
+import dataclasses
 import http.server
 import json
 import threading
@@ -10,8 +11,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from envs import DatasetError, make_dataset, make_env
-from envs.datasets import ACTION_LIMIT, check_file, collect_command, find_files
+import envs
+from envs import DatasetError, make_env
+from envs.datasets import find_files
+from envs.ogbench.data import ACTION_LIMIT, check_file, collect_command
 
 NAME = 'cube-single-play-v0'
 TASK = 'cube-single-play-singletask-task1-v0'
@@ -36,6 +39,12 @@ def write(path, **changes):
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **{key: rows for key, rows in arrays.items() if rows is not None})
     return path
+
+
+def make_dataset(env_name, directory, source='auto', **arguments):
+    return envs.make_dataset(
+        env_name, source=source, ogbench_dataset_dir=str(directory), **arguments
+    )
 
 
 @pytest.fixture(scope='module')
@@ -90,7 +99,7 @@ def test_rows_are_stored_once_and_actions_are_clipped(tmp_path):
 
 
 def test_rewards_are_those_of_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setattr('envs.datasets.RELABEL_ROWS', 7)
+    monkeypatch.setattr('envs.ogbench.data.RELABEL_ROWS', 7)
     env = make_env('cube-double-play-singletask-task2-v0')
     observation, _ = env.reset(seed=0)
     cubes = [env.unwrapped.data.joint(f'object_joint_{i}') for i in range(2)]
@@ -150,9 +159,39 @@ def test_shards_are_read_one_by_one_in_the_order_of_their_numbers(tmp_path):
     for shard, seed in enumerate((0, 1, 2, 1000)):
         expected = make_arrays(seed=seed)['observations']
         np.testing.assert_array_equal(dataset.load(shard)['observations'], expected)
-    json.dumps(dataset.provenance)
+    assert json.loads(json.dumps(dataset.provenance)) == dataset.provenance
     assert dataset.provenance['source'] == 'on disk'
     assert len(dataset.provenance['files']) == 4
+
+
+def fingerprint(directory):
+    return make_dataset(TASK, directory).fingerprint
+
+
+def test_the_fingerprint_is_that_of_the_content_wherever_it_lies(tmp_path):
+    path = write(tmp_path / 'here' / f'{NAME}.npz')
+    write(tmp_path / 'there' / NAME / f'{NAME}-000.npz')
+    first = fingerprint(tmp_path / 'here')
+    assert fingerprint(tmp_path / 'there') == first
+    changed = make_arrays()
+    changed['actions'][3, 1] += 1e-6
+    write(path, **changed)
+    assert fingerprint(tmp_path / 'here') != first
+    write(tmp_path / 'there' / NAME / f'{NAME}-001.npz')
+    assert fingerprint(tmp_path / 'there') != first
+
+
+def test_the_fingerprint_is_found_without_reading_the_data(tmp_path):
+    path = write(tmp_path / f'{NAME}.npz')
+    dataset = make_dataset(TASK, tmp_path)
+    before = dataset.fingerprint
+    content = bytearray(path.read_bytes())
+    content[700] ^= 1  # damaged, which only a reader of the data notices
+    path.write_bytes(content)
+    same = dataclasses.replace(dataset)  # that has computed nothing yet
+    assert same.fingerprint == before
+    with pytest.raises(DatasetError, match='damaged'):
+        same.load(0)
 
 
 def with_bad_value(key, value):
@@ -319,6 +358,6 @@ def test_unreadable_manifest_is_an_error(tmp_path):
 
 
 def test_failed_collection_is_an_error(tmp_path):
-    (tmp_path / f'{NAME}.part').mkdir()
+    (tmp_path / f'{NAME}-val.npz').touch()
     with pytest.raises(RuntimeError, match=r'envs.collect --env_name=cube-single.* failed'):
         make_dataset(TASK, tmp_path, 'collect', num_episodes=1)

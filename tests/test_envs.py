@@ -7,9 +7,11 @@ import sys
 import gymnasium
 import mujoco
 import numpy as np
+import ogbench.manipspace  # noqa: F401  (registers what OGBench itself has)
 import pytest
 
-from envs import cube, make_env
+from envs import find_task, make_env
+from envs.ogbench.names import CUBES, CubeTask
 
 DOUBLE = 'cube-double-play-singletask-task2-v0'
 
@@ -45,14 +47,16 @@ def double():
     return make_env(DOUBLE)
 
 
-@pytest.mark.parametrize('cubes', cube.CUBES)
+@pytest.mark.parametrize('cubes', CUBES)
 @pytest.mark.parametrize('size', ['', '-100m'])
 @pytest.mark.parametrize('task', range(6))
 def test_every_usual_name_is_known(cubes, size, task):
     suffix = f'-task{task}' if task else ''
-    parsed = cube.parse_task(f'cube-{cubes}-play{size}-singletask{suffix}-v0')
-    assert parsed == cube.CubeTask(cubes, task, f'cube-{cubes}-play{size}-v0')
-    assert parsed.env_id in gymnasium.registry
+    dataset = f'cube-{cubes}-play{size}-v0'
+    found = find_task(f'cube-{cubes}-play{size}-singletask{suffix}-v0')
+    assert found.dataset == dataset
+    assert found.details == CubeTask(cubes, task, dataset)
+    assert found.details.env_id in gymnasium.registry
 
 
 @pytest.mark.parametrize(
@@ -73,7 +77,9 @@ def test_unknown_name_is_an_error_that_lists_what_exists(name):
 
 
 def test_unknown_timing_is_an_error():
-    with pytest.raises(ValueError, match=r"--success_timing=after: must be 'pre' .* or 'post'"):
+    with pytest.raises(
+        ValueError, match=r'--success_timing=after: must be one of pre, post .*before'
+    ):
         make_env(DOUBLE, success_timing='after')
 
 

@@ -1,4 +1,4 @@
-"""OGBench's cube environments: one fixed task each, or a scripted arm that plays with the cubes.
+"""OGBench's cube environments: for a fixed task each, or for a scripted arm to play in.
 
 A UR5e arm moves one to four cubes. Actions [5] are relative motions of the gripper (x, y, z, yaw,
 opening) in units that make ±1 the most it can do in one step of 0.05 s.
@@ -6,70 +6,22 @@ Source: OGBench (arXiv 2410.20092), package `ogbench`.
 """
 
 import copy
-import dataclasses
 import functools
-import re
 import warnings
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 with warnings.catch_warnings():  # MuJoCo's viewer looks for a display, and there may be none
     warnings.simplefilter('ignore')
     import ogbench.manipspace  # noqa: F401  (registers the environments)
     from ogbench.manipspace.envs.cube_env import CubeEnv
 
+from envs.ogbench.names import CubeTask
 
-CUBES = ('single', 'double', 'triple', 'quadruple')
 ARM_OBSERVATION, CUBE_OBSERVATION = 19, 9  # numbers in an observation
 EPISODE_ROWS = 1001  # of play data: 1000 transitions and a final state
-
-_SIZES = '{' + ','.join(CUBES) + '}'
-_DATASET_NAME = re.compile(rf'cube-({"|".join(CUBES)})-play(?:-100m)?-v0')
-_TASK_NAME = re.compile(r'(.*)-singletask(?:-task([1-5]))?(-v0)')
-
-
-@dataclasses.dataclass(frozen=True)
-class CubeTask:
-    """What the name of a single-task environment says.
-
-    Attributes:
-        cubes: 'single', 'double', 'triple' or 'quadruple'.
-        task: 1 to 5, or 0 for OGBench's default task.
-        dataset: name of the offline data, such as 'cube-double-play-v0'.
-    """
-
-    cubes: str
-    task: int
-    dataset: str
-
-    @property
-    def env_id(self) -> str:
-        """The environment's name in Gymnasium's registry, which knows nothing of data sets."""
-        return f'cube-{self.cubes}-singletask{f"-task{self.task}" if self.task else ""}-v0'
-
-
-def parse_task(env_name: str) -> CubeTask:
-    """Reads a name such as 'cube-double-play-singletask-task2-v0'; ValueError if unknown."""
-    match = _TASK_NAME.fullmatch(env_name)
-    dataset = match and _DATASET_NAME.fullmatch(match[1] + match[3])
-    if not dataset:
-        raise ValueError(
-            f'--env_name={env_name}: unknown; there are '
-            f'cube-{_SIZES}-play[-100m]-singletask[-task{{1..5}}]-v0'
-        )
-    return CubeTask(dataset[1], int(match[2] or 0), dataset[0])
-
-
-def parse_dataset(name: str) -> str:
-    """Returns 'double' for 'cube-double-play-v0'; raises ValueError for an unknown data set."""
-    match = _DATASET_NAME.fullmatch(name)
-    if match is None:
-        raise ValueError(
-            f'--env_name={name}: not the name of cube play data; there are '
-            f'cube-{_SIZES}-play[-100m]-v0'
-        )
-    return match[1]
 
 
 class LeanCubeEnv(CubeEnv):
@@ -79,23 +31,23 @@ class LeanCubeEnv(CubeEnv):
     from a space it makes anew each time and never seeds: controls and solver warm start then differ
     from reset to reset.
 
-    Nothing is computed that no one looks at: the cubes change colour only where there is a
-    renderer, and the description of the state before a step is not put together.
+    What nobody uses is not computed: the colours of the cubes without a renderer, and the
+    description of the state before a step.
     """
 
     metadata = {'render_modes': ['rgb_array'], 'render_fps': 20}  # noqa: RUF012
-    observation_dtype = np.float64
+    observation_dtype: type = np.float64
 
     def __init__(self, *args, render_mode=None, **kwargs):
         super().__init__(*args, render_mode=render_mode, **kwargs)
         self.render_mode = render_mode
 
     @functools.cached_property
-    def action_space(self):
+    def action_space(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         return gymnasium.spaces.Box(-1, 1, self.action_low.shape, np.float32)
 
     @functools.cached_property
-    def observation_space(self):
+    def observation_space(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         # OGBench's looks at an observation, for which it builds and resets the whole scene.
         size = ARM_OBSERVATION + CUBE_OBSERVATION * self._num_cubes
         return gymnasium.spaces.Box(-np.inf, np.inf, (size,), self.observation_dtype)
@@ -106,6 +58,7 @@ class LeanCubeEnv(CubeEnv):
         return super().reset(seed=seed, options=options)
 
     def pre_step(self):
+        assert self._data is not None
         self._prev_qpos = self._data.qpos.copy()
         self._prev_qvel = self._data.qvel.copy()
 
@@ -144,14 +97,20 @@ class CubeTaskEnv(LeanCubeEnv):
         return {}  # `step` adds 'success'
 
 
-def make_env(env_name, sparse=False, success_timing='pre', render=False) -> gymnasium.Env:
-    """See `envs.make_env`."""
-    task = parse_task(env_name)
-    if success_timing not in ('pre', 'post'):
-        raise ValueError(
-            f"--success_timing={success_timing}: must be 'pre' (reward and success of the state "
-            "before the action, OGBench's default) or 'post' (after it)"
-        )
+def make_env(
+    task: CubeTask, sparse: bool = False, success_timing: str = 'pre', render: bool = False
+) -> gymnasium.Env:
+    """Makes the environment of a task; its info has 'success' (bool) and little else.
+
+    Args:
+        task: which.
+        sparse: turns any non-zero reward into −1.
+        success_timing: 'pre' takes reward, success and termination from the state before the
+            action, as OGBench does since 1.2.0, so that an episode ends one step after the goal is
+            reached; 'post' takes them from the state after it.
+        render: lets `env.render()` return images [H, W, 3] uint8 that show which cubes are at
+            their goal.
+    """
     return gymnasium.make(
         _spec(task.env_id, CubeTaskEnv),
         render_mode='rgb_array' if render else None,
@@ -179,7 +138,7 @@ def make_collection_env(cubes: str) -> gymnasium.Env:
     )
 
 
-def _spec(env_id, env_class):
+def _spec(env_id: str, env_class: type) -> EnvSpec:
     """The registered settings and time limit of `env_id`, for our class instead of OGBench's."""
     spec = copy.deepcopy(gymnasium.spec(env_id))
     spec.entry_point = f'{env_class.__module__}:{env_class.__name__}'

@@ -1,0 +1,51 @@
+"""What the processes of simulators and of collection share."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Hides the main program from processes that are started meanwhile.
+
+    `multiprocessing` runs the main program's file anew in each process it starts. All its imports
+    (jax, matplotlib) would be made there again, and a program without `if __name__ == '__main__'`
+    would start processes in turn. With an empty module in its place there is nothing to run.
+    """
+    main = sys.modules['__main__']
+    sys.modules['__main__'] = types.ModuleType('__main__')
+    try:
+        yield
+    finally:
+        sys.modules['__main__'] = main
+
+
+def python_path() -> str:
+    """`sys.path` as a value of PYTHONPATH, for a program that shall find what this one finds."""
+    return os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+
+
+def obey_parent_alone() -> None:
+    """Makes this process ignore signals, and end without a word when its parent is gone.
+
+    Ctrl-C and Slurm signal all processes of a program; what they mean, the parent decides.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,240 @@
+"""The suites by name, and the environments and data of a task of any suite."""
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from absl import logging
+from gymnasium.spaces import Box
+
+from envs.datasets import Dataset, check_source
+from envs.ogbench import suite as ogbench
+from envs.suite import Suite, Task, Value
+
+_suites: dict[str, Suite] = {ogbench.name: ogbench}
+
+
+def suites() -> tuple[Suite, ...]:
+    """The suites whose tasks are known by name alone."""
+    return tuple(_suites.values())
+
+
+def register(suite: Suite) -> None:
+    """Makes the tasks of a suite known by their names alone, in this process.
+
+    Raises:
+        ValueError: another suite has that name.
+    """
+    if _suites.setdefault(suite.name, suite) is not suite:
+        raise ValueError(f'suite {suite.name}: there is another suite of that name; rename it')
+
+
+def load_suite(reference: str) -> Suite:
+    """Imports a suite.
+
+    Args:
+        reference: 'my_module:suite', a module on Python's path and the suite in it.
+
+    Raises:
+        ValueError: there is no such module or attribute, or it is no `Suite`.
+    """
+    module_name, _, attribute = reference.partition(':')
+    if not module_name or not attribute:
+        raise ValueError(
+            f'--suite={reference}: must be {", ".join(_suites)} or module:attribute, '
+            'such as my_module:suite'
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f'{module_name}.'.startswith(f'{error.name}.'):
+            raise ValueError(
+                f'--suite={reference}: importing {module_name} failed ({error!r})'
+            ) from error
+        raise ValueError(
+            f'--suite={reference}: no module {error.name} on the path; add its folder to PYTHONPATH'
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f'--suite={reference}: importing {module_name} failed ({error!r})'
+        ) from error
+    if not hasattr(module, attribute):
+        raise ValueError(f'--suite={reference}: {module.__file__} has no {attribute}')
+    suite = getattr(module, attribute)
+    if not isinstance(suite, Suite):
+        raise ValueError(
+            f'--suite={reference}: is a {type(suite).__name__}, not an object of a subclass of '
+            'envs.Suite'
+        )
+    return suite
+
+
+def find_task(env_name: str, suite: str | Suite | None = None) -> Task:
+    """Finds the task that an environment's name describes.
+
+    Args:
+        env_name: such as 'cube-double-play-singletask-task2-v0'.
+        suite: where to look: a suite, a registered one's name, 'my_module:suite', or None for all
+            registered ones.
+
+    Raises:
+        ValueError: no such environment or suite.
+    """
+    candidates = _candidates(suite)
+    for candidate in candidates:
+        if (task := candidate.parse(env_name)) is not None:
+            return task
+    known = '; '.join(candidate.names for candidate in candidates)
+    raise ValueError(f'--env_name={env_name}: unknown; there are {known}')
+
+
+def find_collection(dataset_name: str, suite: str | Suite | None = None) -> Suite:
+    """Finds the suite that can collect a data set; arguments and errors as for `find_task`."""
+    candidates = _candidates(suite)
+    for candidate in candidates:
+        if candidate.parse_dataset(dataset_name) is not None:
+            return candidate
+    known = '; '.join(candidate.dataset_names for candidate in candidates)
+    raise ValueError(
+        f'--env_name={dataset_name}: not the name of data that can be collected; there are {known}'
+    )
+
+
+def _candidates(suite: str | Suite | None) -> tuple[Suite, ...]:
+    if suite is None:
+        return suites()
+    if isinstance(suite, Suite):
+        return (suite,)
+    return (_suites[suite],) if suite in _suites else (load_suite(suite),)
+
+
+def check_options(
+    task_or_suite: Task | Suite, options: Mapping[str, Any] | None = None
+) -> dict[str, Value]:
+    """Returns all options of a suite: the values given, and the defaults of the others.
+
+    Raises:
+        ValueError: an option that the suite does not have, or a value of a wrong type or choice.
+    """
+    suite = task_or_suite.suite if isinstance(task_or_suite, Task) else task_or_suite
+    given = dict(options or {})
+    known = {option.name: option for option in suite.options}
+    for name, value in given.items():
+        if name not in known:
+            theirs = f'its options: {", ".join(known)}' if known else 'it has none'
+            raise ValueError(f'--{name}={value}: not an option of suite {suite.name}; {theirs}')
+    return {name: option.check(given.get(name, option.default)) for name, option in known.items()}
+
+
+def make_env(task: Task | str, *, render: bool = False, **options) -> gymnasium.Env:
+    """Makes an environment.
+
+    Observations are [d_s] float32, actions [d_a] float32 in [−1, 1] (mapped to the bounds that the
+    environment itself has), and the info of an episode's last step has 'success' (bool).
+    `reset(seed=s)` makes the episode that follows reproducible, bit by bit.
+
+    Args:
+        task: of `find_task`, or the name of a registered suite's environment.
+        render: lets `env.render()` return images [H, W, 3] uint8. Without a display, MuJoCo needs
+            MUJOCO_GL=egl or MUJOCO_GL=osmesa.
+        options: of the task's suite (`task.suite.options`).
+
+    Raises:
+        ValueError: no such environment or option, or its observations or actions are of a kind that
+            agents cannot use.
+    """
+    task = _as_task(task)
+    env = task.suite.make_env(task, render=render, **check_options(task, options))
+    return _with_unit_actions(_with_flat_observations(env, task.env_name), task.env_name)
+
+
+def _as_task(task: Task | str) -> Task:
+    return find_task(task) if isinstance(task, str) else task
+
+
+def _with_flat_observations(env: gymnasium.Env, env_name: str) -> gymnasium.Env:
+    space = env.observation_space
+    if not isinstance(space, Box) or len(space.shape) != 1:
+        raise ValueError(
+            f'{env_name}: observations are {space}, but agents need vectors, Box(shape=(d_s,)); '
+            'wrap the environment in gymnasium.wrappers.FlattenObservation'
+        )
+    if space.dtype == np.float32:
+        return env
+    return gymnasium.wrappers.DtypeObservation(env, np.float32)
+
+
+def _with_unit_actions(env: gymnasium.Env, env_name: str) -> gymnasium.Env:
+    space = env.action_space
+    if not isinstance(space, Box) or len(space.shape) != 1 or space.dtype.kind != 'f':
+        raise ValueError(
+            f'{env_name}: actions are {space}, but agents act with vectors of real numbers; '
+            'give the environment a Box(low, high, (d_a,), np.float32)'
+        )
+    if not space.is_bounded('both'):
+        raise ValueError(
+            f'{env_name}: actions are {space}, but agents act within finite bounds; '
+            "give the environment's action_space the bounds that make sense, as low and high"
+        )
+    if (space.low == space.high).any():
+        raise ValueError(
+            f'{env_name}: actions are {space}, of which some have one possible value only; '
+            "leave them out of the environment's action_space"
+        )
+    unit = Box(-1, 1, space.shape, np.float32)
+    if space == unit:
+        return env
+    return gymnasium.wrappers.TransformAction(env, _rescaling(space), unit)
+
+
+def _rescaling(space: Box) -> Callable[[np.ndarray], np.ndarray]:
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+
+    def rescale(action: np.ndarray) -> np.ndarray:
+        # Rounding may leave the bounds by a hair, which some environments refuse.
+        return np.clip(low + (high - low) * (action + 1) / 2, low, high).astype(space.dtype)
+
+    return rescale
+
+
+def make_dataset(
+    task: Task | str,
+    *,
+    source: str = 'auto',
+    num_episodes: int | None = None,
+    seed: int = 0,
+    num_workers: int | None = None,
+    **options,
+) -> Dataset:
+    """Finds, downloads or collects the offline data of an environment, and checks it.
+
+    Args:
+        task: of `find_task`, or the name of a registered suite's environment.
+        source: 'auto' takes the files that are there, whatever made them, and downloads them if
+            there are none. 'download' takes or fetches the public files. 'collect' takes or makes
+            a scripted collection of exactly `num_episodes` and `seed`.
+        num_episodes: episodes to collect; by default as many as the public data set has.
+        seed: of the collection.
+        num_workers: processes that collect; by default one per core.
+        options: of the task's suite (`task.suite.options`).
+
+    Raises:
+        ValueError: no such environment, option or source.
+        DatasetError: files that are broken, or are not what was asked for.
+        RuntimeError: the download or the collection failed.
+    """
+    task = _as_task(task)
+    check_source(source, num_episodes)
+    dataset = task.suite.make_dataset(
+        task,
+        source=source,
+        num_episodes=num_episodes,
+        seed=seed,
+        num_workers=num_workers,
+        **check_options(task, options),
+    )
+    logging.info('Offline data %s: %s', dataset.name, json.dumps(dataset.provenance))
+    return dataset

@@ -1,0 +1,375 @@
+"""Suites: found by name, their options checked; a user's own from its module to its data."""
+
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_suite
+from gymnasium.spaces import Box, Dict, Discrete
+
+import envs
+from envs import DatasetError, Option, Suite, Task, check_options, find_task, load_suite
+from envs.collect import collect
+from envs.datasets import npz_dataset
+from envs.vector import end
+
+TOY = find_task(toy_suite.ENV_NAME, 'toy_suite:suite')
+CUBE = 'cube-double-play-singletask-task2-v0'
+
+
+def test_registered_suites_are_searched_unless_one_is_named():
+    assert [suite.name for suite in envs.suites()] == ['ogbench']
+    assert find_task(CUBE).suite is find_task(CUBE, 'ogbench').suite is envs.suites()[0]
+    assert Task(toy_suite.ENV_NAME, toy_suite.suite, toy_suite.DATASET) == TOY
+    assert find_task(toy_suite.ENV_NAME, toy_suite.suite) == TOY
+    with pytest.raises(ValueError, match=rf'--env_name={CUBE}: unknown; there are toy-push-v0'):
+        find_task(CUBE, 'toy_suite:suite')
+    with pytest.raises(ValueError, match='--env_name=toy-push-v0: unknown; there are cube-'):
+        find_task(toy_suite.ENV_NAME)
+
+
+def test_a_registered_suite_is_known_by_name(monkeypatch):
+    monkeypatch.setattr('envs.registry._suites', {})
+    envs.register(toy_suite.suite)
+    envs.register(toy_suite.suite)
+    assert find_task(toy_suite.ENV_NAME) == TOY
+    with pytest.raises(ValueError, match='suite toy: there is another suite of that name'):
+        envs.register(toy_suite.Toy())
+
+
+@pytest.mark.parametrize('env_name', [toy_suite.ENV_NAME, CUBE])
+def test_a_task_that_travels_keeps_its_suite(env_name):
+    task = TOY if env_name == TOY.env_name else find_task(CUBE)
+    again = pickle.loads(pickle.dumps(task))
+    assert again == task
+    assert again.suite is task.suite
+
+
+@pytest.mark.parametrize(
+    ('reference', 'message'),
+    [
+        ('toy', 'must be ogbench or module:attribute'),
+        ('toy_suite:', 'must be ogbench or module:attribute'),
+        ('no_suite:suite', 'no module no_suite on the path; add its folder to PYTHONPATH'),
+        ('envs.nothing:suite', 'no module envs.nothing on the path'),
+        ('needs_more:suite', r"importing needs_more failed .*No module named 'more'"),
+        ('broken:suite', r'importing broken failed .*ZeroDivisionError'),
+        ('toy_suite:sweet', 'toy_suite.py has no sweet'),
+        ('toy_suite:Toy', 'is a type, not an object of a subclass of envs.Suite'),
+    ],
+)
+def test_a_suite_that_is_not_there_is_an_error(tmp_path, monkeypatch, reference, message):
+    (tmp_path / 'needs_more.py').write_text('import more')
+    (tmp_path / 'broken.py').write_text('1 / 0')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=f'^--suite={reference}: .*{message}'):
+        load_suite(reference)
+    with pytest.raises(ValueError, match=f'^--suite={reference}'):
+        find_task(toy_suite.ENV_NAME, reference)
+
+
+class Optional(Suite):
+    name = 'optional'
+    options = (
+        Option('flat', False, 'A bool.'),
+        Option('count', 3, 'An int.'),
+        Option('size', 1.0, 'A float.'),
+        Option('kind', 'a', 'One of two.', choices=('a', 'b')),
+        Option('place', None, 'A str or nothing.', type=str),
+    )
+
+
+def test_options_are_complete_and_of_their_type():
+    defaults = {'flat': False, 'count': 3, 'size': 1.0, 'kind': 'a', 'place': None}
+    assert check_options(Optional()) == defaults
+    given = {'flat': True, 'count': 0, 'size': 2, 'kind': 'b', 'place': 'x'}
+    checked = check_options(Task('x', Optional(), 'x'), given)
+    assert checked == given
+    assert type(checked['size']) is float
+    assert check_options(find_task(CUBE)) == {
+        'sparse': False,
+        'success_timing': 'pre',
+        'ogbench_dataset_dir': None,
+    }
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('sparse', True, '--sparse=True: not an option of suite optional; its options: flat, c'),
+        ('flat', 1, '--flat=1: must be of type bool'),
+        ('count', True, '--count=True: must be of type int'),
+        ('count', 2.0, '--count=2.0: must be of type int'),
+        ('count', None, '--count=None: must be of type int'),
+        ('size', '1', '--size=1: must be of type float'),
+        ('kind', 'c', r'--kind=c: must be one of a, b \(One of two.\)'),
+        ('place', 3, '--place=3: must be of type str'),
+    ],
+)
+def test_senseless_options_are_errors(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        check_options(Optional(), {name: value})
+
+
+def test_an_option_without_default_needs_a_type():
+    with pytest.raises(ValueError, match='Option x: its default is None, so it needs a type'):
+        Option('x', None, 'What?')
+    with pytest.raises(ValueError, match='Option x: type list'):
+        Option('x', None, 'What?', type=list)
+
+
+def test_actions_are_mapped_to_the_bounds_of_the_environment():
+    env = envs.make_env(TOY, toy_time_limit=3)
+    assert env.action_space == Box(-1, 1, (1,), np.float32)
+    env.reset(seed=0)
+    for action, push in ((1, 2), (-1, -2), (0.25, 0.5)):
+        observation, _, terminated, truncated, info = env.step(np.array([action], np.float32))
+        assert observation[1] == push
+        assert info['success'] == terminated
+    assert truncated  # by the suite's own option
+
+
+class Odd(Suite):
+    """Makes environments with any spaces."""
+
+    def __init__(self, actions, observations):
+        self.spaces = actions, observations
+
+    def make_env(self, task, *, render=False, **options):
+        env = toy_suite.Push()
+        env.action_space, env.observation_space = self.spaces
+        return env
+
+
+VECTOR = Box(-1, 1, (3,), np.float32)
+
+
+def make_odd(actions=VECTOR, observations=VECTOR):
+    return envs.make_env(Task('odd-v0', Odd(actions, observations), 'odd'))
+
+
+@pytest.mark.parametrize(
+    ('spaces', 'message'),
+    [
+        ({'actions': Discrete(3)}, 'actions are Discrete.*vectors of real numbers; give the env'),
+        ({'actions': Box(0, 9, (1,), np.int64)}, 'actions are Box.*vectors of real numbers'),
+        ({'actions': Box(-1, 1, (2, 2))}, 'actions are Box.*vectors of real numbers'),
+        ({'actions': Box(-1, np.inf, (1,))}, 'actions are Box.*finite bounds; give'),
+        ({'actions': Box(1, 1, (1,))}, 'actions are Box.*one possible value only; leave'),
+        ({'observations': Dict({'x': VECTOR})}, 'observations are Dict.*FlattenObservation'),
+        ({'observations': Box(0, 1, (8, 8, 3))}, 'observations are Box.*FlattenObservation'),
+        ({'observations': Discrete(9)}, 'observations are Discrete.*FlattenObservation'),
+    ],
+)
+def test_spaces_that_agents_cannot_use_are_errors(spaces, message):
+    with pytest.raises(ValueError, match=f'^odd-v0: {message}'):
+        make_odd(**spaces)
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+@pytest.mark.parametrize('low', [-0.7, 0, 0.1, 0.3])
+def test_mapped_actions_stay_within_bounds_and_reach_them(dtype, low):
+    space = Box(low, 0.9, (1,), dtype)
+    env = make_odd(actions=space)
+    given = []
+    env.unwrapped.step = lambda action: given.append(action) or (None, 0, False, False, {})
+    for action in (-1, 1, 0):
+        env.step(np.array([action], np.float32))
+    assert all(action in space and action.dtype == dtype for action in given)
+    np.testing.assert_array_equal(given[:2], [space.low, space.high])
+    np.testing.assert_allclose(given[2], (low + 0.9) / 2, rtol=1e-6)
+
+
+def test_observations_become_float32():
+    env = envs.make_env(Task('x', Odd(VECTOR, Box(-np.inf, np.inf, (3,), np.float64)), 'x'))
+    env.unwrapped.reset = lambda **_: (np.array([0.1, 0.2, 0.3]), {})
+    assert env.observation_space.dtype == env.reset()[0].dtype == np.float32
+
+
+def test_data_with_its_own_rewards_is_mapped_to_the_unit_range(tmp_path):
+    path = toy_suite.write_dataset(tmp_path, num_episodes=20)
+    dataset = envs.make_dataset(TOY, toy_dataset_dir=str(tmp_path))
+    assert dataset.paths == (path,)
+    assert dataset.provenance['source'] == 'on disk'
+    with np.load(path) as file:
+        written = dict(file)
+    data = dataset.load(0)
+    assert dataset.num_rows == (len(data['rewards']),)
+    np.testing.assert_array_equal(data['actions'], written['actions'] / 2)
+    for key in ('observations', 'rewards', 'masks', 'terminals'):
+        np.testing.assert_array_equal(data[key], written[key])
+    assert data['terminals'].sum() == 20
+    assert {key: rows.dtype for key, rows in data.items() if key != 'terminals'} == dict.fromkeys(
+        ('observations', 'actions', 'rewards', 'masks'), np.float32
+    )
+
+
+def write(path, **changes):
+    """Two episodes of three rows; arrays changed to None are left out."""
+    arrays = {
+        'observations': np.zeros((6, 3)),
+        'actions': np.array([[-2.0], [1], [0], [2], [0.5], [0]]),
+        'rewards': np.arange(6.0),
+        'terminals': np.array([0, 0, 1, 0, 0, 1]),
+        'masks': np.array([1, 0, 1, 1, 1, 1]),
+    } | changes
+    np.savez(path, **{key: rows for key, rows in arrays.items() if rows is not None})
+    return path
+
+
+def load(path):
+    return npz_dataset('x', [path], toy_suite.Push()).load(0)
+
+
+def with_action(row, value):
+    actions = np.zeros((6, 1))
+    actions[row] = value
+    return {'actions': actions}
+
+
+def test_without_masks_no_state_is_final(tmp_path):
+    path = tmp_path / 'x.npz'
+    assert load(write(path))['masks'].tolist() == [1, 0, 1, 1, 1, 1]
+    assert load(write(path, masks=None))['masks'].tolist() == [1] * 6
+
+
+def test_the_final_row_of_an_episode_means_nothing(tmp_path):
+    rewards = np.array([0, 0, np.nan, 0, 0, 9])
+    data = load(write(tmp_path / 'x.npz', **with_action([2, 5], 1e9), rewards=rewards))
+    assert not data['actions'].any()
+    assert not data['rewards'].any()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'rewards': None}, 'has no rewards'),
+        ({'rewards': np.zeros((6, 1))}, r'rewards has shape \(6, 1\), Push needs \(R\)'),
+        ({'masks': np.ones(5)}, 'row counts differ: .*masks 5'),
+        ({'actions': np.zeros((6, 2))}, r'actions has shape \(6, 2\), Push needs \(R, 1\)'),
+        ({'terminals': np.zeros(6)}, 'terminals is True nowhere'),
+        ({'rewards': np.array([0, np.inf, 0, 0, 0, 0])}, 'rewards is not finite in row 1'),
+        (with_action(4, np.nan), 'actions is not finite in row 4'),
+        (with_action(3, 2.01), r'actions\[3, 0\] is 2.01, outside of the bounds -2 to 2'),
+        (with_action(1, -3), r'actions\[1, 0\] is -3, outside of the bounds -2 to 2'),
+    ],
+)
+def test_data_that_does_not_fit_is_an_error_that_names_it(tmp_path, changes, message):
+    path = write(tmp_path / 'x.npz', **changes)
+    with pytest.raises(DatasetError, match=f'^{path}: {message}.*; correct what wrote it'):
+        load(path)
+
+
+def test_actions_outside_by_rounding_are_within(tmp_path):
+    data = load(write(tmp_path / 'x.npz', **with_action(3, 2.001)))
+    assert data['actions'].max() == 1
+
+
+def test_a_suite_of_ones_own_plays_in_processes():
+    env = envs.make_vector_env(TOY, 3, 2, 'evaluate', toy_time_limit=4)
+    env.set_attr('queue', [((i, 10 + i),) for i in range(3)])
+    env.reset()
+    lengths = np.zeros(3)
+    for _ in range(2):
+        _, _, _, _, info = env.step(np.full((3, 2, 1), 1.0, np.float32))
+        lengths += info['length']
+    end(env)
+    assert info['finished'].any()
+    for i, length in enumerate(lengths):
+        alone = envs.make_env(TOY, toy_time_limit=4)
+        alone.reset(seed=10 + i)
+        steps, done = 0, False
+        while not done:
+            _, _, terminated, truncated, _ = alone.step(np.ones(1, np.float32))
+            steps, done = steps + 1, terminated or truncated
+        assert steps == length
+
+
+def test_a_suite_defined_in_the_main_program_plays_and_collects_in_processes(tmp_path):
+    code = """
+    import envs, numpy as np, jax, toy_suite
+    from functools import partial
+
+    class Mine(toy_suite.Toy):
+        name = 'mine'
+        def make_env(self, task, **options):
+            return Env()
+
+    class Env(toy_suite.Push):
+        pass
+
+    envs.register(Mine())
+    env = envs.make_vector_env(toy_suite.ENV_NAME, 2, 5, 'evaluate')
+    env.set_attr('probe', [partial(eval, "'jax' in __import__('sys').modules")] * 2)
+    env.reset()
+    print(env.call('probe'))
+
+    from envs.collect import collect
+    print(len(collect(toy_suite.DATASET, 2, 'here', num_workers=2, suite=Mine())))
+    """
+    path = tmp_path / 'program.py'
+    path.write_text(textwrap.dedent(code))
+    assert run_python(path) == '(False, False)\n1\n'
+
+
+def run_python(path):
+    tests = Path(__file__).parent
+    environment = {**os.environ, 'PYTHONPATH': f'{tests.parent}:{tests}'}
+    return subprocess.run(
+        [sys.executable, path],
+        cwd=path.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_episodes_of_different_lengths_are_collected(tmp_path):
+    arguments = {'num_workers': 1, 'seed': 3, 'suite': 'toy_suite:suite'}
+    (whole,) = collect(toy_suite.DATASET, 7, tmp_path / 'a', **arguments, num_val_episodes=2)
+    shards = collect(
+        toy_suite.DATASET, 7, tmp_path / 'b', **arguments | {'num_workers': 2}, num_shards=3
+    )
+    with np.load(whole) as file:
+        rows = dict(file)
+    ends = np.flatnonzero(rows['terminals'])
+    assert len(ends) == 7
+    assert ends[-1] == len(rows['observations']) - 1
+    assert len(set(np.diff(ends, prepend=-1))) > 1
+    for key, values in rows.items():
+        parts = [np.load(path)[key] for path in shards]
+        np.testing.assert_array_equal(np.concatenate(parts), values)
+    expected = [toy_suite.PushScript().play((3, 0, episode)) for episode in range(7)]
+    np.testing.assert_array_equal(
+        rows['actions'], np.concatenate([episode['actions'] for episode in expected])
+    )
+
+
+def test_ones_own_suite_collects_what_it_is_asked_for(tmp_path):
+    directory = tmp_path / 'toy'
+    dataset = envs.make_dataset(
+        TOY, source='collect', num_episodes=4, seed=2, num_workers=1, toy_dataset_dir=str(directory)
+    )
+    assert dataset.load(0)['terminals'].sum() == 4
+    assert dataset.provenance == {
+        'source': 'collected',
+        'directory': str(directory),
+        'files': ['toy-data-v0.npz'],
+        'episodes': 4,
+        'seed': 2,
+    }
+
+
+def test_a_suite_without_a_script_says_so(tmp_path):
+    with pytest.raises(ValueError, match='x-v0: suite optional has no script to collect data with'):
+        Optional().make_script('x-v0')
+    with pytest.raises(ValueError, match='--env_name=x-v0: not the name of data that can be'):
+        collect('x-v0', 1, tmp_path, suite=Optional())
+    with pytest.raises(ValueError, match='--save_dir: say where; suite toy has no directory'):
+        collect(toy_suite.DATASET, 1, suite=toy_suite.suite)
