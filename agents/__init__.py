@@ -1,5 +1,6 @@
-"""What learns: one file per method, and `base.py` with what all of them share."""
+"""What learns: one file per method, `base.py` for all of them and `top_k.py` for DFP and MVP."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from agents.dfp import DFPAgent
 from agents.fql import FQLAgent
 from agents.mvp import MVPAgent
 
-# `config.agent_name`, set by each method's `get_config()`, to its class.
+# The class of each method, by the `agent_name` that its `get_config()` sets.
 agents = {
     'bfn': BFNAgent,
     'dfp': DFPAgent,
@@ -20,26 +21,53 @@ agents = {
 }
 
 
+def find_class(name: str | None) -> type[Agent]:
+    """Returns the class of a method by its name, such as 'dfp'.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    if name not in agents:
+        raise ValueError(f'agent_name={name}: unknown; there are {", ".join(agents)}')
+    return agents[name]
+
+
+def get_config(name: str) -> ml_collections.ConfigDict:
+    """Returns the default settings of a method by its name, such as 'dfp'.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    return sys.modules[find_class(name).__module__].get_config()
+
+
+def check_settings(settings: Mapping[str, Any], horizon_length: int, discount: float) -> None:
+    """Raises ValueError if no agent can be made with these settings; see `Agent.create`."""
+    agent_class = find_class(settings.get('agent_name'))
+    known = get_config(settings['agent_name'])
+    if different := sorted(set(settings) ^ set(known)):
+        problem = 'unknown' if different[0] in settings else 'missing'
+        raise ValueError(f'--agent.{different[0]}: {problem}; there are {", ".join(sorted(known))}')
+    agent_class.check_config(ml_collections.ConfigDict(settings))
+    agent_class.check_horizon(horizon_length, discount)
+
+
 def make_agent(description: Mapping[str, Any], seed: int) -> Agent:
     """Makes the agent that a run or a checkpoint describes.
 
     Args:
         description: `agent` (the method's settings), `observation_dim`, `action_dim`,
-            `horizon_length` and `discount`.
-        seed: of its parameters and draws.
+            `horizon_length` and `discount`, as `Agent.create` takes them.
+        seed: of the run.
 
     Raises:
         ValueError: there is no such method, or a setting cannot work.
     """
-    config = ml_collections.ConfigDict(description['agent'])
-    name = config.get('agent_name')
-    if name not in agents:
-        raise ValueError(f'agent_name={name}: unknown; there are {", ".join(agents)}')
-    return agents[name].create(
+    return find_class(description['agent'].get('agent_name')).create(
         seed,
         description['observation_dim'],
         description['action_dim'],
-        config,
+        ml_collections.ConfigDict(description['agent']),
         description['horizon_length'],
         description['discount'],
     )

@@ -1,67 +1,73 @@
 """What every agent shares: Q-chunking (Li et al., 2025, arXiv 2507.07969).
 
-A critic ensemble values whole chunks of actions, a policy proposes chunks, the agent acts by the
-best of N proposals, and the same rule gives the critic its targets:
+A critic ensemble values whole chunks of actions. A policy proposes chunks, and the agent executes
+the best of N proposals. The critic's targets use the same rule:
 
     y = R + γ^h · mask · agg_e Q_target,e(s', a*),   a* = argmax_a agg_e Q_e(s', a) over N proposals
 
-A method is a subclass with an actor network, `propose` and `actor_loss`; `TopKAgent` adds what
-those methods share whose policy also learns from the best proposals of a slow copy of itself. An
-agent is a pytree and everything that changes it is a pure function of it, so `lax.scan` fuses many
+A method is a subclass with an actor network, `propose` and `actor_loss`. Methods whose policy also
+learns from its best proposals derive from `TopKAgent` (agents/top_k.py).
+
+An agent is a pytree, and everything that changes it is a pure function. So `lax.scan` fuses many
 updates into one dispatch, `vmap` trains many seeds at once, and a checkpoint is one tree.
+
+Shapes: B states in a batch, chunks of h actions of size d_a, observations of size d_s. D = h · d_a
+is the size of a flattened chunk (d_a without action chunking), E the size of the critic ensemble.
 """
 
 import dataclasses
 from collections import namedtuple
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self, cast
 
-import flax
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
-from utils.networks import MLP, Critic
+from utils.keys import key_for
+from utils.networks import MLP, Critic, apply_network
 from utils.replay import Batch
+from utils.shapes import check_shape
 
 Info = dict[str, jax.Array]
 SCORE_DTYPES = ('float32', 'bfloat16')
 
 
-def static(**kwargs):
-    """A field that is part of the program, not of the data: changing it compiles anew."""
+def static_field(**kwargs: Any) -> Any:
+    """Returns a field that is part of the compiled program: another value compiles it anew."""
     return flax.struct.field(pytree_node=False, **kwargs)
 
 
 def base_config() -> ml_collections.ConfigDict:
-    """Settings shared by all agents, at the paper's values.
+    """Returns the settings that all agents share, at the paper's values.
 
-    The chunk length and the discount belong to the run (`--horizon_length`, `--discount`): replay
-    and environment need them as well.
+    The chunk length and the discount are settings of the run (`--horizon_length`, `--discount`),
+    because replay and environments need them as well.
     """
     return ml_collections.ConfigDict(
         {
             'lr': 3e-4,  # Adam's learning rate
             'batch_size': 256,
             'tau': 0.005,  # rate of the target critic
-            'num_qs': 2,  # size of the critic ensemble
-            'q_agg': 'mean',  # mean or min over the ensemble: targets and scores of candidates
-            'score_dtype': 'float32',  # or bfloat16: of the critic when it compares proposals
-            'num_samples': 16,  # N, proposals per state when acting and in the critic's target
+            'num_qs': 2,  # E, size of the critic ensemble
+            'q_agg': 'mean',  # mean or min over the ensemble, for targets and to rank proposals
+            'score_dtype': 'float32',  # or bfloat16: the critic's precision when it ranks proposals
+            'num_samples': 16,  # N, proposals per state, for acting and for the critic's targets
             'actor_hidden_dims': (512, 512, 512, 512),
             'critic_hidden_dims': (512, 512, 512, 512),
             'actor_layer_norm': False,
             'critic_layer_norm': True,
-            # False: the policy and the critic see one action, and h becomes the n of n-step returns
+            # False: policy and critic decide on one action, and h is the n of n-step returns
             'action_chunking': True,
         }
     )
 
 
 class Agent(flax.struct.PyTreeNode, kw_only=True):
-    """State and settings of an agent; see the module's docstring.
+    """State and settings of an agent; the module's docstring says how it acts and learns.
 
     `params` holds exactly what the optimiser trains, so nothing else has optimiser state.
     """
@@ -70,14 +76,14 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     params: dict[str, Any]  # {'critic': ..., 'actor': ...}
     target_critic: Any
     opt_state: Any
-    critic: nn.Module = static()
-    actor: nn.Module = static()
-    config: NamedTuple = static()
-    observation_dim: int = static()
-    action_dim: int = static()
-    horizon_length: int = static()
-    discount: float = static()
-    online: bool = static(default=False)
+    critic: nn.Module = static_field()
+    actor: nn.Module = static_field()
+    config: Any = static_field()  # a named tuple, see `freeze`
+    observation_dim: int = static_field()
+    action_dim: int = static_field()
+    horizon_length: int = static_field()
+    discount: float = static_field()
+    online: bool = static_field(default=False)
 
     # How many times (scalars, `[..., 1]` each) the actor takes besides observation and chunk.
     num_times: ClassVar[int] = 0
@@ -85,38 +91,59 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     # ---- what a method defines ------------------------------------------------------------------
 
     @classmethod
-    def make_actor(cls, config: NamedTuple, chunk_dim: int) -> nn.Module:
-        """Returns the network(s) of the policy for chunks of `chunk_dim` numbers."""
+    def make_actor(cls, config: Any, chunk_dim: int) -> nn.Module:
+        """Returns the policy's network for chunks of size `chunk_dim`."""
         return MLP(tuple(config.actor_hidden_dims), chunk_dim, config.actor_layer_norm)
 
-    def propose(self, actor_params, observations: jax.Array, num: int, rng) -> jax.Array:
+    def propose(
+        self, actor_params: Any, observations: jax.Array, num: int, rng: jax.Array
+    ) -> jax.Array:
         """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [..., d_s]`."""
         raise NotImplementedError
 
-    def actor_loss(self, actor_params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
-        """Returns the policy's loss; whatever is not to be trained is read from `self.params`."""
+    def actor_loss(self, actor_params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
+        """Returns the policy's loss, a scalar, and scalars to log.
+
+        Its gradient trains `actor_params`; `self.params` are constants in it.
+        """
         raise NotImplementedError
 
     @classmethod
-    def check_config(cls, config: ml_collections.ConfigDict) -> None:
-        """Raises ValueError for settings that cannot work, naming the setting and the fix."""
+    def check_config(cls, config: Any) -> None:
+        """Raises ValueError for a setting that cannot work; the error says what can."""
         for name in ('batch_size', 'num_qs', 'num_samples'):
-            require(config[name] >= 1, f'--agent.{name}={config[name]}: must be at least 1')
+            value = getattr(config, name)
+            require(value >= 1, f'--agent.{name}={value}: must be at least 1')
         for name in ('lr', 'tau'):
-            require(0 < config[name] <= 1, f'--agent.{name}={config[name]}: must be in (0, 1]')
+            value = getattr(config, name)
+            require(0 < value <= 1, f'--agent.{name}={value}: must be in (0, 1]')
         for name in ('actor_hidden_dims', 'critic_hidden_dims'):
-            sizes = tuple(config[name])
+            sizes = tuple(getattr(config, name))
             require(
                 bool(sizes) and min(sizes) >= 1,
                 f'--agent.{name}={sizes}: needs at least one layer, each of size 1 or more',
             )
         for name, choices in (('q_agg', ('mean', 'min')), ('score_dtype', SCORE_DTYPES)):
-            require(
-                config[name] in choices,
-                f'--agent.{name}={config[name]}: use {" or ".join(choices)}',
-            )
+            value = getattr(config, name)
+            require(value in choices, f'--agent.{name}={value}: use {" or ".join(choices)}')
 
-    # ---- shared ---------------------------------------------------------------------------------
+    @staticmethod
+    def check_horizon(horizon_length: int, discount: float) -> None:
+        """Raises ValueError for a chunk length or a discount that cannot work."""
+        require(horizon_length >= 1, f'--horizon_length={horizon_length}: must be at least 1')
+        require(0 <= discount <= 1, f'--discount={discount}: must be in [0, 1]')
+
+    @classmethod
+    def extra_state(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """Returns the initial values of the fields that a method adds to the agent's state."""
+        del params
+        return {}
+
+    def after_update(self) -> Self:
+        """Returns the agent with the fields that a method adds brought up to date."""
+        return self
+
+    # ---- making an agent ------------------------------------------------------------------------
 
     @classmethod
     def create(
@@ -131,7 +158,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         """Makes an agent in its offline phase.
 
         Args:
-            seed: of the parameters and of all the agent's later draws.
+            seed: of the run; parameters and later draws have keys of their own (utils/keys.py).
             observation_dim: d_s.
             action_dim: d_a, the size of one action.
             config: the method's `get_config()`, possibly changed.
@@ -141,31 +168,41 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         Raises:
             ValueError: a setting cannot work.
         """
-        require(horizon_length >= 1, f'--horizon_length={horizon_length}: must be at least 1')
-        require(0 <= discount <= 1, f'--discount={discount}: must be in [0, 1]')
+        cls.check_horizon(horizon_length, discount)
         cls.check_config(config)
-        config = freeze(config)
-        chunk_dim = action_dim * (horizon_length if config.action_chunking else 1)
-        critic = Critic(tuple(config.critic_hidden_dims), config.num_qs, config.critic_layer_norm)
-        actor = cls.make_actor(config, chunk_dim)
-        state = cls._initial_state(
-            critic, actor, config.lr, observation_dim, chunk_dim, jax.random.PRNGKey(seed)
+        settings = freeze(config)
+        chunk_dim = action_dim * (horizon_length if settings.action_chunking else 1)
+        critic = Critic(
+            tuple(settings.critic_hidden_dims), settings.num_qs, settings.critic_layer_norm
+        )
+        actor = cls.make_actor(settings, chunk_dim)
+        learnt = cls._initial_state(
+            critic, actor, settings.lr, observation_dim, chunk_dim, key_for(seed, 'parameters')
         )
         return cls(
+            rng=key_for(seed, 'batches'),
             critic=critic,
             actor=actor,
-            config=config,
+            config=settings,
             observation_dim=observation_dim,
             action_dim=action_dim,
             horizon_length=horizon_length,
             discount=discount,
-            **state,
+            **learnt,
         )
 
     @classmethod
     @partial(jax.jit, static_argnums=range(6))  # one program, not hundreds of small ones
-    def _initial_state(cls, critic, actor, lr, observation_dim, chunk_dim, rng) -> dict[str, Any]:
-        rng, critic_rng, actor_rng = jax.random.split(rng, 3)
+    def _initial_state(
+        cls,
+        critic: nn.Module,
+        actor: nn.Module,
+        lr: float,
+        observation_dim: int,
+        chunk_dim: int,
+        rng: jax.Array,
+    ) -> dict[str, Any]:
+        critic_rng, actor_rng = jax.random.split(rng)
         observations, chunks = jnp.zeros((1, observation_dim)), jnp.zeros((1, chunk_dim))
         times = [jnp.zeros((1, 1))] * cls.num_times
         params = {
@@ -173,56 +210,60 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
             'actor': actor.init(actor_rng, observations, chunks, *times),
         }
         return {
-            'rng': rng,
             'params': params,
             'target_critic': params['critic'],
             'opt_state': optax.adam(lr).init(params),
             **cls.extra_state(params),
         }
 
-    @classmethod
-    def extra_state(cls, params) -> dict[str, Any]:
-        """Returns the fields that a method adds to the agent's state."""
-        del params
-        return {}
+    def begin_online(self) -> Self:
+        """Returns the agent in its online phase."""
+        return self.replace(online=True)
 
-    @property
-    def chunk_dim(self) -> int:
-        """D, the size of what the policy decides on at once."""
-        return self.policy_horizon * self.action_dim
+    # ---- chunks ---------------------------------------------------------------------------------
 
     @property
     def policy_horizon(self) -> int:
-        """Actions the policy decides on at once."""
+        """The number of actions that the policy decides on at once."""
         return self.horizon_length if self.config.action_chunking else 1
 
-    def chunks_of(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Returns the batch's chunks as the policy sees them, `[B, D]`, and `valid [B, h]`.
+    @property
+    def chunk_dim(self) -> int:
+        """D, the size of a flattened chunk as the policy sees it."""
+        return self.policy_horizon * self.action_dim
 
-        What is not valid is zero in the chunks, whatever the batch holds there.
+    def masked_chunks(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Returns the batch's chunks, flattened and zero after the end of an episode.
+
+        Returns:
+            The chunks `[B, D]`, and `valid [B, h]`, 1 for each action before the end. Without
+            action chunking both hold the first action only.
         """
         valid = batch['valid'][:, : self.policy_horizon]
+        # Not a product: the batch may hold NaN after the end.
         actions = jnp.where(valid[..., None], batch['actions'][:, : self.policy_horizon], 0.0)
         return actions.reshape(len(actions), -1), valid
 
-    def entries(self, valid: jax.Array) -> jax.Array:
-        """Returns the validity of each entry of a chunk, `[B, D]`, for `valid [B, h]`."""
+    def entry_mask(self, valid: jax.Array) -> jax.Array:
+        """Returns `valid [B, h]` for each entry of a flattened chunk, `[B, D]`."""
         return jnp.repeat(valid, self.action_dim, axis=-1)
 
+    # ---- acting ---------------------------------------------------------------------------------
+
     def aggregate(self, values: jax.Array) -> jax.Array:
-        """Reduces the ensemble axis of `values [E, ...]`."""
+        """Returns the mean or the minimum (`q_agg`) of `values [E, ...]` over the ensemble."""
         return values.min(axis=0) if self.config.q_agg == 'min' else values.mean(axis=0)
 
     def score(self, observations: jax.Array, chunks: jax.Array) -> jax.Array:
-        """Values `chunks [..., N, D]` at `observations [..., d_s]` by the online critic.
+        """Returns values `[..., N]` to rank `chunks [..., N, D]` at `observations [..., d_s]`.
 
-        For comparing them: in the precision of `score_dtype`, returned as float32.
+        The critic, not the target critic, computes them in `score_dtype`; they are float32.
         """
         inputs = self.params['critic'], observations[..., None, :], chunks
         inputs = jax.tree.map(lambda x: x.astype(self.config.score_dtype), inputs)
-        return self.aggregate(self.critic.apply(*inputs).astype(jnp.float32))
+        return self.aggregate(apply_network(self.critic, *inputs).astype(jnp.float32))
 
-    def act(self, observations: jax.Array, rng: jax.Array) -> jax.Array:
+    def best_of_n(self, observations: jax.Array, rng: jax.Array) -> jax.Array:
         """Returns the best of N proposals, `[..., D]`, for `observations [..., d_s]`."""
         num = self.config.num_samples
         chunks = self.propose(self.params['actor'], observations, num, rng)
@@ -231,19 +272,48 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         best = jnp.argmax(self.score(observations, chunks), axis=-1)
         return jnp.take_along_axis(chunks, best[..., None, None], axis=-2)[..., 0, :]
 
+    @jax.jit
+    def sample_actions(self, observations: jax.Array, rng: jax.Array) -> jax.Array:
+        """Returns chunks `[..., h, d_a]` to execute at `observations [..., d_s]`.
+
+        Raises:
+            ValueError: the observations' last axis is not d_s.
+        """
+        check_shape('observations', observations, '[..., d_s]', d_s=self.observation_dim)
+        chunks = self.best_of_n(observations, rng)
+        return chunks.reshape(*chunks.shape[:-1], self.policy_horizon, self.action_dim)
+
+    def policy(self) -> Self:
+        """Returns what acts: this agent with `sample_actions` and `params`, and no other arrays.
+
+        Acting, evaluation, videos and export use it. It is smaller to copy and to hand over than
+        the agent, and it cannot learn.
+        """
+        arrays = {f.name for f in dataclasses.fields(self) if f.metadata.get('pytree_node', True)}
+        return self.replace(**dict.fromkeys(arrays - {'params'}))
+
+    # ---- learning -------------------------------------------------------------------------------
+
     def td_targets(self, batch: Batch, rng: jax.Array) -> jax.Array:
-        """Returns y `[B]` (module docstring)."""
-        chunks = self.act(batch['next_observations'], rng)
-        values = self.critic.apply(self.target_critic, batch['next_observations'], chunks)
+        """Returns the critic's targets y `[B]`; the module's docstring has the equation."""
+        observations = batch['next_observations']
+        chunks = self.best_of_n(observations, rng)
+        values = apply_network(self.critic, self.target_critic, observations, chunks)
         bootstrap = self.discount**self.horizon_length * batch['masks']
         return batch['rewards'] + bootstrap * self.aggregate(values)
 
-    def critic_loss(self, critic_params, batch: Batch, targets: jax.Array):
-        """Mean squared TD error of the chunks that are valid to their end."""
-        chunks, _ = self.chunks_of(batch)
-        values = self.critic.apply(critic_params, batch['observations'], chunks)
-        full = batch['valid'][:, -1]
-        loss = jnp.mean(full * jnp.square(values - targets))
+    def critic_loss(
+        self, critic_params: Any, batch: Batch, targets: jax.Array
+    ) -> tuple[jax.Array, Info]:
+        """Returns the squared TD error for `targets [B]`, and scalars to log.
+
+        It is the mean over the batch and the ensemble. A chunk that an episode's end cuts short
+        counts as zero.
+        """
+        chunks, _ = self.masked_chunks(batch)
+        values = apply_network(self.critic, critic_params, batch['observations'], chunks)
+        is_full = batch['valid'][:, -1]
+        loss = jnp.mean(is_full * jnp.square(values - targets))
         return loss, {
             'critic/loss': loss,
             'critic/q_mean': values.mean(),
@@ -253,17 +323,21 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
     @jax.jit
     def update(self, batch: Batch) -> tuple[Self, Info]:
-        """One gradient step on critic and actor, then one step of the target critic.
+        """Makes one gradient step on critic and actor, then one step of the target critic.
 
-        Proposals and scores use the parameters before the step; the target critic follows the
-        critic after it.
+        Proposals and their scores use the parameters before the step. The target critic follows
+        the critic after it.
 
         Args:
-            batch: from `ReplayBuffer.sample`.
+            batch: from `Replay.sample`, which says what is in it.
 
         Returns:
             The new agent and scalars to log.
+
+        Raises:
+            ValueError: an array of the batch has another shape than `Replay.sample` gives.
         """
+        self._check_batch(batch)
         rng, target_rng, actor_rng = jax.random.split(self.rng, 3)
         targets = self.td_targets(batch, target_rng)
 
@@ -274,7 +348,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
         grads, info = jax.grad(total_loss, has_aux=True)(self.params)
         updates, opt_state = optax.adam(self.config.lr).update(grads, self.opt_state)
-        params = optax.apply_updates(self.params, updates)
+        params = cast(dict[str, Any], optax.apply_updates(self.params, updates))
         target_critic = optax.incremental_update(
             params['critic'], self.target_critic, self.config.tau
         )
@@ -283,85 +357,26 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         )
         return agent.after_update(), info
 
-    def after_update(self) -> Self:
-        """Moves the state that a method adds."""
-        return self
-
-    @jax.jit
-    def sample_actions(self, observations: jax.Array, rng: jax.Array) -> jax.Array:
-        """Returns chunks `[..., h, d_a]` to execute at `observations [..., d_s]`."""
-        chunks = self.act(observations, rng)
-        return chunks.reshape(*chunks.shape[:-1], self.policy_horizon, self.action_dim)
-
-    def to_act(self) -> Self:
-        """Returns what acting needs of the agent; less to hand over than all of it."""
-        state = {f.name for f in dataclasses.fields(self) if f.metadata.get('pytree_node', True)}
-        return self.replace(**dict.fromkeys(state - {'params'}))
-
-    def begin_online(self) -> Self:
-        """Returns the agent in its online phase."""
-        return self.replace(online=True)
-
-
-class TopKAgent(Agent, kw_only=True):
-    """An agent whose policy also learns from the K best of N chunks that π_old proposes.
-
-    `old_actor` is π_old, an exponential moving average of the actor, set to it when the online
-    phase begins. The method's config has `num_candidates` (N), `top_k` (K; 0: none of this),
-    `topk_weight` and `data_weight` (of the loss on those K, and on the data), and `ema_rate`.
-    """
-
-    old_actor: Any
-
-    @classmethod
-    def extra_state(cls, params) -> dict[str, Any]:
-        return {'old_actor': params['actor']}
-
-    @classmethod
-    def check_config(cls, config: ml_collections.ConfigDict) -> None:
-        super().check_config(config)
-        require(
-            0 <= config.top_k <= config.num_candidates,
-            f'--agent.top_k={config.top_k}: must be from 0 to '
-            f'--agent.num_candidates={config.num_candidates}',
-        )
-        for name in ('topk_weight', 'data_weight'):
-            require(config[name] >= 0, f'--agent.{name}={config[name]}: must not be negative')
-        require(0 < config.ema_rate <= 1, f'--agent.ema_rate={config.ema_rate}: must be in (0, 1]')
-
-    @property
-    def uses_top_k(self) -> bool:
-        """Whether the loss has candidates in it; if not, none are drawn and π_old rests."""
-        return bool(self.config.top_k and self.config.topk_weight)
-
-    def ranked_candidates(self, observations: jax.Array, rng) -> tuple[jax.Array, jax.Array]:
-        """Draws N chunks from π_old at `observations [B, d_s]`.
-
-        Returns:
-            The chunks `[B, N, D]` and their values `[B, N]`, best first.
-        """
-        num = self.config.num_candidates
-        chunks = self.propose(self.old_actor, observations, num, rng)
-        values, order = jax.lax.top_k(self.score(observations, chunks), num)
-        return jnp.take_along_axis(chunks, order[..., None], axis=-2), values
-
-    def after_update(self) -> Self:
-        """π_old follows the policy."""
-        if not self.uses_top_k:
-            return self
-        return self.replace(
-            old_actor=optax.incremental_update(
-                self.params['actor'], self.old_actor, self.config.ema_rate
-            )
-        )
-
-    def begin_online(self) -> Self:
-        """Returns the agent in its online phase, with π_old set to the policy."""
-        old_actor = jax.tree.map(jnp.copy, self.params['actor'])
-        return super().begin_online().replace(old_actor=old_actor)
+    def _check_batch(self, batch: Batch) -> None:
+        """Raises ValueError unless every array of the batch has its shape."""
+        check_shape('observations', batch['observations'], '[B, d_s]', d_s=self.observation_dim)
+        sizes = {
+            'B': batch['observations'].shape[0],
+            'h': self.horizon_length,
+            'd_s': self.observation_dim,
+            'd_a': self.action_dim,
+        }
+        for name, axes in (
+            ('actions', '[B, h, d_a]'),
+            ('rewards', '[B]'),
+            ('masks', '[B]'),
+            ('next_observations', '[B, d_s]'),
+            ('valid', '[B, h]'),
+        ):
+            check_shape(name, batch[name], axes, **sizes)
 
 
-def freeze(config: ml_collections.ConfigDict) -> NamedTuple:
+def freeze(config: ml_collections.ConfigDict) -> Any:
     """Returns the settings as a named tuple, which jit compares 100 times as fast."""
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     return namedtuple('Config', values)(**values)

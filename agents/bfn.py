@@ -1,15 +1,19 @@
 """Best-of-N flow policy, BFN; with chunks of actions QC-BFN (Li et al., 2025, arXiv 2507.07969).
 
-A velocity field is trained by flow matching on the data alone, offline and online: behaviour
-cloning. All improvement comes from acting by the best of N of its samples.
+A velocity field is trained by flow matching on the data, offline and online: behaviour cloning.
+The policy itself never looks at the critic. All improvement comes from acting by the best of N
+of its samples.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from agents.base import Agent, Info, base_config, require
-from utils.flows import flow_matching_loss, integrate
+from utils.flows import Velocity, flow_matching_loss, integrate
+from utils.networks import apply_network
 from utils.replay import Batch
 
 
@@ -28,24 +32,26 @@ class BFNAgent(Agent, kw_only=True):
     num_times = 1
 
     @classmethod
-    def check_config(cls, config: ml_collections.ConfigDict) -> None:
+    def check_config(cls, config: Any) -> None:
         super().check_config(config)
         require(
             config.flow_steps >= 1, f'--agent.flow_steps={config.flow_steps}: must be at least 1'
         )
 
-    def velocity(self, actor_params, observations: jax.Array):
+    def velocity_field(self, actor_params: Any, observations: jax.Array) -> Velocity:
         """Returns the field `(x [..., D], t [..., 1]) -> [..., D]` at `observations [..., d_s]`."""
-        return lambda x, t: self.actor.apply(actor_params, observations, x, t)
+        return lambda x, t: apply_network(self.actor, actor_params, observations, x, t)
 
-    def propose(self, actor_params, observations: jax.Array, num: int, rng) -> jax.Array:
+    def propose(
+        self, actor_params: Any, observations: jax.Array, num: int, rng: jax.Array
+    ) -> jax.Array:
         noise = jax.random.normal(rng, (*observations.shape[:-1], num, self.chunk_dim))
-        velocity = self.velocity(actor_params, observations[..., None, :])
+        velocity = self.velocity_field(actor_params, observations[..., None, :])
         return jnp.clip(integrate(velocity, noise, self.config.flow_steps), -1, 1)
 
-    def actor_loss(self, actor_params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
-        """Flow matching on the batch's chunks, step by step as far as they are valid."""
-        chunks, valid = self.chunks_of(batch)
-        velocity = self.velocity(actor_params, batch['observations'])
-        loss = flow_matching_loss(velocity, chunks, self.entries(valid), rng)
+    def actor_loss(self, actor_params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
+        """Returns the flow matching loss of the batch's valid actions, and scalars to log."""
+        chunks, valid = self.masked_chunks(batch)
+        velocity = self.velocity_field(actor_params, batch['observations'])
+        loss = flow_matching_loss(velocity, chunks, self.entry_mask(valid), rng)
         return loss, {'actor/flow_loss': loss}

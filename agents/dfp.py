@@ -1,21 +1,25 @@
 """Drifting Field Policy (Koo et al., 2026, arXiv 2605.07727).
 
-The policy is one pass of a network, a = clip(f(s, ε)), ε ~ N(0, I). It is trained by regressing
-its particles onto themselves displaced by a drifting field, which points towards positives and
-away from the policy's own particles (utils/drifting.py).
+The policy is one pass of a network: a = clip(f(s, ε)), ε ~ N(0, I). Its samples at a state are
+called particles. A drifting field points from them to positives and away from each other, and the
+network is trained to move its particles along that field (utils/drifting.py).
 
-    offline  positives: the chunk of the data set, so plain behaviour cloning
-    online   1.0 × the same, on the replay batch
-           + 0.5 × the same particles towards the K best of N chunks that a slow copy of the
-             policy (π_old) proposes, as scored by the critic
+    offline  data term: the positive is the data set's chunk, which is behaviour cloning
+    online   1.0 × data term, on chunks from replay
+           + 0.5 × top-K term: the positives are the K best of N chunks that a slow copy of the
+             policy (π_old) proposes, as ranked by the critic
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Info, TopKAgent, base_config, require
+from agents.base import Info, base_config, require
+from agents.top_k import TopKAgent
 from utils.drifting import normalized_drifting_loss
+from utils.networks import apply_network
 from utils.replay import Batch
 
 
@@ -24,14 +28,14 @@ def get_config() -> ml_collections.ConfigDict:
     config = base_config()
     config.agent_name = 'dfp'
     config.temperatures = (0.1,)  # T, of the kernel
-    config.num_particles = 8  # G, fresh particles per state
-    config.num_candidates = 16  # N, chunks that π_old proposes per state
-    config.top_k = 4  # K, of which are positives; 0: no candidates are drawn
-    config.num_negatives = 0  # M, lowest of the N as explicit negatives of the top-K term
-    config.soft_weights = False  # weigh the K positives by their value
+    config.num_particles = 8  # G, particles per state
+    config.num_candidates = 16  # N, proposals of π_old per state
+    config.top_k = 4  # K, the best of them, as positives; 0: there is no top-K term
+    config.num_negatives = 0  # M, the worst of them, as explicit negatives of the top-K term
+    config.soft_weights = False  # weigh the K positives by their values
     config.topk_weight = 0.5  # of the top-K term
-    config.data_weight = 1.0  # of the term on the replay batch's chunk
-    config.q_weight = 0.0  # of a direct −Q term in the online phase
+    config.data_weight = 1.0  # of the data term in the online phase
+    config.q_weight = 0.0  # of −Q of the particles in the online phase; 0: there is no such term
     config.ema_rate = 1e-4  # of π_old
     return config
 
@@ -40,7 +44,7 @@ class DFPAgent(TopKAgent, kw_only=True):
     """DFP on the shared best-of-N critic."""
 
     @classmethod
-    def check_config(cls, config: ml_collections.ConfigDict) -> None:
+    def check_config(cls, config: Any) -> None:
         super().check_config(config)
         temperatures = tuple(config.temperatures)
         require(
@@ -62,60 +66,84 @@ class DFPAgent(TopKAgent, kw_only=True):
     def uses_top_k(self) -> bool:
         return self.online and super().uses_top_k
 
-    def propose(self, actor_params, observations: jax.Array, num: int, rng) -> jax.Array:
+    def propose(
+        self, actor_params: Any, observations: jax.Array, num: int, rng: jax.Array
+    ) -> jax.Array:
         noise = jax.random.normal(rng, (*observations.shape[:-1], num, self.chunk_dim))
-        chunks = self.actor.apply(actor_params, observations[..., None, :], noise)
+        chunks = apply_network(self.actor, actor_params, observations[..., None, :], noise)
         return jnp.clip(chunks, -1, 1)
 
-    def actor_loss(self, actor_params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
-        """Drift losses of one set of G particles per state, and optionally −Q of them."""
+    def actor_loss(self, actor_params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
+        """Returns the sum of the terms in the module's docstring, and scalars to log.
+
+        All terms move the same G particles per state. A chunk that an episode's end cuts short is
+        no particle: its state has no drift.
+        """
         config = self.config
         particle_rng, candidate_rng = jax.random.split(rng)
         observations = batch['observations']
         particles = self.propose(actor_params, observations, config.num_particles, particle_rng)
-        chunks, valid = self.chunks_of(batch)
+        chunks, valid = self.masked_chunks(batch)
+        is_full = valid[:, -1]
         terms, info = {}, {}
 
-        def drift(name, positives, **kwargs):
-            # A chunk is one particle: a state whose chunk is not full takes no part.
-            loss, drift_info = normalized_drifting_loss(
-                particles,
-                positives,
-                temperatures=tuple(config.temperatures),
-                state_mask=valid[:, -1],
-                **kwargs,
-            )
-            info[f'actor/{name}_scale'] = drift_info['scale']
-            for temperature, force in zip(config.temperatures, drift_info['force'], strict=True):
-                info[f'actor/{name}_force_{temperature:g}'] = force
-            return loss.mean()
-
-        if config.data_weight or not self.online:
-            weight = config.data_weight if self.online else 1.0
-            terms['data'] = weight * drift('data', chunks[:, None])
+        data_weight = config.data_weight if self.online else 1.0
+        if data_weight:
+            loss, drift_info = self.drift_loss(particles, chunks[:, None], state_mask=is_full)
+            terms['data'] = data_weight * loss
+            info |= {f'actor/data_{name}': value for name, value in drift_info.items()}
         if self.uses_top_k:
-            positives, kwargs = self.select_candidates(observations, candidate_rng)
-            terms['topk'] = config.topk_weight * drift('topk', positives, **kwargs)
+            positives, options = self.top_k_positives(observations, candidate_rng)
+            loss, drift_info = self.drift_loss(particles, positives, state_mask=is_full, **options)
+            terms['topk'] = config.topk_weight * loss
+            info |= {f'actor/topk_{name}': value for name, value in drift_info.items()}
         if self.online and config.q_weight:
-            values = self.critic.apply(self.params['critic'], observations[:, None], particles)
+            values = apply_network(
+                self.critic, self.params['critic'], observations[:, None], particles
+            )
             terms['q'] = -config.q_weight * self.aggregate(values).mean()
         info |= {f'actor/{name}_loss': value for name, value in terms.items()}
         info['actor/saturated'] = jnp.mean(jnp.abs(particles) >= 1)
         return sum(terms.values(), jnp.zeros(())), info
 
-    def select_candidates(self, observations: jax.Array, rng: jax.Array):
-        """Draws N chunks from π_old and keeps the K best.
+    def drift_loss(
+        self, particles: jax.Array, positives: jax.Array, **options: Any
+    ) -> tuple[jax.Array, Info]:
+        """Returns the drift loss of `particles [B, G, D]` towards `positives [B, P, D]`.
+
+        Args:
+            particles: of the policy.
+            positives: chunks that attract them.
+            **options: of `normalized_drifting_loss`.
 
         Returns:
-            The positives `[B, K, D]`, and the options of the drift loss that come with them: their
-            weights `[B, K]` and the M worst candidates `[B, M, D]` as negatives, if asked for.
+            The mean over the batch, and to log: `scale`, and `force_<T>` for each temperature T.
+        """
+        temperatures = tuple(self.config.temperatures)
+        loss, drift_info = normalized_drifting_loss(
+            particles, positives, temperatures=temperatures, **options
+        )
+        info = {'scale': drift_info['scale']}
+        for temperature, force in zip(temperatures, drift_info['force'], strict=True):
+            info[f'force_{temperature:g}'] = force
+        return loss.mean(), info
+
+    def top_k_positives(
+        self, observations: jax.Array, rng: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Draws N chunks from π_old at `observations [B, d_s]` and keeps the K best.
+
+        Returns:
+            The K best `[B, K, D]`, and options for `drift_loss`: with `soft_weights` the weights
+            `[B, K]` of the positives, from 1 for the best candidate down to 0 for a value half-way
+            to the worst one; with `num_negatives` the M worst `[B, M, D]` as negatives.
         """
         config = self.config
         candidates, values = self.ranked_candidates(observations, rng)
         options = {}
         if config.soft_weights:
-            high, low = values[:, :1], values[:, -1:]
-            relative = 2 * (values - low) / jnp.maximum(high - low, 1e-8) - 1
+            best, worst = values[:, :1], values[:, -1:]
+            relative = 2 * (values - worst) / jnp.maximum(best - worst, 1e-8) - 1
             options['weight_positives'] = jnp.maximum(relative[:, : config.top_k], 0)
         if config.num_negatives:
             options['negatives'] = candidates[:, -config.num_negatives :]

@@ -7,17 +7,21 @@ With v = ε − a the losses are
     MeanFlow   ‖u(z_t, r, t) − sg(v − (t − r) d/dt u(z_t, r, t))‖²
     IVC        ‖u(z_r, r, r) − v‖², the instantaneous velocity constraint
 
-on the data's chunk and, with half the weight, on the K best of N chunks that a slow copy of the
-policy proposes. As in the configuration released with DFP, that is so in both phases.
+Both are taken on the data's chunk and, with half the weight, on the K best of N chunks that a slow
+copy of the policy proposes. The configuration released with DFP does so in both phases, and so does
+this file.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Info, TopKAgent, base_config, require
+from agents.base import Info, base_config, require
+from agents.top_k import TopKAgent
+from utils.networks import apply_network
 from utils.replay import Batch
 
 # (z [..., D], r [..., 1], t [..., 1]) -> mean velocity between r and t [..., D]
@@ -28,30 +32,46 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the settings of the paper's table; on cube-triple it has ivc_weight=0."""
     config = base_config()
     config.agent_name = 'mvp'
-    config.ivc_weight = 1.0  # λ; 0: the constraint is not computed
+    config.ivc_weight = 1.0  # λ, of the constraint; 0: it is not computed
     config.time_mean = -0.4  # r and t are sigmoids of normal draws with this mean
     config.time_std = 1.0  # and this standard deviation
-    config.num_candidates = 16  # N, chunks that π_old proposes per state
-    config.top_k = 4  # K, of which are regression targets; 0: the data alone
-    config.topk_weight = 0.5  # of the mean over those K
-    config.data_weight = 1.0  # of the batch's chunk
+    config.num_candidates = 16  # N, proposals of π_old per state
+    config.top_k = 4  # K, the best of them, to learn from; 0: learn from the data alone
+    config.topk_weight = 0.5  # of the loss on those K
+    config.data_weight = 1.0  # of the loss on the data's chunk
     config.ema_rate = 1e-4  # of π_old
     return config
 
 
-def sample_times(rng, shape: tuple[int, ...], mean: float, std: float):
-    """Draws r ≤ t of the given shape, two sigmoids of N(mean, std²), in [1e-6, 1 − 1e-6]."""
+def sample_times(
+    rng: jax.Array, shape: tuple[int, ...], mean: float, std: float
+) -> tuple[jax.Array, jax.Array]:
+    """Returns times r ≤ t of the given shape: two sigmoids of N(mean, std²), sorted.
+
+    They are clipped to [1e-6, 1 − 1e-6].
+    """
     draws = jax.nn.sigmoid(mean + std * jax.random.normal(rng, (2, *shape)))
     draws = jnp.clip(draws, 1e-6, 1 - 1e-6)
     return draws.min(axis=0), draws.max(axis=0)
 
 
-def mean_flow(u: MeanVelocity, z: jax.Array, v: jax.Array, r: jax.Array, t: jax.Array):
-    """Returns u(z, r, t) and what it should be, v − (t − r) d/dt u(z, r, t), both `[..., D]`.
+def mean_flow(
+    u: MeanVelocity, z: jax.Array, v: jax.Array, r: jax.Array, t: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns u and its regression target (MeanFlow, equations 10 and 11).
 
-    The derivative is the total one on the way through z: along (v, 0, 1) in (z, r, t). One
-    forward-mode pass gives it for the whole batch together with u. No gradient flows through the
-    second value (MeanFlow, equations 10 and 11).
+    d/dt is the total derivative along the path: z moves with v and r stays. One forward-mode pass
+    computes it together with u.
+
+    Args:
+        u: the mean velocity.
+        z: points on the path `[..., D]`.
+        v: the path's velocity there `[..., D]`.
+        r: earlier time `[..., 1]`.
+        t: later time, that of z, `[..., 1]`.
+
+    Returns:
+        u(z, r, t) and v − (t − r) d/dt u(z, r, t), both `[..., D]`. The second has no gradient.
     """
     tangents = v, jnp.zeros_like(r), jnp.ones_like(t)
     prediction, derivative = jax.jvp(u, (z, r, t), tangents)
@@ -64,23 +84,29 @@ class MVPAgent(TopKAgent, kw_only=True):
     num_times = 2
 
     @classmethod
-    def check_config(cls, config: ml_collections.ConfigDict) -> None:
+    def check_config(cls, config: Any) -> None:
         super().check_config(config)
         for name in ('ivc_weight', 'time_std'):
-            require(config[name] >= 0, f'--agent.{name}={config[name]}: must not be negative')
+            value = getattr(config, name)
+            require(value >= 0, f'--agent.{name}={value}: must not be negative')
         require(
             config.data_weight or (config.top_k and config.topk_weight),
             '--agent.data_weight=0: leaves nothing to learn from without top_k and topk_weight',
         )
 
-    def propose(self, actor_params, observations: jax.Array, num: int, rng) -> jax.Array:
+    def propose(
+        self, actor_params: Any, observations: jax.Array, num: int, rng: jax.Array
+    ) -> jax.Array:
         noise = jax.random.normal(rng, (*observations.shape[:-1], num, self.chunk_dim))
         r, t = jnp.zeros(1), jnp.ones(1)
-        u = self.actor.apply(actor_params, observations[..., None, :], noise, r, t)
+        u = apply_network(self.actor, actor_params, observations[..., None, :], noise, r, t)
         return jnp.clip(noise - u, -1, 1)
 
-    def actor_loss(self, actor_params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
-        """MeanFlow and IVC on P targets per state, each with its own noise and times."""
+    def actor_loss(self, actor_params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
+        """Returns MeanFlow + λ · IVC on P chunks per state, and scalars to log.
+
+        Each chunk has its own noise and times.
+        """
         config = self.config
         candidate_rng, noise_rng, time_rng = jax.random.split(rng, 3)
         chunks, mask, weights = self.regression_targets(batch, candidate_rng)
@@ -89,30 +115,34 @@ class MVPAgent(TopKAgent, kw_only=True):
         v = noise - chunks
 
         def u(z, r, t):
-            return self.actor.apply(actor_params, batch['observations'][:, None], z, r, t)
+            return apply_network(self.actor, actor_params, batch['observations'][:, None], z, r, t)
 
-        def weighted(errors):
+        def weighted_loss(errors):
             return jnp.mean(mask * jnp.square(errors), axis=(0, 2)) @ weights
 
         prediction, target = mean_flow(u, (1 - t) * chunks + t * noise, v, r, t)
-        info = {'actor/mean_flow_loss': weighted(prediction - target)}
+        info = {'actor/mean_flow_loss': weighted_loss(prediction - target)}
         loss = info['actor/mean_flow_loss']
         if config.ivc_weight:
-            info['actor/ivc_loss'] = weighted(u((1 - r) * chunks + r * noise, r, r) - v)
+            info['actor/ivc_loss'] = weighted_loss(u((1 - r) * chunks + r * noise, r, r) - v)
             loss += config.ivc_weight * info['actor/ivc_loss']
         return loss, info
 
-    def regression_targets(self, batch: Batch, rng: jax.Array):
-        """Returns P chunks per state `[B, P, D]`, which entries count `[B, P, D]`, weights `[P]`.
+    def regression_targets(
+        self, batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns the P chunks per state to learn from: the batch's, then the K best candidates.
 
-        The batch's chunk, as far as it is valid, is one of them; the K best candidates the others.
+        Returns:
+            The chunks `[B, P, D]`, a mask `[B, P, D]` of the entries that count, and the weight of
+            each chunk's loss `[P]`. The batch's chunk counts up to the end of its episode.
         """
         config = self.config
         targets, masks, weights = [], [], []
         if config.data_weight:
-            chunks, valid = self.chunks_of(batch)
+            chunks, valid = self.masked_chunks(batch)
             targets.append(chunks[:, None])
-            masks.append(self.entries(valid)[:, None])
+            masks.append(self.entry_mask(valid)[:, None])
             weights.append(config.data_weight)
         if self.uses_top_k:
             candidates, _ = self.ranked_candidates(batch['observations'], rng)

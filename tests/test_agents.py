@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +24,7 @@ from small_agents import (
 
 from agents import dfp, make_agent
 from agents.base import freeze
+from utils.keys import key_for
 
 every_method = pytest.mark.parametrize('method', METHODS)
 
@@ -135,7 +137,10 @@ def test_a_policy_alone_learns_all_modes_of_the_data_at_each_state(method, chang
         method, observation_dim=1, horizon=1, num_samples=1, lr=2e-3, actor_hidden_dims=(64, 64),
         **changes,
     ).replace(critic=FixedCritic(scale=0.0))  # fmt: skip
-    agent = train_on(agent, mixture, 3500)
+    agent = train_on(agent, mixture, 2500)
+    # The last updates take smaller steps. Without them the noise of single updates decides.
+    agent = agent.replace(config=agent.config._replace(lr=2e-4))
+    agent = train_on(agent, mixture, 1000, seed=1)
     for state, masses in ((1.0, (0.75, 0.25)), (-1.0, (0.5, 0.5))):
         actions = agent.propose(
             agent.params['actor'], jnp.full(1, state), 2000, jax.random.PRNGKey(1)
@@ -143,8 +148,8 @@ def test_a_policy_alone_learns_all_modes_of_the_data_at_each_state(method, chang
         modes = jnp.asarray([[0.5, 0.5 * state], [-0.5, -0.5 * state]])
         distances = jnp.linalg.norm(actions[:, None] - modes, axis=-1)
         found = np.asarray((distances < 0.25).mean(axis=0))
-        assert found.sum() > 0.65, f'{1 - found.sum():.2f} of the actions are in no mode'
-        np.testing.assert_allclose(found / found.sum(), masses, atol=0.13)
+        assert found.sum() > 0.7, f'{1 - found.sum():.2f} of the actions are in no mode'
+        np.testing.assert_allclose(found / found.sum(), masses, atol=0.1)
 
 
 @every_method
@@ -167,7 +172,7 @@ def test_acting_moves_to_what_a_fixed_critic_likes(method):
 
     of_data = distance(sample(rng)['actions'][:, 0])
     of_policy = distance(agent.propose(agent.params['actor'], jnp.ones(1), 1000, rng))
-    assert distance(agent.act(observations, rng)) < 0.4 * of_data
+    assert distance(agent.best_of_n(observations, rng)) < 0.4 * of_data
     if method == 'bfn':  # nothing but the choice improves it
         assert of_policy > 0.85 * of_data
     else:
@@ -178,7 +183,7 @@ def test_td_target_is_the_discounted_target_value_of_what_the_agent_would_do():
     agent = make('dfp')
     agent = agent.replace(target_critic=jax.tree.map(lambda x: x + 0.1, agent.target_critic))
     batch, rng = make_batch(), jax.random.PRNGKey(1)
-    chunks = agent.act(batch['next_observations'], rng)
+    chunks = agent.best_of_n(batch['next_observations'], rng)
     values = agent.critic.apply(agent.target_critic, batch['next_observations'], chunks).mean(0)
     expected = batch['rewards'] + 0.9**HORIZON * batch['masks'] * values
     np.testing.assert_allclose(agent.td_targets(batch, rng), expected, rtol=1e-5)
@@ -229,6 +234,24 @@ def test_only_trained_parameters_have_optimiser_state(method):
     agent = make(method)
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
     assert count(agent.opt_state) == 2 * count(agent.params) + 1
+
+
+@every_method
+def test_the_seed_decides_the_parameters_and_the_key_of_all_later_draws(method):
+    agent, again, other = make(method, seed=5), make(method, seed=5), make(method, seed=6)
+    assert equal(agent, again)
+    assert not equal(agent.params['actor'], other.params['actor'])
+    assert not equal(agent.params['critic'], other.params['critic'])
+    np.testing.assert_array_equal(agent.rng, key_for(5, 'batches'))
+
+
+@every_method
+def test_a_policy_acts_like_its_agent_and_holds_nothing_but_parameters(method):
+    agent, rng = make(method), jax.random.PRNGKey(0)
+    observations = make_batch()['observations']
+    policy = agent.policy()
+    assert equal(policy.sample_actions(observations, rng), agent.sample_actions(observations, rng))
+    assert len(jax.tree.leaves(policy)) == len(jax.tree.leaves(agent.params))
 
 
 def test_updates_are_pure_and_reproducible():
@@ -293,6 +316,68 @@ def test_critic_learns_the_values_of_a_chain_it_can_compute_by_hand(method, hori
     values = agent.critic.apply(agent.params['critic'], jnp.eye(10), jnp.zeros((10, horizon)))
     expected = -(1 - 0.9 ** np.arange(10, 0, -1)) / (1 - 0.9)
     np.testing.assert_allclose(values.mean(0), expected, atol=0.35)
+
+
+# ---- shapes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('name', 'shape', 'message'),
+    [
+        (
+            'observations',
+            (16, 4),
+            r'observations has shape \(16, 4\): must be \[B, d_s\] with d_s=3',
+        ),
+        ('observations', (3,), r'observations has shape \(3,\)'),
+        ('actions', (16, 3, 2), r'actions has shape \(16, 3, 2\): .* with B=16, h=4, d_a=2'),
+        ('actions', (16, 8), r'actions has shape \(16, 8\): must be \[B, h, d_a\]'),
+        ('rewards', (16, 1), r'rewards has shape \(16, 1\): must be \[B\] with B=16'),
+        ('rewards', (), r'rewards has shape \(\): must be \[B\]'),
+        ('masks', (16, 1), r'masks has shape \(16, 1\): must be \[B\] with B=16'),
+        ('next_observations', (1, 3), r'next_observations has shape \(1, 3\): .* B=16, d_s=3'),
+        ('valid', (16,), r'valid has shape \(16,\): must be \[B, h\] with B=16, h=4'),
+        ('valid', (16, 1), r'valid has shape \(16, 1\): must be \[B, h\] with B=16, h=4'),
+    ],
+)
+def test_a_batch_with_a_wrong_shape_is_refused_by_name(name, shape, message):
+    agent, batch = make('dfp'), make_batch() | {name: jnp.ones(shape)}
+    with pytest.raises(ValueError, match=message):
+        agent.update(batch)
+
+
+def test_under_vmap_a_batch_has_the_shapes_of_one_seed():
+    agents = jax.tree.map(lambda *x: jnp.stack(x), make('bfn', seed=0), make('bfn', seed=1))
+    batches = jax.tree.map(lambda *x: jnp.stack(x), make_batch(0), make_batch(1))
+    update = jax.vmap(lambda agent, batch: agent.update(batch))
+    update(agents, batches)
+    with pytest.raises(ValueError, match=r'rewards has shape \(16, 1\): must be \[B\] with B=16'):
+        update(agents, batches | {'rewards': batches['rewards'][..., None]})
+
+
+@pytest.mark.parametrize('shape', [(4,), (16, 2), ()])
+def test_observations_of_another_size_are_refused(shape):
+    agent = make('dfp')
+    with pytest.raises(ValueError, match=r'observations has shape .* \[..., d_s\] with d_s=3'):
+        agent.sample_actions(jnp.ones(shape), jax.random.PRNGKey(0))
+
+
+def test_shape_checks_leave_nothing_in_the_program():
+    agent, batch, rng = make('dfp').begin_online(), make_batch(), jax.random.PRNGKey(0)
+
+    def programs():
+        jax.clear_caches()
+        update = type(agent).update.lower(agent, batch)
+        act = type(agent).sample_actions.lower(agent, batch['observations'], rng)
+        return update.as_text(), act.as_text()
+
+    checked = programs()
+    chex.disable_asserts()
+    try:
+        unchecked = programs()
+    finally:
+        chex.enable_asserts()
+    assert checked == unchecked
 
 
 # ---- settings that cannot work ------------------------------------------------------------------

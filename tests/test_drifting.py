@@ -440,6 +440,62 @@ def test_impossible_options_are_refused(options, message):
         )
 
 
+@pytest.mark.parametrize(
+    ('name', 'shape', 'wanted'),
+    [
+        ('generated', (3, 4), '[B, G, D]'),
+        ('generated', (2, 3, 1), '[B, P, D] with B=2, D=1'),  # the positives do not fit it
+        ('positives', (2, 4), '[B, P, D] with B=2, D=4'),
+        ('positives', (1, 2, 4), '[B, P, D] with B=2, D=4'),
+        ('positives', (2, 2, 1), '[B, P, D] with B=2, D=4'),
+        ('negatives', (2, 2, 5), '[B, M, D] with B=2, D=4'),
+        ('negatives', (2, 4), '[B, M, D] with B=2, D=4'),
+        ('weight_positives', (2, 1), '[B, P] with B=2, P=2'),
+        ('weight_positives', (2, 2, 1), '[B, P] with B=2, P=2'),
+        ('weight_negatives', (1, 5), '[B, M] with B=2, M=5'),
+        ('weight_negatives', (5,), '[B, M] with B=2, M=5'),
+        ('state_mask', (2, 1), '[B] with B=2'),
+        ('state_mask', (1,), '[B] with B=2'),
+    ],
+)
+def test_a_wrong_shape_is_refused_by_name(name, shape, wanted):
+    arrays = {
+        'generated': jnp.ones((2, 3, 4)),
+        'positives': jnp.ones((2, 2, 4)),
+        'negatives': jnp.ones((2, 5, 4)),
+        'weight_positives': jnp.ones((2, 2)),
+        'weight_negatives': jnp.ones((2, 5)),
+        'state_mask': jnp.ones(2),
+    }
+    normalized_drifting_loss(**arrays, temperatures=(0.1,))
+    with pytest.raises(ValueError, match=r'^\w+ has shape .*: must be ') as error:
+        normalized_drifting_loss(**arrays | {name: jnp.ones(shape)}, temperatures=(0.1,))
+    assert str(error.value).endswith(f'must be {wanted}')
+
+
+@pytest.mark.parametrize(
+    ('shapes', 'message'),
+    [
+        (((4,), (6, 4), (7, 4)), r'x has shape \(4,\): must be \[G, D\]'),
+        (((5, 4), (6, 1), (7, 4)), r'positives has shape \(6, 1\): must be \[P, D\] with D=4'),
+        (((5, 4), (4,), (7, 4)), r'positives has shape \(4,\): must be \[P, D\] with D=4'),
+        (((5, 4), (6, 4), (7, 3)), r'negatives has shape \(7, 3\): must be \[M, D\] with D=4'),
+        (((2, 5, 4), (2, 6, 4), (2, 7, 4)), r'x has shape \(2, 5, 4\): must be \[G, D\]'),
+    ],
+)
+@pytest.mark.parametrize('function', [drifting_field, drifting_loss])
+def test_the_papers_field_refuses_wrong_shapes(function, shapes, message):
+    with pytest.raises(ValueError, match=message):
+        function(*(jnp.ones(shape) for shape in shapes), KERNELS['gaussian'])
+
+
+def test_the_mean_shift_is_of_one_particle():
+    with pytest.raises(ValueError, match=r'x has shape \(5, 4\): must be \[D\]'):
+        mean_shift(jnp.ones((5, 4)), jnp.ones((6, 4)), KERNELS['gaussian'])
+    with pytest.raises(ValueError, match=r'ys has shape \(6, 1\): must be \[P, D\] with D=4'):
+        mean_shift(jnp.ones(4), jnp.ones((6, 1)), KERNELS['gaussian'])
+
+
 # ---- What it is for ----
 
 CENTRES = np.float32([[1, 1], [-1, 1], [-1, -1], [1, -1]])

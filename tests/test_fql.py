@@ -15,7 +15,7 @@ def test_the_loss_is_flow_matching_distillation_and_minus_q():
     noise = jax.random.normal(jax.random.split(rng)[1], (16, agent.chunk_dim))
     params, observations = agent.params['actor'], batch['observations']
     actions = agent.actor.apply(params, observations, noise, method='one_step')
-    flow = integrate(agent.velocity(params, observations), noise, agent.config.flow_steps)
+    flow = integrate(agent.velocity_field(params, observations), noise, agent.config.flow_steps)
     distillation = jnp.mean((actions - jnp.clip(flow, -1, 1)) ** 2)
     values = agent.critic.apply(agent.params['critic'], observations, jnp.clip(actions, -1, 1))
     expected = info['actor/flow_loss'] + 7.0 * distillation - values.mean()
@@ -58,7 +58,7 @@ def test_with_a_large_alpha_the_policy_is_the_flow_and_with_a_small_one_the_crit
         ).replace(critic=FixedCritic(best=0.0))
         agent = train_on(agent, sample, 1500)
         params = agent.params['actor']
-        flow = integrate(agent.velocity(params, observations), noise, 10)
+        flow = integrate(agent.velocity_field(params, observations), noise, 10)
         actions = agent.actor.apply(params, observations, noise, method='one_step')
         to_flow[alpha] = float(jnp.abs(actions - jnp.clip(flow, -1, 1)).mean())
         to_best[alpha] = float(jnp.abs(actions).mean())

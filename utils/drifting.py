@@ -1,41 +1,47 @@
-"""Drifting fields: move the particles of a one-step generator until its distribution is the data's.
+"""Drifting fields: move a one-step generator's particles until their distribution is the data's.
 
 A field V attracts generated particles x to positives (samples of the target p) and repels them from
-negatives (samples of the model q). A generator is trained by regressing its particles on their own
-drifted positions, ||x - sg(x + V(x))||^2; V vanishes when the two sets of samples are the same.
+negatives (samples of the model q). A generator is trained by regression of its particles on their
+own drifted positions, ||x - sg(x + V(x))||^2. V is zero when the two sets of samples are the same.
 
 Two fields are here:
 
 - `drifting_field` and `drifting_loss`: the field of the papers, a difference of two mean shifts,
-  written for one particle and lifted with `jax.vmap`. Short, and what the theory is about.
-- `normalized_field` and `normalized_drifting_loss`: the field that agents train with. It adapts
-  to the scale of the data and sums several temperatures; written for a batch of states.
+  written for one state. The theory is about this one.
+- `normalized_field` and `normalized_drifting_loss`: the field that agents train with, written for
+  a batch of states. It adapts to the scale of the data and sums several temperatures.
+
+Shapes: B states, each with G generated particles, P positives and M negatives in D dimensions.
 
 Sources: Drifting Models (arXiv 2602.04770); Drifting Field Policy (arXiv 2605.07727), section
 'Drifting Field for Distribution Matching', and the configurations published with it.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
+from utils.shapes import check_shape
+
+# ([D], [D]) -> scalar, for instance `partial(gaussian, bandwidth=0.5)`
 LogKernel = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 # ---- The field of the papers ----
 
 
-def gaussian(x, y, bandwidth):
-    """Log of the Gaussian kernel, -||x - y||^2 / (2 bandwidth^2), of x [D] and y [D]: a scalar."""
+def gaussian(x: jax.Array, y: jax.Array, bandwidth: float) -> jax.Array:
+    """Returns the log of the Gaussian kernel, -||x - y||^2 / (2 bandwidth^2), for x and y `[D]`."""
     return -jnp.sum((x - y) ** 2) / (2 * bandwidth**2)
 
 
-def laplace(x, y, bandwidth):
-    """Log of the Laplace kernel, -||x - y|| / bandwidth, of x [D] and y [D]: a scalar.
+def laplace(x: jax.Array, y: jax.Array, bandwidth: float) -> jax.Array:
+    """Returns the log of the Laplace kernel, -||x - y|| / bandwidth, for x and y `[D]`.
 
-    Its gradient at x = y, where the norm has none, is 0.
+    At x = y the norm has no gradient; this function's is 0 there.
     """
     squared = jnp.sum((x - y) ** 2)
     apart = squared > 0
@@ -44,39 +50,52 @@ def laplace(x, y, bandwidth):
 
 
 def mean_shift(x: jax.Array, ys: jax.Array, log_kernel: LogKernel) -> jax.Array:
-    """Kernel-weighted mean displacement from one particle to a set: sum k(y - x) / sum k.
+    """Returns the kernel-weighted mean of y - x over samples y: sum k(x, y) (y - x) / sum k(x, y).
 
-    With the Gaussian kernel this is bandwidth^2 * grad_x log KDE(x) (Cheng, 1995). Kernels are
-    given by their logarithm, so the weights are a softmax: a particle far from every sample is
-    moved towards the nearest one, where dividing sums of underflown kernels would give 0 / 0.
+    With the Gaussian kernel this is bandwidth^2 * grad_x log KDE(x) (Cheng, 1995). The weights are
+    a softmax of log kernels. So a particle far from every sample moves to the nearest one; kernels
+    themselves would underflow there and give 0 / 0.
 
     Args:
-        x: one particle [D].
-        ys: samples [P, D], P >= 1.
-        log_kernel: ([D], [D]) -> scalar, for instance `partial(gaussian, bandwidth=0.5)`.
+        x: one particle `[D]`.
+        ys: samples `[P, D]`, P >= 1.
+        log_kernel: the logarithm of the kernel.
 
     Returns:
-        The shift [D].
+        The shift `[D]`.
+
+    Raises:
+        ValueError: a shape is wrong.
     """
+    check_shape('x', x, '[D]')
+    check_shape('ys', ys, '[P, D]', D=x.shape[0])
     weights = jax.nn.softmax(jax.vmap(lambda y: log_kernel(x, y))(ys))
     return jnp.sum(weights[:, None] * (ys - x), axis=0)
 
 
-def drifting_field(x, positives, negatives, log_kernel: LogKernel) -> jax.Array:
-    """Attraction to positives minus attraction to negatives, V = V_p^+ - V_q^-, at each particle.
+def drifting_field(
+    x: jax.Array, positives: jax.Array, negatives: jax.Array, log_kernel: LogKernel
+) -> jax.Array:
+    """Returns the mean shift to positives minus that to negatives, V = V_p^+ - V_q^-.
 
-    Anti-symmetric in the two sets, zero where they are the same. For a batch of states, vmap once
-    more: `jax.vmap(partial(drifting_field, log_kernel=k))(x, positives, negatives)`.
+    Exchanging the two sets changes its sign. For a batch of states, lift it once more:
+    `jax.vmap(partial(drifting_field, log_kernel=k))(x, positives, negatives)`.
 
     Args:
-        x: particles [G, D].
-        positives: samples of the target p [P, D].
-        negatives: samples of the model q [M, D]; usually the particles themselves.
-        log_kernel: see `mean_shift`.
+        x: particles `[G, D]`.
+        positives: samples of the target p `[P, D]`, P >= 1.
+        negatives: samples of the model q `[M, D]`, M >= 1; usually the particles themselves.
+        log_kernel: the logarithm of the kernel.
 
     Returns:
-        The field [G, D]. It is differentiable; `drifting_loss` stops its gradient.
+        The field `[G, D]`. It is differentiable; `drifting_loss` stops its gradient.
+
+    Raises:
+        ValueError: a shape is wrong.
     """
+    check_shape('x', x, '[G, D]')
+    check_shape('positives', positives, '[P, D]', D=x.shape[1])
+    check_shape('negatives', negatives, '[M, D]', D=x.shape[1])
 
     def at_particle(particle):
         attraction = mean_shift(particle, positives, log_kernel)
@@ -85,11 +104,19 @@ def drifting_field(x, positives, negatives, log_kernel: LogKernel) -> jax.Array:
     return jax.vmap(at_particle)(x)
 
 
-def drifting_loss(x, positives, negatives, log_kernel: LogKernel) -> jax.Array:
-    """Fixed-point regression ||x - sg(x + V(x))||^2, mean over entries; shapes of `drifting_field`.
+def drifting_loss(
+    x: jax.Array, positives: jax.Array, negatives: jax.Array, log_kernel: LogKernel
+) -> jax.Array:
+    """Returns the mean over entries of (x - sg(x + V(x)))^2, with V from `drifting_field`.
+
+    Args:
+        x, positives, negatives, log_kernel: as in `drifting_field`.
 
     Returns:
-        A scalar. Its gradient with respect to x [G, D] is -2 V / (G D), and nothing else has one.
+        A scalar. Its gradient with respect to x is -2 V / (G D); the rest has no gradient.
+
+    Raises:
+        ValueError: a shape is wrong.
     """
     field = stop_gradient(drifting_field(x, positives, negatives, log_kernel))
     return jnp.mean(_regression(x, field) ** 2)
@@ -110,51 +137,52 @@ def normalized_field(
     positives_only: bool = False,
     negatives_only: bool = False,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    """The drifting field in coordinates in which a typical distance is sqrt(D), of unit size.
+    """Returns the drifting field of a batch of states, normalised over the batch.
 
-    The targets of a state are its generated particles (as implicit negatives), its explicit
-    negatives and its positives. Distances are measured in units of their mean over the batch,
-    which is what the temperatures refer to; the field of each temperature is divided by its root
-    mean square over the batch, and the fields are summed. No gradient flows through any of it.
+    A state's N targets are its particles, which repel each other, its negatives and its positives.
+    Temperatures are in units of the mean distance over the batch. The field of each temperature is
+    divided by its root mean square over the batch, and the fields are added up. No gradient flows
+    through any of it.
 
     Args:
-        generated: particles [B, G, D] of B states.
-        positives: samples to be attracted to [B, P, D].
-        negatives: explicit samples to be repelled from [B, M, D], in addition to the particles.
-        temperatures: one field for each; static, positive.
-        weight_positives: [B, P], 1 unless given. Weights multiply the pull of a target after the
-            softmaxes: a target of weight 0 exerts none, but still takes its share from the others.
-        weight_negatives: [B, M], 1 unless given. The particles always have weight 1.
-        state_mask: [B]; states with 0 (or False) have no field, no part in any mean over the
-            batch, and may hold anything, NaN included.
-        positives_only: drop the repulsion; the particles still count when weights are normalised.
-        negatives_only: only explicit negatives repel; the particles are not among the targets.
+        generated: particles `[B, G, D]`.
+        positives: samples that attract the particles `[B, P, D]`.
+        negatives: samples that repel the particles `[B, M, D]`, as the particles do themselves.
+        temperatures: one or more positive numbers, known when the program is compiled.
+        weight_positives: `[B, P]`, by default 1. A weight multiplies the pull of its target after
+            the softmaxes. So a target of weight 0 does not pull, but the softmaxes still give it a
+            share that the others lose.
+        weight_negatives: `[B, M]`, by default 1. The particles always have weight 1.
+        state_mask: `[B]`. A state with 0 (or False) has no field and is left out of all means over
+            the batch. Its arrays may hold anything, even NaN.
+        positives_only: nothing repels. Particles and negatives still have a share in the softmaxes.
+        negatives_only: only negatives repel. The particles are not among the targets.
 
     Returns:
-        field: [B, G, D], in units of `unit`.
-        unit: the length (scalar) that coordinates are divided by.
-        info: 'scale', the mean distance (scalar), and 'force' [len(temperatures)], the mean squared
-            field of each temperature before it is normalised.
+        field: `[B, G, D]`, in units of `unit`.
+        unit: a length (scalar), the mean distance over sqrt(D).
+        info: 'scale', the mean distance (scalar), and 'force' `[len(temperatures)]`, the mean
+            squared field of each temperature before it is divided by its root.
 
     Raises:
         ValueError: `temperatures` is empty or not positive, both options are set,
-            `negatives_only` without negatives, or weights for negatives that are not given.
+            `negatives_only` is set without negatives, `weight_negatives` is given without
+            negatives, or a shape is wrong.
     """
     temperatures = tuple(float(temperature) for temperature in temperatures)
+    _check_shapes(generated, positives, negatives, weight_positives, weight_negatives)
     _check_options(temperatures, negatives, weight_negatives, positives_only, negatives_only)
     num_states, num_particles, dim = generated.shape
-    if negatives is None:
-        negatives, weight_negatives = generated[:, :0], None
-    sets = [(negatives, weight_negatives), (positives, weight_positives)]
+    sets = [(positives, weight_positives)]
+    if negatives is not None:
+        sets.insert(0, (negatives, weight_negatives))
     if not negatives_only:
         sets.insert(0, (generated, None))
-    targets = jnp.concatenate([samples for samples, _ in sets], axis=1)
-    weights = jnp.concatenate(
-        [jnp.ones(y.shape[:2], generated.dtype) if w is None else w for y, w in sets], axis=1
-    )
-    particles, targets, weights = stop_gradient((generated, targets, weights))
+    particles, targets, weights = stop_gradient((generated, *_join_targets(sets, generated.dtype)))
     if state_mask is not None:
-        state_mask = jnp.asarray(state_mask, bool).reshape(num_states, 1, 1)
+        state_mask = jnp.asarray(state_mask, bool)
+        check_shape('state_mask', state_mask, '[B]', B=num_states)
+        state_mask = state_mask.reshape(num_states, 1, 1)
         # A masked state collapses to one point: no distance, no force, and no NaN to multiply.
         particles = jnp.where(state_mask, particles, 0.0)
         targets = jnp.where(state_mask, targets, 0.0)
@@ -190,23 +218,24 @@ def normalized_drifting_loss(
     negatives: jax.Array | None = None,
     *,
     state_mask: jax.Array | None = None,
-    **options,
+    **options: Any,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Fixed-point regression of particles on their drifted positions, by `normalized_field`.
+    """Returns the squared distance of particles to their drifted positions, per state.
 
-    With one temperature the mean of the loss over the (unmasked) states is 1 by construction,
-    whatever the particles do: log `info` instead.
+    With one temperature the mean over the (unmasked) states is always 1, because the field is
+    normalised. To see progress, log `info`.
 
     Args:
-        generated, positives, negatives, state_mask, **options: see `normalized_field`.
+        generated, positives, negatives, state_mask, **options: as in `normalized_field`.
 
     Returns:
-        loss: [B], the mean over particles and dimensions; 0 for masked states. The gradient of its
-            mean with respect to generated is -2 field / (B G D unit); nothing else has one.
-        info: see `normalized_field`.
+        loss: `[B]`, the mean over particles and dimensions in units of `unit`; 0 for masked
+            states. The gradient of its mean with respect to `generated` is
+            -2 field / (B G D unit); the rest has no gradient.
+        info: as in `normalized_field`.
 
     Raises:
-        ValueError: see `normalized_field`.
+        ValueError: as in `normalized_field`.
     """
     field, unit, info = normalized_field(
         generated, positives, negatives, state_mask=state_mask, **options
@@ -218,12 +247,12 @@ def normalized_drifting_loss(
 
 
 def _regression(x, field):
-    """x - sg(x + field), grouped so that a small field does not drown in the rounding of x."""
+    """Returns x - sg(x + field), without rounding a small field away beside a large x."""
     return (x - stop_gradient(x)) - field
 
 
 def _batch_mean(values, state_mask):
-    """Mean of values [B, ...] over all entries of unmasked states (0 if there are none)."""
+    """Returns the mean of values [B, ...] over the unmasked states, or 0 if there are none."""
     if state_mask is None:
         return jnp.mean(values)
     per_state = jnp.mean(values, axis=tuple(range(1, values.ndim)))
@@ -232,7 +261,10 @@ def _batch_mean(values, state_mask):
 
 
 def _coefficients(distances, weights, num_positives, positives_only):
-    """Signed pull of each target on each particle [B, G, N]; distances are those / temperature."""
+    """Returns the signed pull of each target on each particle [B, G, N].
+
+    Positives are the last targets. Distances [B, G, N] have been divided by the temperature.
+    """
     # Geometric mean of the softmaxes of -distances over particles and over targets.
     over_particles = jax.nn.logsumexp(-distances, axis=1, keepdims=True)
     over_targets = jax.nn.logsumexp(-distances, axis=2, keepdims=True)
@@ -244,6 +276,30 @@ def _coefficients(distances, weights, num_positives, positives_only):
     if positives_only:
         repulsion = jnp.zeros_like(repulsion)
     return jnp.concatenate([-repulsion, attraction], axis=2)
+
+
+def _join_targets(sets, dtype):
+    """Returns targets [B, N, D] and weights [B, N] of sets of (samples, weights or None)."""
+    targets = jnp.concatenate([samples for samples, _ in sets], axis=1)
+    weights = [
+        jnp.ones(samples.shape[:2], dtype) if weight is None else weight for samples, weight in sets
+    ]
+    return targets, jnp.concatenate(weights, axis=1)
+
+
+def _check_shapes(generated, positives, negatives, weight_positives, weight_negatives):
+    check_shape('generated', generated, '[B, G, D]')
+    num_states, _, dim = generated.shape
+    check_shape('positives', positives, '[B, P, D]', B=num_states, D=dim)
+    if weight_positives is not None:
+        num = positives.shape[1]
+        check_shape('weight_positives', weight_positives, '[B, P]', B=num_states, P=num)
+    if negatives is None:
+        return
+    check_shape('negatives', negatives, '[B, M, D]', B=num_states, D=dim)
+    if weight_negatives is not None:
+        num = negatives.shape[1]
+        check_shape('weight_negatives', weight_negatives, '[B, M]', B=num_states, M=num)
 
 
 def _check_options(temperatures, negatives, weight_negatives, positives_only, negatives_only):
