@@ -1,4 +1,4 @@
-"""The replay buffer against a slow, obvious one: a list of rows in the order they were written."""
+"""The replay against a slow, obvious one: a list of rows in the order they were written."""
 
 from functools import partial
 
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from utils.replay import ReplayBuffer, Rows
+from utils.replay import Replay, Rows
+from utils.seeds import stack
 
 DISCOUNT = 0.9
 MAX_LENGTH = 4  # transitions in one `add`
@@ -93,14 +94,14 @@ class Experience:
         return chunk | {'length': length, 'done': done, 'next_observation': states[-1]}
 
 
-add = jax.jit(ReplayBuffer.add)
-sample = jax.jit(ReplayBuffer.sample, static_argnums=(2, 3, 4))
+add = jax.jit(Replay.add)
+sample = jax.jit(Replay.sample, static_argnums=(3, 4, 5))
 
 
-def assert_samples_match(buffer, reference, horizon, seed=0, batch_size=64):
+def assert_samples_match(replay, data, reference, horizon, seed=0, batch_size=64):
     expected = reference.chunks(horizon)
-    assert int(buffer.num_starts) == len(expected)
-    batch = sample(buffer, jax.random.PRNGKey(seed), batch_size, horizon, DISCOUNT)
+    assert int(replay.num_starts(data)) == len(expected)
+    batch = sample(replay, data, jax.random.PRNGKey(seed), batch_size, horizon, DISCOUNT)
     batch = {k: np.asarray(v) for k, v in batch.items()}
     for i, start in enumerate(batch['observations'][:, 0]):
         for name, value in expected[float(start)].items():
@@ -119,48 +120,52 @@ def test_any_history_gives_the_samples_of_a_plain_list(lengths, capacity, adds, 
     experience = Experience()
     rows = experience.episodes(lengths)
     assume(len(rows['terminals']) + 2 <= capacity)
-    buffer = ReplayBuffer.create(Rows.of_dataset(rows), capacity - len(lengths))
-    assert buffer.capacity == capacity
-    buffer = buffer.begin_online(100)
-    reference = ListBuffer(rows, buffer.capacity)
+    data = Rows.from_dataset(rows)
+    replay = Replay.create(data, capacity - len(lengths))
+    assert replay.capacity == capacity
+    replay = replay.begin_online(data, 100)
+    reference = ListBuffer(rows, replay.capacity)
     state = experience.states(1)[0]
     for length, done in adds:
         chunk = experience.chunk(state, length, done)
-        buffer = add(buffer, chunk)
+        replay = add(replay, data, chunk)
         reference.add(chunk)
         state = experience.states(1)[0] if done else chunk['next_observation']
-        assert int(buffer.num_starts) == len(reference.chunks(horizon))
-    assert_samples_match(buffer, reference, horizon)
+        assert int(replay.num_starts(data)) == len(reference.chunks(horizon))
+    assert_samples_match(replay, data, reference, horizon)
 
 
 def test_chunk_never_crosses_episodes():
     rows = Experience().episodes([7, 2, 5])
-    buffer = ReplayBuffer.create(Rows.of_dataset(rows), 50)
-    batch, _ = assert_samples_match(buffer, ListBuffer(rows, buffer.capacity), horizon=4)
+    data = Rows.from_dataset(rows)
+    replay = Replay.create(data, 50)
+    batch, _ = assert_samples_match(replay, data, ListBuffer(rows, replay.capacity), horizon=4)
     assert 0 < batch['valid'][:, -1].mean() < 1  # both kinds occurred
 
 
 def test_an_episode_longer_than_the_buffer_does_not_cross_the_write_head():
     experience = Experience()
     rows = experience.episodes([1])
-    buffer = ReplayBuffer.create(Rows.of_dataset(rows), 8).begin_online(100)
-    reference = ListBuffer(rows, buffer.capacity)
+    data = Rows.from_dataset(rows)
+    replay = Replay.create(data, 8).begin_online(data, 100)
+    reference = ListBuffer(rows, replay.capacity)
     state = experience.states(1)[0]
     for _ in range(10):
         chunk = experience.chunk(state, MAX_LENGTH, done=False)
-        buffer, state = add(buffer, chunk), chunk['next_observation']
+        replay, state = add(replay, data, chunk), chunk['next_observation']
         reference.add(chunk)
-        assert_samples_match(buffer, reference, horizon=3)
+        assert_samples_match(replay, data, reference, horizon=3)
 
 
 def test_the_newest_transition_of_an_unfinished_episode_can_be_sampled():
     experience = Experience()
     rows = experience.episodes([3])
-    buffer = ReplayBuffer.create(Rows.of_dataset(rows), 20).begin_online(100)
+    data = Rows.from_dataset(rows)
+    replay = Replay.create(data, 20).begin_online(data, 100)
     chunk = experience.chunk(experience.states(1)[0], 2, done=False)
-    buffer = add(buffer, chunk)
-    assert int(buffer.num_starts) == 5
-    batch = sample(buffer, jax.random.PRNGKey(0), 200, 1, DISCOUNT)
+    replay = add(replay, data, chunk)
+    assert int(replay.num_starts(data)) == 5
+    batch = sample(replay, data, jax.random.PRNGKey(0), 200, 1, DISCOUNT)
     newest = np.asarray(batch['observations'][:, 0]) == chunk['observations'][1, 0]
     assert newest.any()
     expected = np.broadcast_to(chunk['next_observation'], (newest.sum(), 3))
@@ -169,8 +174,9 @@ def test_the_newest_transition_of_an_unfinished_episode_can_be_sampled():
 
 def test_starts_are_uniform_however_short_the_episodes():
     rows = Experience().episodes([1, 1, 30, 1, 2])
-    buffer = ReplayBuffer.create(Rows.of_dataset(rows), 40)
-    batch = sample(buffer, jax.random.PRNGKey(0), 35_000, 1, DISCOUNT)
+    data = Rows.from_dataset(rows)
+    replay = Replay.create(data, 40)
+    batch = sample(replay, data, jax.random.PRNGKey(0), 35_000, 1, DISCOUNT)
     _, counts = np.unique(np.asarray(batch['observations'][:, 0]), return_counts=True)
     assert len(counts) == 35
     assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
@@ -179,17 +185,16 @@ def test_starts_are_uniform_however_short_the_episodes():
 def test_online_data_replaces_the_first_offline_rows_when_the_data_set_fills_the_buffer():
     experience = Experience()
     rows = experience.episodes([5, 5])
-    buffer = ReplayBuffer.create(
-        Rows.of_dataset(rows), 1
-    )  # smaller than the data: room for one transition more
-    buffer = buffer.begin_online(100)
-    buffer = add(buffer, experience.chunk(experience.states(1)[0], 1, done=True))
-    batch = sample(buffer, jax.random.PRNGKey(0), 500, 1, DISCOUNT)
+    data = Rows.from_dataset(rows)
+    replay = Replay.create(data, 1)  # smaller than the data: room for one transition more
+    replay = replay.begin_online(data, 100)
+    replay = add(replay, data, experience.chunk(experience.states(1)[0], 1, done=True))
+    batch = sample(replay, data, jax.random.PRNGKey(0), 500, 1, DISCOUNT)
     drawn = set(np.asarray(batch['observations'][:, 0]).tolist())
     assert 12.0 in drawn  # the online transition
     assert set(range(5)) | set(range(6, 11)) <= drawn  # which just fitted
-    buffer = add(buffer, experience.chunk(experience.states(1)[0], 1, done=True))
-    batch = sample(buffer, jax.random.PRNGKey(0), 500, 1, DISCOUNT)
+    replay = add(replay, data, experience.chunk(experience.states(1)[0], 1, done=True))
+    batch = sample(replay, data, jax.random.PRNGKey(0), 500, 1, DISCOUNT)
     drawn = set(np.asarray(batch['observations'][:, 0]).tolist())
     assert not {0.0, 1.0} & drawn
     assert {2.0, 14.0} <= drawn
@@ -199,64 +204,64 @@ def test_a_termination_inside_an_episode_stops_the_bootstrap_not_the_rewards():
     rows = Experience().episodes([4])
     rows['masks'] = np.array([1, 0, 1, 1, 1], np.float32)
     rows['rewards'] = np.ones(5, np.float32)
-    buffer = ReplayBuffer.create(Rows.of_dataset(rows), 10)
-    batch = sample(buffer, jax.random.PRNGKey(0), 64, 3, DISCOUNT)
+    data = Rows.from_dataset(rows)
+    replay = Replay.create(data, 10)
+    batch = sample(replay, data, jax.random.PRNGKey(0), 64, 3, DISCOUNT)
     first = np.asarray(batch['observations'][:, 0]) == 0
     np.testing.assert_allclose(np.asarray(batch['rewards'])[first], 1 + 0.9 + 0.81, rtol=1e-6)
     assert (np.asarray(batch['masks'])[first] == 0).all()
     assert (np.asarray(batch['valid'])[first] == 1).all()
 
 
-def test_loading_other_data_forgets_the_old():
+def test_another_shard_of_the_same_size_takes_the_place_of_the_data():
     experience = Experience()
-    buffer = ReplayBuffer.create(Rows.of_dataset(experience.episodes([6, 6]), 16), 20)
+    replay = Replay.create(Rows.from_dataset(experience.episodes([6, 6]), 16), 20)
     rows = experience.episodes([3, 2])
-    buffer = buffer.load(Rows.of_dataset(rows, 16))
-    assert_samples_match(buffer, ListBuffer(rows, buffer.capacity), horizon=3)
+    data = Rows.from_dataset(rows, 16)
+    assert_samples_match(replay, data, ListBuffer(rows, replay.capacity), horizon=3)
     chunk = experience.chunk(experience.states(1)[0], 2, done=True)
-    reference = ListBuffer(rows, buffer.capacity)
+    reference = ListBuffer(rows, replay.capacity)
     reference.add(chunk)
-    assert_samples_match(buffer.begin_online(10).add(chunk), reference, horizon=3)
-    with pytest.raises(ValueError, match='31 rows, the buffer room for 16'):
-        Rows.of_dataset(experience.episodes([30]), 16)
-    with pytest.raises(ValueError, match='room for 7 rows, the buffer for 16'):
-        buffer.load(Rows.of_dataset(rows))
+    replay = replay.begin_online(data, 10).add(data, chunk)
+    assert_samples_match(replay, data, reference, horizon=3)
+    with pytest.raises(ValueError, match='31 rows, but there is room for 16'):
+        Rows.from_dataset(experience.episodes([30]), 16)
 
 
-def test_a_chunk_must_fit_the_buffer():
-    buffer = ReplayBuffer.create(Rows.of_dataset(Experience().episodes([1])), 1)
+def test_a_chunk_must_fit_the_replay():
+    data = Rows.from_dataset(Experience().episodes([1]))
+    replay = Replay.create(data, 1)
     with pytest.raises(ValueError, match='do not fit'):
-        buffer.add(Experience().chunk(np.zeros(3, np.float32), 2, done=False))
+        replay.add(data, Experience().chunk(np.zeros(3, np.float32), 2, done=False))
 
 
 def test_adding_nothing_changes_nothing():
     experience = Experience()
-    buffer = ReplayBuffer.create(Rows.of_dataset(experience.episodes([3])), 8).begin_online(20)
+    data = Rows.from_dataset(experience.episodes([3]))
+    replay = Replay.create(data, 8).begin_online(data, 20)
     state = experience.states(1)[0]
     for done in (False, True):
         chunk = experience.chunk(state, 2, done)
-        buffer = add(buffer, chunk)
+        replay = add(replay, data, chunk)
         nothing = chunk | {'length': 0, 'done': done}
-        jax.tree.map(np.testing.assert_array_equal, add(buffer, nothing), buffer)
+        jax.tree.map(np.testing.assert_array_equal, add(replay, data, nothing), replay)
 
 
 def test_seeds_share_the_data_set_and_have_online_rows_of_their_own():
     experience = Experience()
-    rows = experience.episodes([4, 3])
-    alone = ReplayBuffer.create(Rows.of_dataset(rows), 12).begin_online(30)
-    both = alone.replicate(2)
-    assert both.offline is alone.offline
-    axes = both.seed_axes()
+    data = Rows.from_dataset(experience.episodes([4, 3]))
+    alone = Replay.create(data, 12).begin_online(data, 30)
+    both = stack([alone, alone])
     chunks = [experience.chunk(experience.states(1)[0], n, done) for n, done in ((3, True), (1, 0))]
     stacked = jax.tree.map(lambda *x: np.stack(x), *chunks)
     for _ in range(3):
-        both = jax.vmap(ReplayBuffer.add, in_axes=(axes, 0), out_axes=axes)(both, stacked)
+        both = jax.vmap(Replay.add, in_axes=(0, None, 0))(both, data, stacked)
     keys = jax.random.split(jax.random.PRNGKey(0), 2)
-    draw = partial(ReplayBuffer.sample, batch_size=64, horizon=2, discount=DISCOUNT)
-    batches = jax.vmap(draw, in_axes=(axes, 0))(both, keys)
+    draw = partial(Replay.sample, batch_size=64, horizon=2, discount=DISCOUNT)
+    batches = jax.vmap(draw, in_axes=(0, None, 0))(both, data, keys)
     for i, chunk in enumerate(chunks):
         expected = alone
         for _ in range(3):
-            expected = add(expected, chunk)
-        expected = sample(expected, keys[i], 64, 2, DISCOUNT)
+            expected = add(expected, data, chunk)
+        expected = sample(expected, data, keys[i], 64, 2, DISCOUNT)
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), batches, expected)

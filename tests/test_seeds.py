@@ -8,53 +8,59 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from utils.seeds import over_seeds, seed_mesh, stack, unstack
+from utils.seeds import over_seeds, share_out, stack, unstack
 
-FOUR_DEVICES = """
+THREE_DEVICES = """
 import jax
 import numpy as np
-from small_agents import make
-from test_training import make_buffer
-from utils.evaluation import _act
-from utils.seeds import place, seed_mesh, stack
-from utils.training import act, add_transitions, averages, train, zero_totals
+from test_updates import make, make_data
+from training import state
+from training.loop import Resources, learn
+from training.state import Play
+from training.updates import act, averages, on_each_device
+from training.config import RunConfig
 
-assert len(jax.devices()) == 4
-transitions = {
-    'observations': np.ones((4, 4, 3), np.float32),
-    'actions': np.zeros((4, 4, 2), np.float32),
-    'rewards': np.zeros((4, 4), np.float32),
-    'masks': np.ones((4, 4), np.float32),
-    'length': np.array([4, 2, 0, 3]),
-    'next_observation': np.ones((4, 3), np.float32),
-    'done': np.array([True, False, False, False]),
+jax.config.update('jax_num_cpu_devices', 3)
+config = RunConfig(online_steps=20, start_training=0, horizon_length=3, num_seeds=5)
+description = {
+    'agent': make().config._asdict(), 'observation_dim': 3, 'action_dim': 2, 'horizon_length': 3,
+    'discount': 0.99,
+}
+pending = {
+    'observations': np.ones((5, 3, 3), np.float32),
+    'actions': np.zeros((5, 3, 2), np.float32),
+    'rewards': np.zeros((5, 3), np.float32),
+    'masks': np.ones((5, 3), np.float32),
+    'length': np.array([3, 2, 0, 3, 1]),
+    'next_observation': np.ones((5, 3), np.float32),
+    'done': np.array([True, False, False, False, False]),
 }
 
 
-def play():
-    agents = place(stack([make('dfp', seed) for seed in range(4)]), 0)
-    buffers = make_buffer().replicate(4)
-    buffers = place(buffers, buffers.seed_axes())
-    agents, totals = train(agents, buffers, 3, zero_totals(agents, buffers))
-    agents = agents.begin_online()
-    buffers = buffers.begin_online(20)
-    buffers = add_transitions(place(buffers, buffers.seed_axes()), transitions)
-    agents, totals = train(agents, buffers, np.array([4, 2, 0, 3]), zero_totals(agents, buffers))
-    keys = jax.random.split(jax.random.PRNGKey(0), 4)
-    chunks = act(agents, np.ones((4, 3), np.float32), keys, np.arange(4))
-    numbers = np.zeros((4, 2), np.int32)
-    more = _act(agents, np.ones((4, 2, 3), np.float32), keys, numbers, numbers)
-    return agents, averages(totals), chunks, more
+def play(devices):
+    data = [jax.device_put(make_data(), device) for device in devices]
+    begun = state.create(description, list(range(5)), data, 50)
+    begun = state.begin_online(begun, data, Play.create(5, 3, 3, 2), 20)
+    begun = begun.replace(play=begun.play.replace(pending=pending))
+    run = Resources(config, data, None, None, None, None, None)
+    after = learn(begun, run, pending['length'])
+    policies = [part.agents.policy() for part in after.seeds]
+    keys = np.asarray(jax.random.split(jax.random.PRNGKey(0), 5))
+    chunks = on_each_device(act, policies, np.ones((5, 3), np.float32), keys, np.arange(5))
+    devices = [part.agents.rng.device for part in after.seeds]
+    rows = [row for part in after.seeds for row in averages(part.totals)]
+    groups, _ = state.to_arrays(after)
+    return devices, (groups, rows, chunks)
 
 
-alone = play()
-with jax.set_mesh(seed_mesh(4)):
-    spread = play()
-leaf = jax.tree.leaves(spread[0].params)[0]
-assert len(leaf.sharding.device_set) == 4, leaf.sharding
-assert len(jax.tree.leaves(alone[0].params)[0].sharding.device_set) == 1
+devices = jax.devices()
+assert len(devices) == 3
+_, alone = play(devices[:1])
+used, spread = play(devices)
+assert used == devices, used
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), alone, spread)
 print('equal')
 """
@@ -75,21 +81,23 @@ def test_unstacking_undoes_stacking():
         jax.tree.map(np.testing.assert_array_equal, unstack(stack(trees), i), tree)
 
 
-@pytest.mark.parametrize(('num_seeds', 'num_devices'), [(1, 1), (4, 1)])
-def test_the_mesh_has_no_more_devices_than_there_are(num_seeds, num_devices):
-    assert seed_mesh(num_seeds).size == num_devices
+@given(num_seeds=st.integers(1, 40), num_devices=st.integers(1, 16))
+def test_every_seed_has_a_device_and_no_device_has_two_seeds_more_than_another(
+    num_seeds, num_devices
+):
+    parts = share_out(num_seeds, num_devices)
+    assert [i for part in parts for i in range(num_seeds)[part]] == list(range(num_seeds))
+    sizes = [part.stop - part.start for part in parts]
+    assert len(parts) == min(num_seeds, num_devices)
+    assert min(sizes) >= max(sizes) - 1 >= 0
 
 
-def test_four_devices_compute_what_one_does():
+def test_five_seeds_on_three_devices_compute_what_they_do_on_one():
     root = pathlib.Path(__file__).parent.parent
-    environment = os.environ | {
-        'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
-        'PYTHONPATH': f'{root}:{root / "tests"}',
-    }
     result = subprocess.run(
-        [sys.executable, '-c', FOUR_DEVICES],
+        [sys.executable, '-c', THREE_DEVICES],
         cwd=root,
-        env=environment,
+        env=os.environ | {'PYTHONPATH': f'{root}:{root / "tests"}'},
         capture_output=True,
         text=True,
         timeout=300,

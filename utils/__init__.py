@@ -1,1 +1,1 @@
-"""What agents and environments both need."""
+"""Pure and jittable functions and types, which import no other package of ours."""
