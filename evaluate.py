@@ -1,43 +1,46 @@
-"""Evaluates a checkpoint.
+"""Evaluates the policies of a run or a checkpoint; prints a line of JSON for each seed.
 
-python evaluate.py --restore_path=exp/<group>/<env>/<run>/checkpoints/online --eval_episodes=50
+python evaluate.py --restore_path=exp/<group>/<env>/<run> --eval_episodes=50
 """
 
 import json
 
 from absl import app, flags, logging
 
-from agents import make_agent
-from envs import make_vector_env
-from utils import checkpoints
-from utils.evaluation import evaluate
+import envs
+from training import RunConfig, checkpoints, load_policy
+from training.evaluation import evaluate
 from utils.seeds import stack
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string('restore_path', None, 'Checkpoint.', required=True)
+flags.DEFINE_string('restore_path', None, 'Run or checkpoint.', required=True)
 flags.DEFINE_integer('eval_episodes', 50, 'Episodes.', lower_bound=1)
 flags.DEFINE_integer('eval_envs', 10, 'Environments in parallel.', lower_bound=1)
-flags.DEFINE_integer(
-    'seed', 0, 'Of start states and policy noise; that of the run gives its score.'
-)
+flags.DEFINE_integer('seed', None, 'Of start states and policy noise; default: each seed of the '
+                     'run its own, which gives its score.')  # fmt: skip
 
 
 def main(_) -> None:
     if not FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)
-    description = checkpoints.read_metadata(FLAGS.restore_path)
-    agent = checkpoints.restore(FLAGS.restore_path, make_agent(description, seed=0))
-    env = make_vector_env(
-        description['env_name'],
+    path = checkpoints.find(FLAGS.restore_path)
+    metadata = checkpoints.load(path)[0]
+    config = RunConfig.from_json(metadata['config'])
+    envs.start_workers(config.task)
+    env = envs.make_vector_env(
+        config.task,
         min(FLAGS.eval_envs, FLAGS.eval_episodes),
-        description['horizon_length'],
+        config.horizon_length,
         'evaluate',
-        **description['env_options'],
+        **config.env_options,
     )
-    (scores,) = evaluate(stack([agent]), env, FLAGS.eval_episodes, [FLAGS.seed])
-    env.close()
-    print(json.dumps(scores))
+    for trained in metadata['seeds']:
+        policy = load_policy(path, trained)
+        seed = trained if FLAGS.seed is None else FLAGS.seed
+        (scores,) = evaluate([stack([policy])], env, FLAGS.eval_episodes, [seed])
+        print(json.dumps({'seed': trained} | scores), flush=True)
+    envs.end(env)
 
 
 if __name__ == '__main__':

@@ -1,13 +1,15 @@
-"""Reads methods.toml: which flags a method of the paper's table stands for on a task."""
+"""Reads methods.toml: the flags that a method of the paper's table stands for on a task."""
 
 import argparse
 import fnmatch
 import pathlib
 import tomllib
+from collections.abc import Mapping
 
-import ml_collections
 from absl import flags
 from ml_collections import config_flags
+
+from training import RunConfig
 
 METHODS = tomllib.loads((pathlib.Path(__file__).parent / 'methods.toml').read_text())
 
@@ -27,10 +29,23 @@ def method_flags(method: str, env_name: str) -> list[str]:
     return settings['flags']
 
 
-def expand_method(argv: list[str], default_env_name: str) -> list[str]:
-    """Returns the command line with the flags that its last `--method` stands for put first.
+def peek(argv: list[str], *names: str) -> dict[str, str | None]:
+    """Returns the values of some flags before all flags are defined; the last one given counts.
 
-    Being first, they lose to whatever the command line says itself.
+    Args:
+        argv: program and flags, flag files already read.
+        names: of the flags.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        parser.add_argument(f'--{name}')
+    return vars(parser.parse_known_args(argv[1:])[0])
+
+
+def expand_method(argv: list[str], default_env_name: str) -> list[str]:
+    """Returns the command line with the flags of its last `--method` put first.
+
+    Because they come first, explicit flags override them.
 
     Args:
         argv: program and flags, flag files already read.
@@ -39,24 +54,34 @@ def expand_method(argv: list[str], default_env_name: str) -> list[str]:
     Raises:
         ValueError: the method is unknown, or an agent is named besides.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ('--method', '--agent', '--env_name'):
-        parser.add_argument(name)
-    given, _ = parser.parse_known_args(argv[1:])
-    if given.method is None:
+    given = peek(argv, 'method', 'agent', 'env_name')
+    method, agent = given['method'], given['agent']
+    if method is None:
         return argv
-    if given.agent is not None:
-        raise ValueError(
-            f'--method={given.method} --agent={given.agent}: a method names its agent; give one'
-        )
-    return [argv[0], *method_flags(given.method, given.env_name or default_env_name), *argv[1:]]
+    if agent is not None:
+        raise ValueError(f'--method={method} --agent={agent}: a method names its agent; give one')
+    return [argv[0], *method_flags(method, given['env_name'] or default_env_name), *argv[1:]]
 
 
-def method_settings(method: str, env_name: str) -> tuple[ml_collections.ConfigDict, int]:
-    """Returns the agent's settings and the chunk length of a method on a task."""
+def run_config(method: str, env_name: str, agent: Mapping | None = None, **settings) -> RunConfig:
+    """Returns the run of a method on a task.
+
+    Args:
+        method: of methods.toml.
+        env_name: the task.
+        agent: settings of the agent that differ from the method's.
+        **settings: fields of `RunConfig` that differ from the defaults and the method's.
+
+    Raises:
+        ValueError: there is no such method.
+        KeyError: the agent has no such setting.
+    """
     argv = [method, *method_flags(method, env_name)]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file('agent', flag_values=values, sys_argv=argv)
     flags.DEFINE_integer('horizon_length', 5, 'Actions in a chunk (h).', flag_values=values)
     values(argv)
-    return values.agent, values.horizon_length
+    config = values.agent
+    config.update(agent or {})
+    settings = {'horizon_length': values.horizon_length} | settings
+    return RunConfig(agent=config, env_name=env_name, method=method, **settings)

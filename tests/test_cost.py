@@ -4,22 +4,16 @@ import pytest
 from small_agents import ACTION_DIM, OBSERVATION_DIM, flops, make_batch
 
 from agents import make_agent
+from benchmarks.common import CUBE_DOUBLE, describe
 from benchmarks.flops import update_flops
-from experiments.methods import METHODS, method_settings
+from experiments.methods import METHODS, run_config
 
 
 @pytest.mark.parametrize('method', METHODS)
 def test_an_update_does_little_more_than_its_necessary_work(method):
-    config, horizon = method_settings(method, 'cube-double-play-singletask-task2-v0')
-    config.update(batch_size=32, actor_hidden_dims=(256, 256), critic_hidden_dims=(256, 256))
-    description = {
-        'agent': config.to_dict(),
-        'observation_dim': OBSERVATION_DIM,
-        'action_dim': ACTION_DIM,
-        'horizon_length': horizon,
-        'discount': 0.99,
-    }
-    agent = make_agent(description, seed=0).begin_online()
-    batch = make_batch(size=32, horizon=horizon)
+    smaller = {'batch_size': 32, 'actor_hidden_dims': (256,) * 2, 'critic_hidden_dims': (256,) * 2}
+    config = run_config(method, CUBE_DOUBLE, smaller)
+    agent = make_agent(describe(config, OBSERVATION_DIM, ACTION_DIM), seed=0).begin_online()
+    batch = make_batch(size=32, horizon=config.horizon_length)
     ratio = flops(type(agent).update, agent, batch) / update_flops(agent)
     assert 0.9 < ratio < 1.25

@@ -1,4 +1,4 @@
-"""Chunks, queues of episodes, and evaluation, on a toy environment whose every step is known."""
+"""Queues of episodes and evaluation, on a toy environment whose every step is known."""
 
 import flax
 import gymnasium
@@ -6,39 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counter_env import Counter
 
-from envs.chunks import ActionChunks, EndlessPlay, EpisodeQueue
-from utils import evaluation
-from utils.evaluation import evaluate
+from envs.episodes import ActionChunks, EpisodeQueue
+from training import evaluation
+from training.evaluation import evaluate
 from utils.seeds import stack
 
 HORIZON = 3
-
-
-class Counter(gymnasium.Env):
-    """Counts steps; the episode reset with seed s lasts 2 + s % 5 steps and succeeds if s is even.
-
-    Odd ones run out of time. The observation is (seed, step), the reward the first action.
-    """
-
-    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
-
-    seed = 0
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.seed, self.steps = self.seed if seed is None else seed, 0
-        return self._observe(), {}
-
-    def step(self, action):
-        self.steps += 1
-        over, even = self.steps == 2 + self.seed % 5, self.seed % 2 == 0
-        info = {'success': over and even}
-        return self._observe(), float(action[0]), over and even, over and not even, info
-
-    def _observe(self):
-        return np.array([self.seed, self.steps], np.float32)
 
 
 class Policy(flax.struct.PyTreeNode):
@@ -56,46 +31,8 @@ def vector_env(num_envs):
 
 
 def score(policy, num_envs, num_episodes, seed):
-    (scores,) = evaluate(stack([policy]), vector_env(num_envs), num_episodes, [seed])
+    (scores,) = evaluate([stack([policy])], vector_env(num_envs), num_episodes, [seed])
     return scores
-
-
-def test_a_chunk_is_executed_to_its_end_and_records_what_happened():
-    env = ActionChunks(Counter(), HORIZON)
-    env.reset(seed=4)  # six steps
-    chunk = np.array([[0.5], [-3.0], [0.25]], np.float32)
-    observation, reward, terminated, truncated, info = env.step(chunk)
-    transitions = info['transitions']
-    np.testing.assert_array_equal(observation, [4, 3])
-    np.testing.assert_array_equal(transitions['observations'], [[4, 0], [4, 1], [4, 2]])
-    np.testing.assert_array_equal(transitions['actions'][:, 0], [0.5, -1.0, 0.25])
-    np.testing.assert_array_equal(transitions['rewards'], [0.5, -1.0, 0.25])
-    np.testing.assert_array_equal(transitions['next_observation'], [4, 3])
-    assert reward == -0.25
-    assert (terminated, truncated, transitions['done'], transitions['length']) == (
-        False, False, False, 3,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(('seed', 'mask'), [(10, 0.0), (5, 1.0)])  # two steps each
-def test_a_chunk_stops_with_the_episode_and_a_time_limit_is_no_termination(seed, mask):
-    env = ActionChunks(Counter(), HORIZON)
-    env.reset(seed=seed)
-    _, _, terminated, truncated, info = env.step(np.ones((HORIZON, 1), np.float32))
-    transitions = info['transitions']
-    assert (terminated, truncated) == (mask == 0, mask == 1)
-    assert transitions['done']
-    assert transitions['length'] == 2
-    np.testing.assert_array_equal(transitions['masks'][:2], [1.0, mask])
-    np.testing.assert_array_equal(transitions['next_observation'], [seed, 2])
-
-
-def test_a_short_chunk_is_executed_to_its_end():
-    env = ActionChunks(Counter(), HORIZON)
-    env.reset(seed=4)
-    _, _, _, _, info = env.step(np.ones((1, 1), np.float32))
-    assert info['transitions']['length'] == 1
-    assert info['transitions']['observations'].shape == (HORIZON, 2)
 
 
 @pytest.mark.parametrize('num_envs', [1, 2, 4, 7])
@@ -135,30 +72,19 @@ def test_pytrees_of_policies_do_not_retrace():
     assert size() == before
 
 
-def test_several_agents_get_the_scores_that_each_would_get_alone():
+def test_several_policies_in_stacks_of_any_size_get_the_scores_that_each_would_get_alone():
     policies, seeds = [Policy(0.1), Policy(1.0), Policy(0.5)], [0, 1, 7]
-    together = evaluate(stack(policies), vector_env(6), 5, seeds)
+    together = evaluate([stack(policies[:2]), stack(policies[2:])], vector_env(6), 5, seeds)
     for policy, seed, scores in zip(policies, seeds, together, strict=True):
         assert scores == pytest.approx(score(policy, 2, 5, seed), rel=1e-6)
 
 
-def test_endless_play_goes_on_after_the_end_and_executes_what_it_is_asked_to():
-    env = gymnasium.vector.SyncVectorEnv(
-        [lambda: EndlessPlay(ActionChunks(Counter(), HORIZON))] * 2
-    )
-    observations, _ = env.reset(seed=[0, 3])  # two and five steps
-    chunks = np.ones((2, HORIZON, 1), np.float32)
-    observations, _, terminated, truncated, info = env.step((chunks, np.array([3, 2])))
-    assert info['transitions']['length'].tolist() == [2, 2]
-    assert info['transitions']['done'].tolist() == [True, False]
-    assert info['success'].tolist() == [True, False]
-    np.testing.assert_array_equal(info['transitions']['next_observation'], [[0, 2], [3, 2]])
-    np.testing.assert_array_equal(observations[1], [3, 2])
-    assert observations[0, 1] == 0  # the next episode
-    assert not terminated.any()
-    assert not truncated.any()
-    before = observations
-    observations, _, _, _, info = env.step((chunks, np.array([0, 1])))
-    assert info['transitions']['length'].tolist() == [0, 1]
-    assert not info['transitions']['done'].any()
-    np.testing.assert_array_equal(observations[0], before[0])
+def test_an_evaluation_can_be_left_before_any_chunk():
+    class Left(Exception):
+        pass
+
+    def leave():
+        raise Left
+
+    with pytest.raises(Left):
+        evaluate([stack([Policy()])], vector_env(2), 2, [0], leave)

@@ -1,16 +1,19 @@
 """The programs as a user runs them: a whole small run, and what bad input is answered with."""
 
-import csv
 import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
 import pytest
+import toy_suite
+from small_runs import AGENT, assert_equal_outcomes, read_table
 
 from envs.collect import collect
+from training import Interrupted, RunConfig, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 ENV_NAME = 'cube-single-play-singletask-task1-v0'
@@ -25,6 +28,7 @@ SMALL = [
 
 
 def run(*arguments, program='main.py', check=True, environment=None):
+    """Runs a program from the root of the project, as a user does."""
     result = subprocess.run(
         [sys.executable, program, *arguments],
         cwd=ROOT,
@@ -38,11 +42,6 @@ def run(*arguments, program='main.py', check=True, environment=None):
     return result
 
 
-def table(path):
-    with path.open(newline='') as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture(scope='module')
 def dataset_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp('data')
@@ -52,9 +51,9 @@ def dataset_dir(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def finished(dataset_dir, tmp_path_factory):
-    """A run of 25 updates and 33 environment steps, and what it printed."""
+    """A run of 25 updates and 33 environment steps: its arguments, folder, and what it printed."""
     save_dir = tmp_path_factory.mktemp('exp')
-    result = run(
+    arguments = [
         f'--env_name={ENV_NAME}',
         f'--ogbench_dataset_dir={dataset_dir}',
         f'--save_dir={save_dir}',
@@ -67,39 +66,23 @@ def finished(dataset_dir, tmp_path_factory):
         '--wandb_mode=offline',
         f'--compilation_cache_dir={save_dir / "cache"}',
         *SMALL,
-        environment={'JAX_LOG_COMPILES': '1'},
-    )
-    (directory,) = (save_dir / 'test' / ENV_NAME).iterdir()
-    return directory, result
-
-
-def test_evaluation_happens_before_the_first_and_after_the_last_update_and_in_between(finished):
-    rows = table(finished[0] / 'eval.csv')
-    assert [(row['phase'], int(row['step'])) for row in rows] == [
-        *(('offline', step) for step in (0, 10, 20, 25)),
-        *(('online', step) for step in (0, 10, 20, 30, 33)),
     ]
-    assert all(0 <= float(row['success']) <= 1 for row in rows)
-
-
-def test_tables_have_a_row_per_interval_and_one_at_the_end(finished):
-    offline, online = (table(finished[0] / f'{name}.csv') for name in ('offline', 'online'))
-    assert [int(row['step']) for row in offline] == [12, 24, 25]
-    assert [int(row['step']) for row in online] == [12, 24, 33]
-    assert all(float(row['critic/loss']) > 0 for row in offline + online)
-    assert all(float(row['actor/data_force_0.1']) > 0 for row in offline + online)
+    result = run(*arguments, environment={'JAX_LOG_COMPILES': '1'})
+    (directory,) = (save_dir / 'test' / ENV_NAME).iterdir()
+    return arguments, directory, result
 
 
 def test_nothing_is_compiled_twice_in_a_phase(finished):
-    compiled = re.findall(r'Finished XLA compilation of jit\((\w+)\)', finished[1].stderr)
-    assert compiled.count('train') == 2  # offline, online
+    _, directory, result = finished
+    compiled = re.findall(r'Finished XLA compilation of jit\((\w+)\)', result.stderr)
+    assert compiled.count('update_many') == 2  # offline, online
     assert compiled.count('_act') == 2  # evaluation in both
-    assert compiled.count('act') == compiled.count('_add') == 1
-    assert any((finished[0].parents[2] / 'cache').iterdir())
+    assert compiled.count('act') == compiled.count('add_transitions') == 1
+    assert any((directory.parents[2] / 'cache').iterdir())
 
 
 def test_a_run_says_how_it_was_made(finished):
-    written = json.loads((finished[0] / 'flags.json').read_text())
+    written = json.loads((finished[1] / 'flags.json').read_text())
     assert written['flags']['online_steps'] == 33
     assert written['flags']['discount'] == 0.99
     assert written['agent']['agent_name'] == 'dfp'
@@ -107,10 +90,19 @@ def test_a_run_says_how_it_was_made(finished):
     assert written['data']['source'] == 'collected'
     assert written['versions']['jax']
     assert 'commit' in written['versions']
+    assert finished[1].name == f'dfp-sd000-{written["identity"]}'
 
 
-def test_a_run_leaves_a_picture_and_shows_progress(finished):
-    directory, result = finished
+def test_a_run_leaves_tables_and_a_picture_and_shows_progress(finished):
+    _, directory, result = finished
+    steps = {name: [int(row['step']) for row in read_table(directory / f'{name}.csv')]
+             for name in ('offline', 'online', 'eval')}  # fmt: skip
+    assert steps == {
+        'offline': [12, 24, 25], 'online': [12, 24, 33], 'eval': [0, 10, 20, 25, 0, 10, 20, 30, 33],
+    }  # fmt: skip
+    for name in ('offline', 'online'):
+        rows = read_table(directory / f'{name}.csv')
+        assert all(float(row['actor/data_force_0.1']) > 0 for row in rows)
     assert (directory / 'learning_curve.png').read_bytes().startswith(b'\x89PNG')
     assert 'offline: 100%' in result.stderr
     assert 'online: 100%' in result.stderr
@@ -118,121 +110,115 @@ def test_a_run_leaves_a_picture_and_shows_progress(finished):
     assert (directory / 'wandb').is_dir()
 
 
-def numbers(rows):
-    return [{k: float(v) for k, v in row.items() if k not in ('phase', 'seconds')} for row in rows]
+def test_the_same_command_again_says_that_the_run_is_complete(finished):
+    arguments, directory, _ = finished
+    before = {path: path.read_bytes() for path in directory.glob('*.csv')}
+    result = run(*arguments)
+    assert result.stdout.startswith(f'Complete already: {directory}')
+    assert {path: path.read_bytes() for path in directory.glob('*.csv')} == before
 
 
-def test_seeds_trained_together_leave_what_each_would_alone(finished, dataset_dir, tmp_path):
-    run(
-        f'--env_name={ENV_NAME}',
-        f'--ogbench_dataset_dir={dataset_dir}',
-        f'--save_dir={tmp_path}',
-        '--num_seeds=2',
-        '--offline_steps=25',
-        '--online_steps=33',
-        '--start_training=10',
-        '--eval_interval=10',
-        '--log_interval=12',
-        *SMALL,
-        '--eval_envs=4',
-    )
-    directories = sorted(path.parent for path in tmp_path.rglob('flags.json'))
-    assert [json.loads((d / 'flags.json').read_text())['flags']['seed'] for d in directories] == [
-        0, 1,
-    ]  # fmt: skip
+def test_the_same_settings_from_python_give_the_same_run(finished, tmp_path):
+    written = json.loads((finished[1] / 'flags.json').read_text())
+    settings = written['flags'] | {'agent': written['agent'], 'wandb_mode': 'disabled'}
+    config = RunConfig.from_json(settings | {'save_dir': str(tmp_path)})
+    result = train(config, show_progress=False)
+    assert result.directory.name == finished[1].name
+    assert_equal_outcomes(finished[1], result.directory)
+
+
+def test_a_run_evaluates_to_its_score(finished):
+    last = read_table(finished[1] / 'eval.csv')[-1]
+    result = run(
+        f'--restore_path={finished[1]}', '--eval_episodes=2', '--eval_envs=2',
+        program='evaluate.py',
+    )  # fmt: skip
+    scores = json.loads(result.stdout)
+    expected = {name: float(last[name]) for name in ('success', 'return', 'length')}
+    assert scores == {'seed': 0} | expected
+
+
+def test_seeds_trained_together_are_what_each_would_be_alone(finished, tmp_path):
+    written = json.loads((finished[1] / 'flags.json').read_text())
+    settings = written['flags'] | {'agent': written['agent'], 'wandb_mode': 'disabled'}
+    settings |= {'save_dir': str(tmp_path), 'num_seeds': 2, 'eval_envs': 4}
+    result = train(RunConfig.from_json(settings), show_progress=False)
     for name in ('offline', 'online', 'eval'):
-        alone = numbers(table(finished[0] / f'{name}.csv'))
-        first, second = (numbers(table(d / f'{name}.csv')) for d in directories)
+        both = read_table(result.directory / f'{name}.csv', without=('seconds', 'phase'))
+        alone = read_table(finished[1] / f'{name}.csv', without=('seconds', 'phase'))
+        first, second = ([x for x in both if x['seed'] == seed] for seed in '01')
+        assert len(first) == len(second) == len(alone)
         for row, expected in zip(first, alone, strict=True):
+            row, expected = ({k: float(v) for k, v in x.items()} for x in (row, expected))
             assert row == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
-        assert len(second) == len(first)
-        assert name == 'eval' or second != first
-    for directory in directories:
-        assert (directory / 'learning_curve.png').exists()
-        assert (directory / 'checkpoints' / 'online').is_dir()
+        differences = ({k: v for k, v in x.items() if k != 'seed'} for x in (first[-1], second[-1]))
+        assert name == 'eval' or next(differences) != next(differences)
 
 
-def test_a_method_by_name_runs_in_both_phases_and_may_alternate(dataset_dir, tmp_path):
-    run(
+def test_shards_take_turns_and_a_run_that_is_left_between_them_goes_on(finished, tmp_path):
+    """SIGTERM at a change of shards: exit status 75, the command to go on with, equal bits."""
+    collect('cube-single-play-100m-v0', 3, tmp_path, 1, num_shards=3, num_val_episodes=0)
+    written = json.loads((finished[1] / 'flags.json').read_text())
+    changes = {
+        'env_name': ENV_NAME.replace('play', 'play-100m'), 'wandb_mode': 'disabled',
+        'env_options': {'ogbench_dataset_dir': str(tmp_path)}, 'save_dir': str(tmp_path / 'a'),
+        'dataset_replace_interval': 4, 'log_interval': 5, 'save_interval': 3, 'online_steps': 10,
+        'agent': written['agent'],
+    }  # fmt: skip
+    config = RunConfig.from_json(written['flags'] | changes)
+    whole = train(config, show_progress=False)
+    assert len(json.loads((whole.directory / 'flags.json').read_text())['data']['files']) == 3
+
+    def leave(table, phase, step, rows):
+        if table == 'offline' and step in (5, 15):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    again = RunConfig.from_json(config.to_json() | {'save_dir': str(tmp_path / 'b')})
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train(again, leave, show_progress=False)
+    assert_equal_outcomes(whole.directory, train(again, show_progress=False).directory)
+
+
+def test_a_suite_of_ones_own_runs_by_its_name_and_a_method_by_its(tmp_path):
+    result = run(
         '--method=BFN',
         '--nooverlap',
-        f'--env_name={ENV_NAME}',
-        f'--ogbench_dataset_dir={dataset_dir}',
+        '--suite=toy_suite:suite',
+        f'--env_name={toy_suite.ENV_NAME}',
+        f'--toy_dataset_dir={tmp_path}',
+        '--toy_time_limit=7',
         f'--save_dir={tmp_path}',
         '--offline_steps=3',
         '--online_steps=7',
         '--start_training=2',
         '--log_interval=3',
         '--compilation_cache_dir=',
-        *SMALL,
+        *(f'--agent.{name}={value}' for name, value in AGENT.items()),
+        environment={'PYTHONPATH': str(ROOT / 'tests')},
     )
     (directory,) = (path.parent for path in tmp_path.rglob('flags.json'))
     assert directory.name.startswith('BFN-sd000-')
     written = json.loads((directory / 'flags.json').read_text())
     assert written['flags']['horizon_length'] == 1
+    assert written['flags']['env_options']['toy_time_limit'] == 7
     assert written['agent']['num_samples'] == 4
-    assert [int(row['step']) for row in table(directory / 'online.csv')] == [3, 6, 7]
-
-
-def test_a_checkpoint_evaluates_to_the_score_of_its_run(finished):
-    last = table(finished[0] / 'eval.csv')[-1]
-    result = run(
-        f'--restore_path={finished[0] / "checkpoints" / "online"}',
-        '--eval_episodes=2',
-        '--eval_envs=2',
-        program='evaluate.py',
-    )
-    scores = json.loads(result.stdout)
-    assert scores == {name: float(last[name]) for name in ('success', 'return', 'length')}
-
-
-def test_a_run_can_start_from_a_checkpoint_and_read_its_data_in_shards(finished, tmp_path):
-    collect('cube-single-play-100m-v0', 2, tmp_path, 1, num_shards=2, num_val_episodes=0)
-    result = run(
-        f'--restore_path={finished[0] / "checkpoints" / "online"}',
-        f'--env_name={ENV_NAME.replace("play", "play-100m")}',
-        f'--ogbench_dataset_dir={tmp_path}',
-        f'--save_dir={tmp_path}',
-        '--offline_steps=5',
-        '--dataset_replace_interval=2',
-        '--online_steps=0',
-        *SMALL,
-        environment={'JAX_LOG_COMPILES': '1'},
-    )
-    assert len(re.findall(r'Finished XLA compilation of jit\(train\)', result.stderr)) == 1
-    rows = table(next(tmp_path.glob('*/*/*/eval.csv')))
-    assert [(row['phase'], row['step']) for row in rows] == [('offline', '0'), ('offline', '5')]
-    last = table(finished[0] / 'eval.csv')[-1]
-    for name in ('success', 'return', 'length'):
-        assert rows[0][name] == last[name]
-    written = json.loads(next(tmp_path.glob('*/*/*/flags.json')).read_text())
-    assert len(written['data']['files']) == 2
+    assert [int(row['step']) for row in read_table(directory / 'online.csv')] == [3, 6, 7]
+    assert 'Final success' in result.stdout
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--env_name=cube-quintuple-play-singletask-v0'], 'quintuple-play-singletask-v0: unknown'),
         (['--agent=agents/sac.py'], 'agents/sac.py'),
         (['--horizon_length=0'], '--horizon_length=0: must be at least 1'),
-        (['--offline_steps=-5'], '--offline_steps=-5: must be at least 0'),
-        (['--eval_interval=0'], '--eval_interval=0: must be at least 1'),
-        (['--agent.top_k=20'], '--agent.top_k=20: must be from 0'),
-        (['--agent.temperatures=()'], '--agent.temperatures=(): needs at least one'),
-        (['--agent.no_such_key=1'], 'no_such_key'),
-        (['--success_timing=after'], 'success_timing'),
-        (['--collect_episodes=5'], '--collect_episodes=5: has a meaning only with'),
-        (['--save_dir=/dev/null/exp'], '--save_dir=/dev/null/exp: cannot write'),
-        (['--restore_path=/no/such/run'], '--restore_path=/no/such/run: no checkpoint there'),
-        (['--num_seeds=0'], '--num_seeds=0: must be at least 1'),
-        (['--num_seeds=2', '--restore_path=x'], '--num_seeds=2 --restore_path=x: a checkpoint is'),
-        (['--method=QCFQL'], '--method=QCFQL: unknown; there are BFN, QC-BFN'),
-        (['--method=DFP', '--agent=agents/bfn.py'], 'a method names its agent; give one'),
+        (['--method=QCFQL', '--agent.no_such_key=1'], '--method=QCFQL: unknown; there are BFN'),
         (['stray'], "'stray': not a flag"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
 )
 def test_bad_input_is_named_before_any_training(arguments, message, tmp_path):
+    """What a config refuses is tested in test_config.py; here the program's own answers."""
     result = run(
         f'--save_dir={tmp_path}', '--ogbench_dataset_dir=/nowhere', *arguments, check=False
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.methods import METHODS, expand_method, method_flags, method_settings
+from experiments.methods import METHODS, expand_method, method_flags, run_config
 
 CUBES = ['cube-double-play-singletask-task2-v0', 'cube-quadruple-play-100m-singletask-task4-v0']
 
@@ -20,11 +20,13 @@ CUBES = ['cube-double-play-singletask-task2-v0', 'cube-quadruple-play-100m-singl
 )
 def test_methods_are_those_of_the_table(method, agent, horizon, num_samples):
     for env_name in [*CUBES, 'can-mh-low_dim']:
-        config, h = method_settings(method, env_name)
-        assert (config.agent_name, h, config.num_samples) == (agent, horizon, num_samples)
-    assert config.lr == 3e-4
-    assert config.batch_size == 256
-    assert tuple(config.actor_hidden_dims) == tuple(config.critic_hidden_dims) == (512,) * 4
+        config = run_config(method, env_name)
+        settings = config.agent
+        found = settings['agent_name'], config.horizon_length, settings['num_samples']
+        assert found == (agent, horizon, num_samples)
+    assert settings['lr'] == 3e-4
+    assert settings['batch_size'] == 256
+    assert settings['actor_hidden_dims'] == settings['critic_hidden_dims'] == (512,) * 4
 
 
 @pytest.mark.parametrize('method', ['FQL', 'QC-FQL'])
@@ -39,22 +41,22 @@ def test_methods_are_those_of_the_table(method, agent, horizon, num_samples):
     ],
 )
 def test_alpha_belongs_to_the_domain(method, env_name, alpha):
-    assert method_settings(method, env_name)[0].alpha == alpha
+    assert run_config(method, env_name).agent['alpha'] == alpha
 
 
 def test_mvp_goes_without_the_constraint_on_cube_triple_only():
-    weight = lambda name: method_settings('MVP', name)[0].ivc_weight  # noqa: E731
+    weight = lambda name: run_config('MVP', name).agent['ivc_weight']  # noqa: E731
     assert weight('cube-triple-play-singletask-task2-v0') == 0
     assert [weight(name) for name in CUBES] == [1, 1]
 
 
 def test_dfp_has_the_settings_of_the_paper():
-    config, _ = method_settings('DFP', CUBES[0])
+    settings = run_config('DFP', CUBES[0]).agent
     expected = {
         'temperatures': (0.1,), 'num_particles': 8, 'top_k': 4, 'num_candidates': 16,
         'topk_weight': 0.5, 'data_weight': 1.0, 'ema_rate': 1e-4,
     }  # fmt: skip
-    assert {name: config[name] for name in expected} == expected
+    assert {name: settings[name] for name in expected} == expected
 
 
 def test_the_command_line_wins_over_the_method():

@@ -1,0 +1,58 @@
+"""Small runs in the toy suite: in this process, in a second or two."""
+
+import csv
+
+import numpy as np
+import toy_suite
+
+from agents import dfp
+from training import RunConfig, checkpoints
+
+AGENT = {'actor_hidden_dims': (8,), 'critic_hidden_dims': (8,), 'batch_size': 4}
+
+
+def make_config(tmp_path, **changes) -> RunConfig:
+    """Returns a run of 20 updates and 60 environment steps in episodes of up to ten."""
+    agent = dfp.get_config()
+    agent.update(AGENT | changes.pop('agent', {}))
+    settings = {
+        'env_name': toy_suite.ENV_NAME,
+        'suite': 'toy_suite:suite',
+        'env_options': {'toy_dataset_dir': str(tmp_path / 'data')},
+        'save_dir': str(tmp_path / 'exp'),
+        'compilation_cache_dir': None,
+        'horizon_length': 3,
+        'buffer_size': 900,
+        'offline_steps': 20,
+        'online_steps': 60,
+        'start_training': 10,
+        'eval_interval': 25,
+        'eval_episodes': 3,
+        'eval_envs': 2,
+        'log_interval': 10,
+    }
+    return RunConfig(agent=agent, **(settings | changes))
+
+
+def read_table(path, without=('seconds',)):
+    """Returns the rows of a table, without the columns that the clock decides."""
+    with path.open(newline='') as file:
+        return [{k: v for k, v in row.items() if k not in without} for row in csv.DictReader(file)]
+
+
+def outcome(directory):
+    """Returns all that a run came to: its agents, its replays, and its tables."""
+    _, arrays = checkpoints.load(checkpoints.find(directory), 'agents', 'seeds')
+    # Sums since the last row are 0 in a state that was saved after that row.
+    arrays = {name: array for name, array in arrays.items() if not name.startswith('seeds/1/')}
+    return arrays, {name: read_table(directory / f'{name}.csv') for name in
+                    ('offline', 'online', 'eval')}  # fmt: skip
+
+
+def assert_equal_outcomes(first, second):
+    """Bit by bit, and row by row."""
+    (arrays, tables), (others, other_tables) = outcome(first), outcome(second)
+    assert arrays.keys() == others.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+    assert tables == other_tables

@@ -1,0 +1,131 @@
+"""A run's settings: what is refused, how they are written down, what tells two runs apart."""
+
+import dataclasses
+import json
+import time
+
+import pytest
+from small_runs import make_config
+
+from agents import dfp
+from experiments.methods import run_config
+from training import RunConfig
+
+ENV_NAME = 'cube-double-play-singletask-task2-v0'
+
+
+def with_agent(**changes):
+    agent = dfp.get_config().to_dict() | changes
+    return {'agent': agent}
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (
+            {'env_name': 'cube-quintuple-play-singletask-v0'},
+            'quintuple-play-singletask-v0: unknown',
+        ),
+        ({'suite': 'no_such_module:suite'}, '--suite=no_such_module:suite: no module'),
+        (
+            {'env_options': {'success_timing': 'after'}},
+            '--success_timing=after: must be one of pre',
+        ),
+        ({'env_options': {'colour': 'red'}}, '--colour=red: not an option of suite ogbench'),
+        ({'horizon_length': 0}, '--horizon_length=0: must be at least 1'),
+        ({'discount': 1.5}, r'--discount=1.5: must be in \[0, 1\]'),
+        ({'offline_steps': -5}, '--offline_steps=-5: must be at least 0'),
+        ({'offline_steps': 0, 'online_steps': 0}, 'nothing to do'),
+        ({'eval_interval': 0}, '--eval_interval=0: must be at least 1'),
+        ({'save_minutes': -1.0}, '--save_minutes=-1.0: must be at least 0'),
+        ({'keep_checkpoints': 0}, '--keep_checkpoints=0: must be at least 1'),
+        ({'num_seeds': 0}, '--num_seeds=0: must be at least 1'),
+        ({'num_seeds': 2, 'restore_path': 'x'}, '--num_seeds=2 --restore_path=x: a checkpoint is'),
+        ({'restore_path': '/no/such/run'}, '--restore_path=/no/such/run: no checkpoint there'),
+        ({'collect_episodes': 5}, '--collect_episodes=5: has a meaning only with'),
+        ({'dataset_source': 'guess'}, '--dataset_source=guess: use auto or download or collect'),
+        ({'wandb_mode': 'on'}, '--wandb_mode=on: use disabled'),
+        ({'save_dir': '/dev/null/exp'}, '--save_dir=/dev/null/exp: cannot write'),
+        (with_agent(top_k=20), '--agent.top_k=20: must be from 0'),
+        (with_agent(temperatures=()), r'--agent.temperatures=\(\): needs at least one'),
+        (with_agent(no_such_key=1), '--agent.no_such_key: unknown; there are .*batch_size'),
+        (with_agent(agent_name='sac'), 'agent_name=sac: unknown; there are bfn, dfp, fql, mvp'),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
+)
+def test_what_cannot_work_is_refused_before_anything_starts(settings, message, tmp_path):
+    config = RunConfig(**({'env_name': ENV_NAME, 'save_dir': str(tmp_path)} | settings))
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=message):
+        config.check()
+    assert time.perf_counter() - start < 0.5
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_agent_name_is_refused():
+    with pytest.raises(ValueError, match='agent_name=sac: unknown; there are bfn'):
+        RunConfig(agent='sac')
+
+
+def test_the_defaults_and_every_method_of_the_paper_pass(tmp_path):
+    RunConfig(save_dir=str(tmp_path)).check()
+    for method in ('BFN', 'QC-BFN', 'FQL', 'QC-FQL', 'MVP', 'DFP'):
+        run_config(method, ENV_NAME, save_dir=str(tmp_path)).check()
+
+
+def test_a_config_survives_json(tmp_path):
+    config = make_config(tmp_path, num_seeds=3, discount=0.9)
+    again = RunConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert again == config
+    assert again.identity == config.identity
+    assert isinstance(again.agent['temperatures'], tuple)
+    with pytest.raises(ValueError, match='colour: not a setting of a run'):
+        RunConfig.from_json({'colour': 'red'})
+
+
+def changed(config, name):
+    """Returns another value for a setting."""
+    other = {
+        'env_name': 'cube-double-play-singletask-task3-v0', 'method': 'FQL', 'suite': 'ogbench',
+        'dataset_source': 'download', 'on_bad_shard': 'skip', 'wandb_mode': 'offline',
+        'restore_path': 'x', 'collect_episodes': 3, 'compilation_cache_dir': '', 'overlap': False,
+    }  # fmt: skip
+    value = getattr(config, name)
+    return other.get(name, f'{value}x' if isinstance(value, str) else (value or 0) + 1)
+
+
+def test_the_identity_is_a_hash_of_what_decides_the_result():
+    config = RunConfig(env_name=ENV_NAME)
+    irrelevant = {
+        'method', 'seed', 'num_seeds', 'save_dir', 'run_group', 'save_minutes', 'save_interval',
+        'keep_checkpoints', 'compilation_cache_dir', 'wandb_mode', 'eval_envs',
+    }  # fmt: skip
+    for field in dataclasses.fields(RunConfig):
+        if field.name in ('agent', 'env_options'):
+            continue
+        other = dataclasses.replace(config, **{field.name: changed(config, field.name)})
+        assert (other.identity == config.identity) == (field.name in irrelevant), field.name
+    assert dataclasses.replace(config, **with_agent(tau=0.1)).identity != config.identity
+
+
+def test_options_that_only_say_where_files_lie_or_what_is_default_anyway_change_no_identity():
+    identities = [
+        RunConfig(env_name=ENV_NAME, env_options=options).identity
+        for options in (
+            {},
+            {'ogbench_dataset_dir': '/data'},
+            {'sparse': False, 'success_timing': 'pre'},
+            {'sparse': True},
+        )
+    ]
+    assert identities[0] == identities[1] == identities[2] != identities[3]
+
+
+def test_a_run_lies_where_method_seed_and_identity_say():
+    config = run_config('QC-FQL', ENV_NAME, seed=3, save_dir='exp', run_group='paper')
+    folder = config.directory
+    assert str(folder.parent) == f'exp/paper/{ENV_NAME}'
+    assert folder.name == f'QC-FQL-sd003-{config.identity}'
+    several = dataclasses.replace(config, num_seeds=5)
+    assert several.directory.name == f'QC-FQL-sd003-007-{config.identity}'
+    assert RunConfig(env_name=ENV_NAME).directory.name.startswith('dfp-sd000-')

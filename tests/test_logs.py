@@ -1,0 +1,83 @@
+"""What a run leaves behind: tables, its folder, Weights & Biases."""
+
+import pytest
+
+from reports.curves import read_table
+from training import logs
+
+
+def test_rows_are_on_disk_as_soon_as_they_are_written(tmp_path):
+    table = logs.Table(tmp_path / 'eval.csv')
+    table.write({'step': 1, 'success': 0.5})
+    assert read_table(tmp_path / 'eval.csv') == [{'step': '1', 'success': '0.5'}]
+    table.write({'step': 2, 'success': 1.0})
+    assert len(read_table(tmp_path / 'eval.csv')) == 2
+
+
+def test_a_table_goes_on_after_the_rows_that_are_to_be_kept(tmp_path):
+    path = tmp_path / 'eval.csv'
+    table = logs.Table(path)
+    table.write({'step': 1, 'success': 0.5})
+    size = table.size
+    table.write({'step': 2, 'success': 0.7})
+    table.close()
+    again = logs.Table(path, size)
+    again.write({'step': 2, 'success': 0.8})
+    assert [row['success'] for row in read_table(path)] == ['0.5', '0.8']
+    again.close()
+    anew = logs.Table(path)
+    anew.write({'other': 3})
+    assert read_table(path) == [{'other': '3'}]
+    with pytest.raises(ValueError, match=r'eval\.csv: has 10 bytes, but .* had 100; put it back'):
+        logs.Table(path, 100)
+
+
+def test_a_log_writes_a_row_for_each_seed_and_draws_the_curve(tmp_path):
+    log = logs.RunLog(tmp_path, 'title', [3, 4], {}, seconds=1000.0)
+    log.write('eval', 'offline', 0, [{'success': 0.1}, {'success': 0.2}])
+    log.write('eval', 'online', 50, [{'success': 0.5}, {'success': 0.7}])
+    rows = read_table(tmp_path / 'eval.csv')
+    assert [(row['step'], row['seed'], row['success']) for row in rows] == [
+        ('0', '3', '0.1'), ('0', '4', '0.2'), ('50', '3', '0.5'), ('50', '4', '0.7'),
+    ]  # fmt: skip
+    assert float(rows[0]['seconds']) >= 1000
+    assert (tmp_path / 'learning_curve.png').read_bytes().startswith(b'\x89PNG')
+    assert log.sizes == {'offline': 0, 'online': 0, 'eval': (tmp_path / 'eval.csv').stat().st_size}
+    log.close()
+
+
+def test_a_folder_has_one_owner_and_its_status_is_never_half_written(tmp_path):
+    folder = logs.RunFolder(tmp_path / 'run')
+    folder.write_status('running', step=3)
+    with pytest.raises(ValueError, match=r'run: this run is at work already \(process \d+ on '):
+        logs.RunFolder(tmp_path / 'run')
+    folder.write_status('failed', error='x')
+    assert {k: logs.read_status(tmp_path / 'run')[k] for k in ('status', 'step', 'error')} == {
+        'status': 'failed', 'step': 3, 'error': 'x',
+    }  # fmt: skip
+    folder.close()
+    logs.RunFolder(tmp_path / 'run').close()
+    assert logs.read_status(tmp_path / 'none') == {}
+    with pytest.raises(ValueError, match='cannot write /dev/null/run'):
+        logs.RunFolder(logs.pathlib.Path('/dev/null/run'))
+
+
+def test_copies_of_a_run_are_numbered_and_the_newest_is_the_run(tmp_path):
+    folder = tmp_path / 'DFP-sd000-1a2b3c4d'
+    assert logs.newest_copy(folder) == logs.next_copy(folder) == folder
+    for name in ('', '-2', '-10', '-x'):
+        (tmp_path / f'{folder.name}{name}').mkdir()
+    assert logs.newest_copy(folder).name == f'{folder.name}-10'
+    assert logs.next_copy(folder).name == f'{folder.name}-11'
+
+
+def test_wandb_without_account_or_network_logs_offline_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv('NETRC', str(tmp_path / 'none'))
+    monkeypatch.delenv('WANDB_API_KEY', raising=False)
+    assert 'no account' in logs._wandb_problem()
+    monkeypatch.setenv('WANDB_API_KEY', 'x' * 40)
+    monkeypatch.setenv('WANDB_BASE_URL', 'http://127.0.0.1:9')
+    assert 'cannot be reached' in logs._wandb_problem()
+    run = logs.start_wandb('online', tmp_path, 'group', 'name', {})
+    assert run.settings.mode == 'offline'
+    run.finish()

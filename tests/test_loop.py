@@ -1,0 +1,216 @@
+"""The order of things in a run: which updates an action has seen, what waits for what."""
+
+from collections import namedtuple
+
+import flax
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from envs.episodes import ActionChunks, EndlessPlay
+from training import loop, updates
+from training.config import RunConfig
+from training.loop import Resources, advance, next_stop
+from training.state import RunState, SeedState
+from utils.replay import Replay, Rows
+from utils.seeds import stack
+
+HORIZON, UNIT = 5, 1e-3
+Settings = namedtuple('Settings', ['batch_size'])
+
+
+class Counting(flax.struct.PyTreeNode):
+    """An agent that counts its updates, and whose every action is that count × UNIT."""
+
+    rng: jax.Array
+    count: jax.Array
+    config: Settings = flax.struct.field(pytree_node=False, default=Settings(4))
+    horizon_length: int = flax.struct.field(pytree_node=False, default=HORIZON)
+    observation_dim: int = flax.struct.field(pytree_node=False, default=1)
+    action_dim: int = flax.struct.field(pytree_node=False, default=1)
+    discount: float = flax.struct.field(pytree_node=False, default=0.9)
+
+    def update(self, batch):
+        return self.replace(count=self.count + 1), {'count': self.count}
+
+    def sample_actions(self, observation, rng):
+        return jnp.full((HORIZON, 1), UNIT) * self.count + 0 * observation[0]
+
+    def policy(self):
+        return self
+
+    def begin_online(self):
+        return self
+
+
+class Fixed(gymnasium.Env):
+    """Every episode has the same length and ends with success."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, length):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        done = self.steps == self.length
+        return np.zeros(1, np.float32), 0.0, done, False, {'success': done}
+
+
+class InThisProcess(gymnasium.vector.SyncVectorEnv):
+    """What parallel environments can do, without their processes."""
+
+    def step_async(self, actions):
+        self.asked = actions
+
+    def step_wait(self):
+        return self.step(self.asked)
+
+
+class Log:
+    sizes: dict = {}  # noqa: RUF012
+
+    def __init__(self):
+        self.rows = []
+
+    def write(self, table, phase, step, rows):
+        self.rows.append((table, phase, step, list(rows)))
+
+
+class Run:
+    """A run of the real loop, on the real replay, with the agent and environments above."""
+
+    def __init__(self, monkeypatch, lengths, **settings):
+        defaults = {
+            'online_steps': 23, 'offline_steps': 0, 'start_training': 0, 'eval_interval': 10,
+            'log_interval': 100, 'overlap': True, 'horizon_length': HORIZON,
+        }  # fmt: skip
+        self.config = RunConfig(num_seeds=len(lengths), **(defaults | settings))
+        self.evaluations = []  # (step, updates made)
+        monkeypatch.setattr(loop, 'evaluate', self.evaluate)
+        data = Rows.from_dataset(
+            {
+                'observations': np.zeros((8, 1), np.float32),
+                'actions': np.full((8, 1), -1, np.float32),
+                'rewards': np.zeros(8, np.float32),
+                'masks': np.ones(8, np.float32),
+                'terminals': np.arange(8) == 7,
+            }
+        )
+        num = len(lengths)
+        agents = stack([Counting(jax.random.PRNGKey(i), jnp.int32(0)) for i in range(num)])
+        replays = stack([Replay.create(data, 1000)] * num)
+        agents, replays = jax.device_put((agents, replays), jax.devices()[0])
+        totals = updates.zero_totals(agents, replays, data)
+        self.state = RunState(seeds=(SeedState(agents, replays, totals),))
+        self.log, self.states = Log(), []
+        make = [lambda n=n: EndlessPlay(ActionChunks(Fixed(n), HORIZON)) for n in lengths]
+        self.resources = Resources(
+            config=self.config,
+            data=[data],
+            shards=[data],
+            log=self.log,
+            eval_env=None,
+            make_play_env=lambda: InThisProcess(make),
+            check=lambda: None,
+            show_progress=False,
+        )
+
+    def evaluate(self, policies, *_):
+        counts = np.concatenate([x.count for x in policies])
+        self.evaluations.append((self.state.step, counts.tolist()))
+        return [{'success': 0.0} for _ in counts]
+
+    def finish(self):
+        """Advances to the end; keeps a few numbers of each state on the way."""
+        while (state := advance(self.state, self.resources)) is not None:
+            self.state = state
+            if state.play is not None:
+                self.states.append(
+                    (
+                        state.play.env_steps.tolist(),
+                        np.asarray(state.seeds[0].agents.count).tolist(),
+                        np.asarray(state.seeds[0].replays.rows.num_starts).tolist(),
+                    )
+                )
+        return self
+
+    def seen_by_actions(self, seed):
+        """How many updates the policy had seen when it chose each action of the online phase."""
+        rows = jax.tree.map(lambda x: np.asarray(x[seed]), self.state.seeds[0].replays.rows)
+        starts = rows.starts[: rows.num_starts] - 8  # after the data's
+        return np.rint(rows.actions[starts, 0] / UNIT).astype(int).tolist()
+
+
+def test_the_acting_policy_is_one_chunk_old_and_updates_see_all_data_of_their_time(monkeypatch):
+    run = Run(monkeypatch, [1000]).finish()
+    # Evaluations at 10 and 20 wait for all updates; else a chunk's updates follow its successor.
+    assert run.seen_by_actions(0) == [0] * 5 + [0] * 5 + [10] * 5 + [10] * 5 + [20] * 3
+    assert run.evaluations == [(0, [0]), (10, [10]), (20, [20]), (23, [23])]
+    for _, updates_made, stored in run.states:
+        assert updates_made == stored
+
+
+def test_without_overlap_all_updates_owed_are_made_before_the_next_chunk_is_chosen(monkeypatch):
+    run = Run(monkeypatch, [1000], overlap=False).finish()
+    assert run.seen_by_actions(0) == [5 * (i // 5) for i in range(23)]
+
+
+def test_updates_begin_at_start_training_and_follow_the_ratio(monkeypatch):
+    run = Run(monkeypatch, [1000], start_training=8, utd_ratio=3).finish()
+    assert run.evaluations == [(0, [0]), (10, [9]), (20, [39]), (23, [48])]
+
+
+def test_seeds_with_shorter_chunks_are_waited_for(monkeypatch):
+    """Episodes of 3 steps cut each chunk to 3: that seed is behind, and evaluated at the same."""
+    run = Run(monkeypatch, [1000, 3], log_interval=10).finish()
+    assert run.evaluations == [(step, [step, step]) for step in (0, 10, 20, 23)]
+    steps = [steps for steps, *_ in run.states]
+    assert [x for i, x in enumerate(steps) if x != steps[i - 1]][:6] == [
+        [0, 0], [5, 3], [10, 6], [10, 9], [10, 12], [15, 15],
+    ]  # fmt: skip
+    rows = [rows for table, _, _, rows in run.log.rows if table == 'online']
+    assert [[row['episodes'] for row in both] for both in rows] == [[0, 4], [0, 3], [0, 0]]
+    assert rows[0][1]['episode_success'] == 1.0
+    assert np.isnan(rows[0][0]['episode_success'])
+    assert [row['count'] for row in rows[1]] == [14.5, 14.5]  # the mean over updates 10 to 19
+
+
+def test_rows_and_evaluations_are_at_the_multiples_of_their_intervals_and_at_the_end(monkeypatch):
+    run = Run(monkeypatch, [7], offline_steps=25, online_steps=33, log_interval=12).finish()
+    steps = {table: [] for table in ('offline', 'online', 'eval')}
+    for table, phase, step, _ in run.log.rows:
+        steps[table].append((phase, step))
+    assert steps['offline'] == [('offline', step) for step in (12, 24, 25)]
+    assert steps['online'] == [('online', step) for step in (12, 24, 33)]
+    assert steps['eval'] == [
+        *(('offline', step) for step in (0, 10, 20, 25)),
+        *(('online', step) for step in (0, 10, 20, 30, 33)),
+    ]
+    # The agent that begins online is the one that ended offline: it is not evaluated again.
+    assert len(run.evaluations) == len(steps['eval']) - 1
+
+
+def test_a_phase_without_steps_is_left_out(monkeypatch):
+    assert {phase for _, phase, _, _ in Run(monkeypatch, [5]).finish().log.rows} == {'online'}
+    run = Run(monkeypatch, [5], offline_steps=3, online_steps=0).finish()
+    assert {phase for _, phase, _, _ in run.log.rows} == {'offline'}
+
+
+@pytest.mark.parametrize(
+    ('intervals', 'end', 'stops'),
+    [([5, 7], 23, [5, 7, 10, 14, 15, 20, 21, 23]), ([5, 10], 10, [5, 10])],
+)
+def test_stops_are_the_multiples_of_the_intervals_and_the_end(intervals, end, stops):
+    step, found = 0, []
+    while step < end:
+        step = next_stop(step, intervals, end)
+        found.append(step)
+    assert found == stops

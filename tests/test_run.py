@@ -1,0 +1,244 @@
+"""Runs: the same again gives the same, however often it is left, and whatever is saved."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from small_runs import assert_equal_outcomes, make_config, outcome, read_table
+
+from training import Interrupted, checkpoints, load_agent, load_policy, train
+from training.logs import RunFolder, read_status
+
+ROOT = pathlib.Path(__file__).parent.parent
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def start(config, on_metrics=lambda *_: None, **options):
+    return train(config, on_metrics, show_progress=False, **options)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A run of the defaults of `make_config`, never saved but at the end of its phases."""
+    config = make_config(tmp_path_factory.mktemp('run'), save_minutes=0)
+    return config, start(config)
+
+
+def with_path(config, tmp_path, **changes):
+    """Returns the same run elsewhere."""
+    return type(config).from_json(config.to_json() | {'save_dir': str(tmp_path)} | changes)
+
+
+class Interrupter:
+    """Sends this process a signal at some rows of the tables, never twice at the same row."""
+
+    def __init__(self, every):
+        self.every, self.seen, self.sent = every, set(), 0
+
+    def __call__(self, table, phase, step, rows):
+        row = table, phase, step
+        if row not in self.seen:
+            self.seen.add(row)
+            if len(self.seen) % self.every == 0:
+                self.sent += 1
+                os.kill(os.getpid(), SIGNALS[self.sent % len(SIGNALS)])
+
+
+def start_until_complete(config, interrupter):
+    """Starts a run again and again; returns its result and how often it was interrupted."""
+    interruptions = 0
+    while True:
+        try:
+            return start(config, interrupter), interruptions
+        except Interrupted:
+            assert read_status(newest(config))['status'] == 'interrupted'
+            interruptions += 1
+
+
+def test_what_is_printed_after_an_interruption_has_a_line_of_its_own(finished, tmp_path, capsys):
+    with pytest.raises(Interrupted) as error:  # which keeps all of the run in its traceback
+        train(with_path(finished[0], tmp_path), Interrupter(3))
+    printed = capsys.readouterr().err
+    assert 'offline: ' in printed
+    assert printed.endswith('\n')
+    assert 'is saved' in str(error.value)
+
+
+def newest(config):
+    (folder,) = config.directory.parent.iterdir()
+    return folder
+
+
+def test_the_same_run_from_scratch_gives_the_same_bits(finished, tmp_path):
+    config, result = finished
+    assert_equal_outcomes(result.directory, start(with_path(config, tmp_path)).directory)
+
+
+def test_saving_changes_nothing(finished, tmp_path):
+    config, result = finished
+    saved = start(with_path(config, tmp_path, save_interval=2))
+    assert_equal_outcomes(result.directory, saved.directory)
+
+
+def test_a_run_that_is_left_again_and_again_ends_as_if_it_had_not_been(finished, tmp_path):
+    config, result = finished
+    again, interruptions = start_until_complete(with_path(config, tmp_path), Interrupter(2))
+    assert interruptions >= 6
+    assert_equal_outcomes(result.directory, again.directory)
+    assert again.scores == result.scores
+
+
+@pytest.mark.parametrize('changes', [{'overlap': False}, {'num_seeds': 2}])
+def test_so_does_one_without_overlap_and_one_of_several_seeds(tmp_path, changes):
+    config = make_config(tmp_path, **changes)
+    result = start(config)
+    again, interruptions = start_until_complete(
+        with_path(config, tmp_path / 'again'), Interrupter(3)
+    )
+    assert interruptions >= 3
+    assert_equal_outcomes(result.directory, again.directory)
+
+
+def test_a_complete_run_is_not_started_again_unless_anew_beside_it(finished, tmp_path):
+    config = with_path(finished[0], tmp_path, online_steps=0)
+    first = start(config)
+    assert first.directory == config.directory
+    before = (first.directory / 'eval.csv').read_bytes()
+    again = start(config)
+    assert again.was_complete
+    assert (again.directory, again.scores) == (first.directory, first.scores)
+    assert (first.directory / 'eval.csv').read_bytes() == before
+    fresh = start(config, fresh=True)
+    assert fresh.directory.name == f'{first.directory.name}-2'
+    assert_equal_outcomes(first.directory, fresh.directory)
+    assert start(config).directory == fresh.directory  # the newest
+
+
+def test_status_says_how_the_run_is(finished):
+    status = read_status(finished[1].directory)
+    assert status['status'] == 'done'
+    assert (status['phase'], status['step']) == ('online', 60)
+    assert status['pid'] == os.getpid()
+    assert status['host']
+    assert [x['step'] for x in status['starts']] == [0]
+    assert status['error'] is None
+
+
+def test_an_error_is_in_the_status_and_the_run_goes_on_after_it(finished, tmp_path):
+    config = with_path(finished[0], tmp_path)
+
+    def fail(table, phase, step, rows):
+        if (table, phase, step) == ('eval', 'online', 25):
+            raise ZeroDivisionError('by design')
+
+    with pytest.raises(ZeroDivisionError):
+        start(config, fail)
+    status = read_status(config.directory)
+    assert (status['status'], status['error']) == ('failed', 'ZeroDivisionError: by design')
+    result = start(config)
+    assert read_status(result.directory)['error'] is None
+    assert_equal_outcomes(finished[1].directory, result.directory)
+
+
+def test_two_processes_do_not_make_the_same_run(finished, tmp_path):
+    config = with_path(finished[0], tmp_path)
+    folder = RunFolder(config.directory)
+    folder.write_status('running')
+    try:
+        with pytest.raises(ValueError, match=rf'is at work already \(process {os.getpid()}'):
+            start(config)
+    finally:
+        folder.close()
+
+
+def test_other_data_of_the_same_name_is_refused(finished, tmp_path):
+    config = make_config(tmp_path)
+    with pytest.raises(Interrupted, match=r'by SIGINT at offline step \d+; its state is saved'):
+        start(config, Interrupter(2))
+    data = tmp_path / 'data' / 'toy-data-v0.npz'
+    with np.load(data) as file:
+        arrays = dict(file)
+    np.savez(data, **arrays | {'rewards': arrays['rewards'] - 1})
+    with pytest.raises(ValueError, match='began with other data of the same name'):
+        start(config)
+
+
+def test_metrics_are_the_rows_of_the_tables(finished, tmp_path):
+    rows = []
+    config = with_path(finished[0], tmp_path, online_steps=0)
+    result = start(config, lambda *row: rows.append(row))
+    written = read_table(result.directory / 'eval.csv')
+    told = [(phase, step, each) for table, phase, step, all_ in rows if table == 'eval'
+            for each in all_]  # fmt: skip
+    assert [(row['phase'], int(row['step'])) for row in written] == [x[:2] for x in told]
+    assert [float(row['return']) for row in written] == [x[2]['return'] for x in told]
+
+
+def test_a_policy_is_loaded_in_one_call_and_acts_as_the_agent_did(finished):
+    config, result = finished
+    policy = load_policy(result.directory)
+    agent, metadata = load_agent(result.directory / 'checkpoints' / 'online-000000060')
+    observations, rng = np.zeros((4, 3), np.float32), jax.random.PRNGKey(0)
+    chunks = policy.sample_actions(observations, rng)
+    assert chunks.shape == (4, 3, 1)
+    np.testing.assert_array_equal(chunks, agent.sample_actions(observations, rng))
+    assert metadata['config'] == json.loads(json.dumps(config.to_json()))
+    sizes = [len(jax.tree.leaves(x)) for x in (policy, agent)]
+    assert sizes[0] < sizes[1] / 3
+
+
+def test_a_run_can_start_from_another_ones_agent(finished, tmp_path):
+    config, result = finished
+    offline = result.directory / 'checkpoints' / 'offline-000000020'
+    changes = {'offline_steps': 0, 'restore_path': str(offline), 'start_training': 1000}
+    started = start(with_path(config, tmp_path, **changes))
+    old, new = load_agent(offline)[0], load_agent(started.directory)[0]
+    jax.tree.map(np.testing.assert_array_equal, old.params, new.params)
+    rows = read_table(started.directory / 'eval.csv')
+    before = [row for row in read_table(result.directory / 'eval.csv') if row['step'] == '20']
+    assert rows[0]['return'] == before[0]['return']
+    with pytest.raises(checkpoints.CheckpointError, match='does not fit this agent'):
+        start(with_path(config, tmp_path, agent=make_config(tmp_path, agent={'num_qs': 3}).agent,
+                        restore_path=str(offline)))  # fmt: skip
+
+
+def test_each_seed_of_several_has_its_own_rows_and_policy(tmp_path):
+    result = start(make_config(tmp_path, num_seeds=3, seed=4, online_steps=15, eval_interval=100))
+    assert '-sd004-006-' in result.directory.name
+    assert len(result.scores) == 3
+    for table in ('offline', 'online', 'eval'):
+        rows = read_table(result.directory / f'{table}.csv')
+        assert [row['seed'] for row in rows] == ['4', '5', '6'] * (len(rows) // 3)
+    policies = [load_policy(result.directory, seed).params for seed in (4, 5, 6)]
+    leaves = [jax.tree.leaves(params)[1] for params in policies]
+    assert not np.array_equal(leaves[0], leaves[1])
+    arrays, _ = outcome(result.directory)
+    kernel = next(name for name in arrays if name.startswith('agents/params/actor'))
+    assert arrays[kernel].shape[0] == 3
+
+
+def test_a_script_without_a_main_guard_can_train(finished, tmp_path):
+    """As a notebook can: the processes that simulate do not run the script again."""
+    config, result = finished
+    settings = tmp_path / 'settings.json'
+    settings.write_text(json.dumps(with_path(config, tmp_path / 'exp').to_json()))
+    script = tmp_path / 'script.py'
+    script.write_text(
+        'import json, sys\n'
+        'from training import RunConfig, train\n'
+        "print('once')\n"
+        f'config = RunConfig.from_json(json.load(open({str(settings)!r})))\n'
+        'print(train(config, show_progress=False).directory)\n'
+    )
+    run = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=300,
+        env=os.environ | {'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'},
+    )  # fmt: skip
+    assert run.stdout.count('once') == 1, run.stderr[-2000:]
+    assert_equal_outcomes(result.directory, pathlib.Path(run.stdout.split()[-1]))

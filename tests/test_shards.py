@@ -1,0 +1,100 @@
+"""Shards in order, ahead of time, two at a time; bad ones named."""
+
+import gc
+import logging
+import pathlib
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+from training.shards import ShardReader
+from utils.replay import Rows
+
+
+class Shards:
+    """A data set whose shard i has 3 + i rows, each with the number i."""
+
+    def __init__(self, num, bad=()):
+        self.num_rows = tuple(range(3, 3 + num))
+        self.paths = tuple(pathlib.Path(f'shard-{i:03}.npz') for i in range(num))
+        self.bad, self.loaded, self.threads = bad, [], []
+
+    def load(self, shard):
+        self.loaded.append(shard)
+        self.threads.append(threading.current_thread())
+        if shard in self.bad:
+            raise ValueError(f'{self.paths[shard]}: cannot be read')
+        num = self.num_rows[shard]
+        return {
+            'observations': np.full((num, 2), shard, np.float32),
+            'actions': np.zeros((num, 1), np.float32),
+            'rewards': np.zeros(num, np.float32),
+            'masks': np.ones(num, np.float32),
+            'terminals': np.arange(num) == num - 1,
+        }
+
+
+def take(reader, num):
+    return [int(reader.take()[1].observations[0, 0]) for _ in range(num)]
+
+
+def test_shards_come_in_order_again_and_again_and_of_one_size():
+    reader = ShardReader(Shards(3))
+    number, first = reader.take()
+    assert (number, first.size, int(first.num_rows), int(first.num_starts)) == (0, 5, 3, 2)
+    assert take(reader, 6) == [1, 2, 0, 1, 2, 0]
+    number, second = reader.take()
+    assert (number, second.size, int(second.num_starts)) == (1, 5, 3)
+
+
+def test_reading_begins_where_it_is_told_to():
+    assert take(ShardReader(Shards(3), first=2), 4) == [2, 0, 1, 2]
+
+
+def test_shards_are_read_in_the_background_and_no_sooner_than_told():
+    shards = Shards(3)
+    reader = ShardReader(shards)
+    reader.take()
+    assert shards.loaded == [0]
+    reader.read_ahead()
+    reader.read_ahead()
+    assert take(reader, 1) == [1]
+    assert shards.loaded == [0, 1]
+    assert threading.current_thread() not in shards.threads
+    reader.close()
+
+
+def test_no_more_than_two_shards_are_in_memory(monkeypatch):
+    arrays, most = [], []
+    from_dataset = Rows.from_dataset
+
+    def counted(*args):
+        gc.collect()
+        most.append(1 + sum(array() is not None for array in arrays))
+        rows = from_dataset(*args)
+        arrays.append(weakref.ref(rows.observations))
+        return rows
+
+    monkeypatch.setattr(Rows, 'from_dataset', counted)
+    reader = ShardReader(Shards(4))
+    _, data = reader.take()
+    for _ in range(6):
+        reader.read_ahead()
+        _, data = reader.take()
+    assert data.num_rows > 0
+    assert len(most) == 7
+    assert max(most) == 2
+
+
+def test_a_bad_shard_is_named_and_fatal_or_skipped(caplog):
+    reader = ShardReader(Shards(3, bad=[1]))
+    reader.take()
+    with pytest.raises(ValueError, match=r'shard-001\.npz: cannot be read'):
+        reader.take()
+    with caplog.at_level(logging.WARNING):
+        assert take(ShardReader(Shards(3, bad=[1]), 'skip'), 4) == [0, 2, 0, 2]
+    assert 'shard-001.npz: cannot be read' in caplog.text
+    with pytest.raises(ValueError, match='None of the shards can be read'):
+        ShardReader(Shards(2, bad=[0, 1]), 'skip').take()

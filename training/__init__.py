@@ -1,0 +1,7 @@
+"""A run: its config, its state, the loop that makes it, and what it leaves."""
+
+from training.config import RunConfig
+from training.interruption import Interrupted
+from training.run import Result, load_agent, load_policy, train
+
+__all__ = ['Interrupted', 'Result', 'RunConfig', 'load_agent', 'load_policy', 'train']

@@ -1,0 +1,296 @@
+"""Checkpoints: written whole, and verified before they are loaded.
+
+A checkpoint is a directory with named groups of arrays (orbax), `run.json` (the metadata) and
+`digest.json` (size and SHA-256 of each file). It is written under another name and renamed when all
+of it is on the disk, so an unfinished checkpoint is never loaded. Every byte is compared with the
+digest before anything is loaded, and nothing in a checkpoint is executable.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+METADATA, DIGEST, UNFINISHED = 'run.json', 'digest.json', '.unfinished'
+Arrays = dict[str, np.ndarray]  # by their path in a tree, such as 'params/actor/kernel'
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, is not whole, or does not fit the agent."""
+
+
+def flatten(tree: Any) -> Arrays:
+    """Returns the leaves of a tree as NumPy arrays, by their paths."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def unflatten(template: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
+    """Returns a tree like `template` with the arrays that `flatten` gave.
+
+    Args:
+        template: a tree of arrays or of `jax.ShapeDtypeStruct`.
+        arrays: by path; arrays of other trees may be among them.
+        where: names the checkpoint in errors.
+
+    Raises:
+        CheckpointError: an array is missing, or has another shape or type.
+    """
+
+    def find(path, leaf):
+        name = _name(path)
+        if name not in arrays:
+            raise CheckpointError(
+                f'{where}: does not fit this agent: it has no {name}; start it with the settings '
+                f'in its {METADATA}'
+            )
+        found = arrays[name]
+        if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
+            raise CheckpointError(
+                f'{where}: does not fit this agent: its {name} is {found.dtype}{found.shape}, '
+                f'needed is {leaf.dtype}{leaf.shape}; start it with the settings in its {METADATA}'
+            )
+        return found
+
+    return jax.tree_util.tree_map_with_path(find, template)
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def save(directory: pathlib.Path, groups: Mapping[str, Arrays], metadata: Mapping) -> None:
+    """Writes a whole checkpoint, or none.
+
+    Args:
+        directory: of the checkpoint. One that is there is replaced.
+        groups: arrays that are read together, by the group's name.
+        metadata: ready for JSON.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import orbax.checkpoint as ocp  # takes two seconds; only those who save wait for it
+
+    directory = directory.absolute()
+    part = directory.with_name(f'{UNFINISHED}-{directory.name}')
+    old = directory.with_name(f'{UNFINISHED}-{directory.name}-old')
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            for name, arrays in groups.items():
+                checkpointer.save(part / name, arrays)
+        (part / METADATA).write_text(json.dumps(metadata, indent=1))
+        files = sorted(path for path in part.rglob('*') if path.is_file())
+        digest = {str(path.relative_to(part)): _digest(path, sync=True) for path in files}
+        with (part / DIGEST).open('w') as file:
+            json.dump(digest, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        if directory.exists():
+            directory.rename(old)
+        part.rename(directory)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load(directory: str | pathlib.Path, *groups: str) -> tuple[dict, Arrays]:
+    """Reads a checkpoint.
+
+    Args:
+        directory: of the checkpoint.
+        groups: to read, by name; groups that the checkpoint lacks are left out. Every file is
+            compared with the digest, whether it is read or not.
+
+    Returns:
+        The metadata, and the arrays of the groups, each path preceded by '<group>/'.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or a part of it is missing, cut or damaged.
+    """
+    directory = pathlib.Path(directory).expanduser().absolute()
+    verify(directory)
+    import orbax.checkpoint as ocp
+
+    arrays = {}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        for group in filter(lambda group: (directory / group).is_dir(), groups):
+            for name, array in checkpointer.restore(directory / group).items():
+                arrays[f'{group}/{name}'] = np.asarray(array)
+    return json.loads((directory / METADATA).read_text()), arrays
+
+
+def verify(directory: pathlib.Path) -> None:
+    """Compares every file with the digest.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or a part of it is missing, cut or damaged.
+    """
+    if not (directory / DIGEST).is_file():
+        raise CheckpointError(
+            f'{directory}: no checkpoint there (no {DIGEST}); give the directory of a run, or one '
+            'of its checkpoints'
+        )
+    try:
+        expected = json.loads((directory / DIGEST).read_text())
+        wanted = {name: (int(size), str(sha)) for name, (size, sha) in expected.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f'{directory}: its {DIGEST} is damaged') from error
+    found = {
+        str(path.relative_to(directory)) for path in directory.rglob('*') if path.is_file()
+    } - {DIGEST}
+    if different := sorted(found ^ set(wanted)):
+        missing = [name for name in different if name in wanted]
+        what = f'its {missing[0]} is missing' if missing else f'its {different[0]} is not its own'
+        raise CheckpointError(f'{directory}: {what}')
+    for name, (size, sha) in wanted.items():
+        path = directory / name
+        if path.stat().st_size != size:
+            raise CheckpointError(
+                f'{directory}: its {name} is cut: {path.stat().st_size} of {size} bytes'
+            )
+        if _digest(path)[1] != sha:
+            raise CheckpointError(f'{directory}: its {name} is damaged')
+
+
+def _digest(path: pathlib.Path, sync: bool = False) -> tuple[int, str]:
+    with path.open('rb') as file:
+        sha = hashlib.file_digest(file, 'sha256').hexdigest()
+        if sync:
+            os.fsync(file.fileno())
+    return path.stat().st_size, sha
+
+
+def candidates(path: str | pathlib.Path) -> list[pathlib.Path]:
+    """Returns the checkpoints that a path may mean: itself, or those of a run, newest first.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    path = pathlib.Path(path).expanduser()
+    if (path / DIGEST).is_file():
+        return [path]
+    if found := _newest_first(path / 'checkpoints') + _newest_first(path):
+        return found
+    raise CheckpointError(
+        f'--restore_path={path}: no checkpoint there; give the directory of a run, or one of its '
+        'checkpoints, like exp/<group>/<env>/<run>/checkpoints/online-000040000'
+    )
+
+
+def find(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns the checkpoint at a path, or the newest whole one of the run there.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    first, *others = candidates(path)
+    for candidate in [first, *others] if others else []:
+        with _warn_of_damage(candidate):
+            verify(candidate)
+            return candidate
+    return first
+
+
+def _newest_first(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the finished checkpoints in a folder; 'online-…' come after 'offline-…'."""
+    found = [path.parent for path in folder.glob(f'*/{DIGEST}')]
+    found = [path for path in found if not path.name.startswith(UNFINISHED)]
+    return sorted(found, key=lambda path: (path.name.startswith('online'), path.name), reverse=True)
+
+
+@contextlib.contextmanager
+def _warn_of_damage(path: pathlib.Path):
+    try:
+        yield
+    except CheckpointError as error:
+        logging.warning('%s; trying the checkpoint before it.', error)
+
+
+class Checkpoints:
+    """The checkpoints of a run: the newest few, written in the background.
+
+    The end of the offline phase is kept beside them, so that other online phases can start there.
+    """
+
+    def __init__(self, folder: pathlib.Path, keep: int):
+        """Removes what an interrupted save left.
+
+        Args:
+            folder: of the run's checkpoints.
+            keep: how many of the newest to keep.
+        """
+        self._folder, self._keep = folder, keep
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix='checkpoints')
+        self._saving: Future | None = None
+        for path in folder.glob(f'{UNFINISHED}-*'):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def save(self, name: str, groups: Mapping[str, Arrays], metadata: Mapping) -> None:
+        """Starts to write a checkpoint, after waiting for the one before.
+
+        Args:
+            name: '<phase>-<step>' with the step in nine digits.
+            groups, metadata: as for the function `save`. The arrays must not change afterwards.
+        """
+        self.wait()
+        self._saving = self._executor.submit(self._save, self._folder / name, groups, metadata)
+
+    def _save(self, directory, groups, metadata) -> None:
+        try:
+            save(directory, groups, metadata)
+        except (OSError, ValueError) as error:
+            logging.warning('%s: could not be saved (%s); the run goes on.', directory, error)
+            return
+        self._prune()
+
+    def _prune(self) -> None:
+        finished = _newest_first(self._folder)
+        end_of_offline = [path for path in finished if path.name.startswith('offline')][:1]
+        for path in finished[self._keep :]:
+            if path in end_of_offline and finished[0] not in end_of_offline:
+                continue
+            # The digest goes first: without it a half-removed checkpoint is never loaded.
+            (path / DIGEST).unlink()
+            shutil.rmtree(path)
+
+    def wait(self) -> None:
+        """Waits until the checkpoint that was started is written."""
+        if self._saving is not None:
+            self._saving.result()
+            self._saving = None
+
+    def newest(self, *groups: str) -> tuple[dict, Arrays] | None:
+        """Loads the newest whole checkpoint as `load` does; returns None if there is none.
+
+        A damaged one is named in a warning, and the one before it is used.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none is whole.
+        """
+        self.wait()
+        candidates = _newest_first(self._folder)
+        for path in candidates:
+            with _warn_of_damage(path):
+                return load(path, *groups)
+        if candidates:
+            raise CheckpointError(
+                f'{self._folder}: none of its checkpoints is whole; start anew with --fresh'
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits for the checkpoint that was started, and ends the thread."""
+        self.wait()
+        self._executor.shutdown()

@@ -1,0 +1,206 @@
+"""RunConfig: every setting of a run, checked, as JSON, with an identity."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+import agents
+import envs
+from training import checkpoints
+
+DEFAULT_ENV_NAME = 'cube-triple-play-singletask-task2-v0'
+
+
+def _setting(
+    default: Any,
+    help: str,
+    least: int | None = None,
+    choices: tuple[str, ...] | None = None,
+    decides_result: bool = True,
+) -> Any:
+    """Returns a field with its flag's help, its limits, and whether results depend on it."""
+    metadata = {'help': help, 'least': least, 'choices': choices, 'decides': decides_result}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+_how = functools.partial(_setting, decides_result=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Every setting of a run. The fields are the flags of main.py.
+
+    `agent` is the name of a method ('dfp', for its default settings) or its settings as a mapping
+    with `agent_name`. `env_options` are the suite's own settings, such as OGBench's `sparse`.
+    """
+
+    agent: Any = 'dfp'
+    env_name: str = _setting(DEFAULT_ENV_NAME, 'Environment and task.')
+    suite: str | None = _setting(None, "The environment's suite, <module>:<object>, if it is not "
+                                 'one of the project.')  # fmt: skip
+    env_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    method: str | None = _how(None, 'Instead of --agent: a method of the paper, with its settings '
+                              'for the task (experiments/methods.toml).')  # fmt: skip
+    seed: int = _how(0, 'Of parameters, batches, exploration and evaluation.', 0)
+    num_seeds: int = _how(1, 'Seeds seed, seed + 1, … trained together.', 1)
+
+    save_dir: str = _how('exp', 'Runs are written to <save_dir>/<run_group>/….')
+    run_group: str = _how('debug', 'Runs that belong together.')
+    restore_path: str | None = _setting(None, 'Run or checkpoint whose agent this run starts from.')
+    save_minutes: float = _how(10.0, 'Minutes between checkpoints; 0: no such checkpoints.', 0)
+    save_interval: int = _how(0, 'Steps between checkpoints; 0: no such checkpoints.', 0)
+    keep_checkpoints: int = _how(2, 'Newest checkpoints to keep.', 1)
+    compilation_cache_dir: str | None = _how('~/.cache/dfp/jax', 'Compiled programs are kept here '
+                                             'for the next run; empty: nowhere.')  # fmt: skip
+    wandb_mode: str = _how('disabled', 'W&B logging.', choices=('disabled', 'offline', 'online'))
+
+    offline_steps: int = _setting(1_000_000, 'Updates on the data set alone.', 0)
+    online_steps: int = _setting(1_000_000, 'Environment steps after that.', 0)
+    horizon_length: int = _setting(5, 'Actions in a chunk (h).', 1)
+    discount: float = _setting(0.99, 'Per environment step.')
+    utd_ratio: int = _setting(1, 'Updates per environment step, online.', 1)
+    start_training: int = _setting(5_000, 'Online step at which updates resume.', 0)
+    overlap: bool = _setting(True, 'Update while the environments play, so that the acting policy '
+                             'is one chunk old; if not, they wait for each other.')  # fmt: skip
+    buffer_size: int = _setting(2_000_000, 'Transitions, offline ones included.', 1)
+
+    eval_interval: int = _setting(100_000, 'Steps between evaluations.', 1)
+    eval_episodes: int = _setting(50, 'Episodes per evaluation; the paper: 100.', 1)
+    eval_envs: int = _how(10, 'Environments evaluated in parallel, of all seeds together.', 1)
+    log_interval: int = _setting(5_000, 'Steps between rows of offline.csv and online.csv.', 1)
+
+    dataset_source: str = _setting('auto', 'auto: what is on disk, else download.',
+                                   choices=('auto', 'download', 'collect'))  # fmt: skip
+    dataset_replace_interval: int = _setting(1_000, 'Updates before the next file of a data set '
+                                             'in many files.', 1)  # fmt: skip
+    on_bad_shard: str = _setting('fail', 'When a file of such a set cannot be read.',
+                                 choices=('fail', 'skip'))  # fmt: skip
+    collect_episodes: int | None = _setting(None, 'With --dataset_source=collect; default: as many '
+                                            'as the public data.', 1)  # fmt: skip
+
+    def __post_init__(self):
+        settings = self.agent
+        if isinstance(settings, str):
+            settings = agents.get_config(settings)
+        if isinstance(settings, ml_collections.ConfigDict):
+            settings = settings.to_dict()
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        object.__setattr__(self, 'agent', settings)
+        object.__setattr__(self, 'env_options', dict(self.env_options))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds trained together."""
+        return list(range(self.seed, self.seed + self.num_seeds))
+
+    @property
+    def label(self) -> str:
+        """The method's name in folders and pictures: `method`, or else the agent's name."""
+        return self.method or self.agent['agent_name']
+
+    @functools.cached_property
+    def task(self) -> envs.Task:
+        """The task that `env_name` describes.
+
+        Raises:
+            ValueError: there is no such environment or suite.
+        """
+        return envs.find_task(self.env_name, self.suite)
+
+    def check(self) -> None:
+        """Raises ValueError for settings that cannot work. Starts and writes nothing."""
+        for field in dataclasses.fields(self):
+            self._check_field(field)
+        if not self.offline_steps + self.online_steps:
+            raise ValueError(
+                '--offline_steps=0 --online_steps=0: nothing to do; evaluate.py evaluates'
+            )
+        if self.restore_path and self.num_seeds > 1:
+            raise ValueError(
+                f'--num_seeds={self.num_seeds} --restore_path={self.restore_path}: a checkpoint is '
+                'of one agent, so all seeds would be the same; use --num_seeds=1'
+            )
+        if self.restore_path:
+            checkpoints.candidates(self.restore_path)
+        if self.collect_episodes is not None and self.dataset_source != 'collect':
+            raise ValueError(
+                f'--collect_episodes={self.collect_episodes}: has a meaning only with '
+                f'--dataset_source=collect, not with {self.dataset_source}'
+            )
+        envs.check_options(self.task.suite, self.env_options)
+        agents.check_settings(self.agent, self.horizon_length, self.discount)
+        self._check_save_dir()
+
+    def _check_field(self, field: dataclasses.Field) -> None:
+        value, limits = getattr(self, field.name), field.metadata
+        if value is None or not limits:
+            return
+        if limits['least'] is not None and value < limits['least']:
+            raise ValueError(f'--{field.name}={value}: must be at least {limits["least"]}')
+        if limits['choices'] and value not in limits['choices']:
+            raise ValueError(f'--{field.name}={value}: use {" or ".join(limits["choices"])}')
+
+    def _check_save_dir(self) -> None:
+        """Raises ValueError if the run's folder cannot be made there."""
+        place = self.directory.absolute()
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            problem = 'cannot be written' if place.is_dir() else 'is not a directory'
+            raise ValueError(
+                f'--save_dir={self.save_dir}: cannot write {self.directory}, as {place} {problem}; '
+                'choose a directory of yours'
+            )
+
+    @property
+    def identity(self) -> str:
+        """A hash of the settings that decide the result, without the seed; 8 hexadecimal digits.
+
+        Runs with the same identity differ at most in their seeds. It does not depend on where files
+        lie, how often a run is saved or how many environments evaluate it.
+        """
+        decisive = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata.get('decides', True)
+        }
+        if self.restore_path:
+            decisive['restore_path'] = str(pathlib.Path(self.restore_path).expanduser().resolve())
+        suite = self.task.suite
+        options = envs.check_options(suite, self.env_options)
+        decisive['env_options'] = {
+            option.name: options[option.name] for option in suite.options if option.decides_result
+        }
+        text = json.dumps(decisive, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """The run's folder: <save_dir>/<run_group>/<env_name>/<method>-sd<seed>-<identity>."""
+        first, last = self.seeds[0], self.seeds[-1]
+        seeds = f'sd{first:03d}' + (f'-{last:03d}' if last > first else '')
+        folder = pathlib.Path(self.save_dir).expanduser() / self.run_group / self.env_name
+        return folder / f'{self.label}-{seeds}-{self.identity}'
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all settings, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, settings: Mapping[str, Any]) -> 'RunConfig':
+        """Returns the config that `to_json` described.
+
+        Raises:
+            ValueError: there is a setting of an unknown name.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(settings) - known):
+            raise ValueError(f'{unknown[0]}: not a setting of a run; there are {sorted(known)}')
+        return cls(**settings)

@@ -1,0 +1,38 @@
+"""Devices and compiled programs, set up before JAX starts."""
+
+import contextlib
+import os
+import pathlib
+
+import jax
+
+
+def set_up_jax(num_seeds: int, compilation_cache_dir: str | None) -> None:
+    """Gives several seeds as many CPU devices as cores, and keeps compiled programs on disk.
+
+    Small networks do not fill all cores of a single CPU device. With a device for each core, seeds
+    run side by side. Accelerators are not affected. If JAX runs in this process already, its
+    devices stay as they are.
+
+    Args:
+        num_seeds: seeds trained together.
+        compilation_cache_dir: of JAX's persistent cache, so that the next run of the same size
+            starts at once; None or empty: no cache. If it cannot be written, JAX warns and goes on
+            without it.
+    """
+    num_devices = min(num_seeds, num_cores())
+    if num_devices > 1:
+        with contextlib.suppress(RuntimeError):  # JAX runs already
+            jax.config.update('jax_num_cpu_devices', num_devices)
+    if compilation_cache_dir:
+        path = pathlib.Path(os.path.expandvars(compilation_cache_dir)).expanduser()
+        jax.config.update('jax_compilation_cache_dir', str(path))
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+        jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+
+
+def num_cores() -> int:
+    """Returns the number of cores this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # not everywhere
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,64 @@
+"""Signals that ask a run to stop: SIGINT (Ctrl-C), SIGTERM, and SIGUSR1 (Slurm's warning)."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; the message says where the run is."""
+
+
+class Interruption:
+    """A context manager that turns signals into `Interrupted`.
+
+    Before `wait_for_check` there is nothing to save, so a signal raises at once. After it a signal
+    is remembered, and only `check` raises: it is called where a run can be left. A second SIGINT
+    ends the process at once, whatever it is doing. Outside the main thread this does nothing,
+    because signals arrive in the main thread only.
+    """
+
+    def __init__(self):
+        self.received: str | None = None
+        self._raises_at_once = True
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> 'Interruption':
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _) -> None:
+        if self.received and number == signal.SIGINT:
+            exit_at_once()
+        self.received = self.received or signal.Signals(number).name
+        if self._raises_at_once:
+            self._raises_at_once = False
+            raise Interrupted(f'Interrupted by {self.received} while starting; nothing is lost')
+
+    def wait_for_check(self) -> None:
+        """From now on only `check` raises."""
+        self._raises_at_once = False
+
+    def check(self) -> None:
+        """Raises `Interrupted` if a signal has come."""
+        if self.received:
+            raise Interrupted(f'Interrupted by {self.received}')
+
+
+def exit_at_once() -> None:
+    """Ends this process and those it started, without cleaning up; exit status 130."""
+    for process in multiprocessing.active_children():
+        with contextlib.suppress(OSError):
+            process.kill()
+    os._exit(130)

@@ -1,0 +1,301 @@
+"""What a run leaves behind: its folder, tables that grow, its settings, and W&B if asked for."""
+
+import csv
+import fcntl
+import importlib.metadata
+import io
+import json
+import logging
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'gymnasium', 'mujoco', 'ogbench')
+TABLES = ('offline', 'online', 'eval')
+
+
+class Table:
+    """A CSV file that is flushed row by row. Columns are those of the first row."""
+
+    def __init__(self, path: pathlib.Path, size: int = 0):
+        """Opens the file.
+
+        Args:
+            path: of the file; it is made if it is missing.
+            size: bytes to keep. The rest was written after the checkpoint that the run continues
+                from, and is removed.
+
+        Raises:
+            ValueError: the file is shorter than `size`.
+        """
+        self._file = path.open('a+', newline='')
+        found = path.stat().st_size
+        if found < size:
+            raise ValueError(
+                f'{path}: has {found} bytes, but the checkpoint was made when it had {size}; '
+                'put it back, or start anew with --fresh'
+            )
+        self._file.truncate(size)
+        self._file.seek(0)
+        self._columns = next(csv.reader(self._file), None)
+        self._file.seek(0, io.SEEK_END)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Appends a row."""
+        columns = self._columns or list(row)
+        writer = csv.DictWriter(self._file, columns)
+        if self._columns is None:
+            writer.writeheader()
+        writer.writerow(row)
+        self._columns = columns
+        self._file.flush()
+
+    @property
+    def size(self) -> int:
+        """Bytes written."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def sync(self) -> None:
+        """Waits until what was written is on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class RunFolder:
+    """The folder of a run, held by one process at a time.
+
+    `status.json` has the run's `status`: 'running', 'interrupted', 'failed' (with the error) or
+    'done'. An interrupted or failed run continues when it is started again. So does a run that was
+    killed: it still says 'running', but there is no process `pid` on `host` any more.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        """Makes the folder if it is missing, and locks it.
+
+        Raises:
+            ValueError: the folder cannot be written, or another process has locked it.
+        """
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / '.lock').open('w')
+        except OSError as error:
+            raise ValueError(
+                f'--save_dir: cannot write {path} ({error.strerror}); choose a directory of yours'
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            status = read_status(path)
+            raise ValueError(
+                f'{path}: this run is at work already (process {status.get("pid")} on '
+                f'{status.get("host")}); wait for it, or start another with --fresh'
+            ) from error
+
+    def write_status(self, status: str, **more) -> None:
+        """Updates `status.json`; fields that are not given keep their values."""
+        now = {
+            'status': status,
+            'updated': time.strftime('%Y-%m-%d %H:%M:%S %z'),
+            'host': socket.gethostname(),
+            'pid': os.getpid(),
+        }
+        write_json(self.path / 'status.json', read_status(self.path) | now | more)
+
+    def close(self) -> None:
+        """Releases the lock."""
+        self._lock.close()
+
+
+def read_status(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what `status.json` says, or {} if there is none."""
+    try:
+        return json.loads((folder / 'status.json').read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def newest_copy(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the newest of a run's folders: `folder`, or `<folder>-2`, `-3`, … made by --fresh."""
+    return max([folder, *copies(folder)], key=lambda path: _copy_number(folder, path))
+
+
+def next_copy(folder: pathlib.Path) -> pathlib.Path:
+    """Returns a folder for the same run that does not exist yet."""
+    if not folder.exists():
+        return folder
+    return folder.with_name(f'{folder.name}-{_copy_number(folder, newest_copy(folder)) + 1}')
+
+
+def copies(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders that --fresh made beside a run's first one."""
+    pattern = re.compile(re.escape(folder.name) + r'-\d+')
+    return [path for path in folder.parent.glob(f'{folder.name}-*') if pattern.fullmatch(path.name)]
+
+
+def _copy_number(folder: pathlib.Path, copy: pathlib.Path) -> int:
+    return 1 if copy == folder else int(copy.name.rpartition('-')[2])
+
+
+class RunLog:
+    """The tables of a run, one row for each seed, and the learning curve drawn from them."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        title: str,
+        seeds: Sequence[int],
+        sizes: Mapping[str, int],
+        seconds: float = 0.0,
+    ):
+        """Opens the tables.
+
+        Args:
+            folder: of the run.
+            title: above the learning curve.
+            seeds: of the rows.
+            sizes: bytes to keep of each table, by default 0; see `Table`.
+            seconds: that earlier parts of the run took.
+        """
+        self._folder, self._title, self._seeds = folder, title, seeds
+        self._tables = {name: Table(folder / f'{name}.csv', sizes.get(name, 0)) for name in TABLES}
+        self._start = time.time() - seconds
+        self._wandb: list[Any] = []
+
+    def start_wandb(self, mode: str, group: str, settings: Mapping[str, Any]) -> None:
+        """Starts a W&B run for each seed, unless `mode` is 'disabled'."""
+        for seed in self._seeds if mode != 'disabled' else []:
+            name = f'{self._folder.name}-sd{seed:03d}'
+            self._wandb.append(start_wandb(mode, self._folder, group, name, settings))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each table."""
+        return {name: table.size for name, table in self._tables.items()}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the run took so far, earlier parts of it included."""
+        return time.time() - self._start
+
+    def write(self, table: str, phase: str, step: int, rows: Iterable[Mapping[str, float]]) -> None:
+        """Appends a row for each seed to a table.
+
+        Args:
+            table: 'offline', 'online' or 'eval'. After 'eval', `learning_curve.png` is drawn again.
+            phase: 'offline' or 'online'.
+            step: of the phase.
+            rows: of each seed, all with the same names.
+        """
+        seconds = round(self.seconds, 1)
+        for i, (seed, row) in enumerate(zip(self._seeds, rows, strict=True)):
+            where = {'phase': phase, 'step': step, 'seed': seed, 'seconds': seconds}
+            self._tables[table].write(where | dict(row))
+            if self._wandb and self._wandb[i]:
+                prefix = 'evaluation' if table == 'eval' else phase
+                named = {f'{prefix}/{k}': v for k, v in row.items()}
+                self._wandb[i].log(named | {f'{phase}_step': step})
+        if table == 'eval':
+            from reports.curves import learning_curve  # matplotlib is slow to import
+
+            file = self._folder / 'eval.csv'
+            learning_curve({'success': [file]}, self._folder / 'learning_curve.png', self._title)
+
+    def sync(self) -> None:
+        """Waits until the rows are on the disk."""
+        for table in self._tables.values():
+            table.sync()
+
+    def close(self) -> None:
+        """Closes the tables, and ends the W&B runs."""
+        for table in self._tables.values():
+            table.close()
+        for run in filter(None, self._wandb):
+            run.finish()
+
+
+def versions() -> dict[str, str | None]:
+    """Returns the versions of the packages that decide a result, and the code's git commit."""
+    root = pathlib.Path(__file__).parent.parent
+    found: dict[str, str | None] = {
+        package: importlib.metadata.version(package) for package in PACKAGES
+    }
+    git = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=40']
+    try:
+        result = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
+        found['commit'] = result.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        found['commit'] = None
+    return found
+
+
+def write_json(path: pathlib.Path, content: Mapping) -> None:
+    """Writes a JSON file whole: readers see the old content or the new."""
+    part = path.with_name(f'.{path.name}.part')
+    part.write_text(json.dumps(content, indent=2, default=str) + '\n')
+    part.replace(path)
+
+
+def start_wandb(
+    mode: str, run_dir: pathlib.Path, group: str, name: str, settings: Mapping[str, Any]
+) -> Any:
+    """Starts a W&B run. What goes wrong is a warning; it never stops the training.
+
+    Args:
+        mode: 'offline' (files under the run's directory, for `wandb sync`) or
+            'online' (the same as offline if there is no account or no network).
+        run_dir: where its files go.
+        group: `--run_group`.
+        name: of the W&B run.
+        settings: shown with the run.
+
+    Returns:
+        The W&B run, or None if it did not start.
+    """
+    import wandb
+
+    if mode == 'online' and (problem := _wandb_problem()):
+        logging.warning(
+            '--wandb_mode=online: %s; logging offline to %s, `wandb sync` uploads it.',
+            problem,
+            run_dir / 'wandb',
+        )
+        mode = 'offline'
+    try:
+        return wandb.init(
+            mode='offline' if mode == 'offline' else 'online',
+            project='dfp',
+            group=group,
+            name=name,
+            dir=str(run_dir),
+            config=dict(settings),
+            settings=wandb.Settings(save_code=False, silent=True, init_timeout=20),
+            reinit='create_new',  # seeds trained together are runs of their own
+        )
+    except Exception as error:  # no error of W&B is worth a training run
+        logging.warning('--wandb_mode=%s: did not start (%s); going on without.', mode, error)
+        return None
+
+
+def _wandb_problem() -> str | None:
+    """Returns why uploads cannot work, or None if they can."""
+    netrc = pathlib.Path(os.environ.get('NETRC', '~/.netrc')).expanduser()
+    has_key = os.environ.get('WANDB_API_KEY') or (
+        netrc.is_file() and 'wandb' in netrc.read_text(errors='ignore')
+    )
+    if not has_key:
+        return 'no account (run `wandb login`)'
+    host = os.environ.get('WANDB_BASE_URL', 'https://api.wandb.ai').split('//')[-1].split('/')[0]
+    host, _, port = host.partition(':')
+    try:
+        socket.create_connection((host, int(port or 443)), timeout=3).close()
+    except OSError as error:
+        return f'{host} cannot be reached ({error})'
+    return None

@@ -1,0 +1,304 @@
+"""Both phases of a run, one step after the other.
+
+`advance` takes a state to the next one: a block of updates, a chunk in the environments, a report
+(rows of the tables, evaluation), or the change of phase. Between two of these a run can be saved
+and left. `RunState.reported` tells whether the report of a step has been made.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from training import updates
+from training.config import RunConfig
+from training.evaluation import evaluate
+from training.logs import RunLog
+from training.shards import ShardReader
+from training.state import PHASES, Play, RunState, SeedState, begin_online
+from utils.keys import key_for
+from utils.replay import Rows
+
+Metrics = Callable[[str, str, int, list[dict[str, float]]], None]
+
+
+@dataclasses.dataclass
+class Resources:
+    """What a run works with and does not save: data, files, environments, the progress bar."""
+
+    config: RunConfig
+    data: list[Rows]  # the data set, on each device
+    shards: ShardReader
+    log: RunLog
+    eval_env: Any  # from `envs.make_vector_env(mode='evaluate')`
+    make_play_env: Callable[[], Any]  # the same with mode='play'
+    check: Callable[[], None]  # raises where a run is to be left
+    on_metrics: Metrics = lambda *_: None
+    show_progress: bool = True
+    bar: tqdm | None = None
+    play_env: Any = None
+    block: int = 1  # updates in one dispatch of the offline phase
+    exploration_keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
+
+    def write(self, table: str, state: RunState, rows: Sequence[dict[str, float]]) -> None:
+        """Writes rows to a table, and hands them to the callback."""
+        self.log.write(table, state.phase, state.step, rows)
+        self.on_metrics(table, state.phase, state.step, list(rows))
+
+    def close_bar(self) -> None:
+        """Ends the line of the progress bar, so that what is printed next has one of its own."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def advance(state: RunState, run: Resources) -> RunState | None:
+    """Makes the next step of a run; returns None at its end.
+
+    The arrays that `state` holds on the device are used up; go on with the state returned. Only a
+    report can be interrupted. Then `state` is as it was, and the report is made again later.
+    """
+    if not _num_steps(run.config, state.phase):
+        return _next_phase(state, run)
+    _show(state, run)
+    stop = next_report(state, run.config)
+    if stop is None:
+        return _next_phase(state, run)
+    if state.phase == 'offline':
+        return report(state, run) if state.step == stop else offline_block(state, run, stop)
+    if (state.online.env_steps < stop).any():
+        return online_chunk(state, run, stop)
+    if state.step < stop or state.online.trained_steps.min() < stop:
+        return catch_up(state, run, stop)
+    return report(state, run)
+
+
+def next_report(state: RunState, config: RunConfig) -> int | None:
+    """Returns the step of the phase at which rows or an evaluation are due next, None at its end.
+
+    These are step 0, the multiples of `eval_interval` and `log_interval`, and the last step.
+    """
+    end = _num_steps(config, state.phase)
+    if state.reported >= end:
+        return None
+    if state.reported < 0:
+        return 0
+    return next_stop(state.reported, [config.eval_interval, config.log_interval], end)
+
+
+def next_stop(step: int, intervals: Sequence[int], end: int) -> int:
+    """Returns the first multiple of an interval after `step`, or the end."""
+    return min([end, *((step // interval + 1) * interval for interval in intervals)])
+
+
+def ends_phase(state: RunState, config: RunConfig) -> bool:
+    """Tells whether a phase is complete except for its last report."""
+    is_last = state.step == _num_steps(config, state.phase) > state.reported
+    return is_last and (state.play is None or bool((state.play.trained_steps == state.step).all()))
+
+
+def _num_steps(config: RunConfig, phase: str) -> int:
+    return config.offline_steps if phase == 'offline' else config.online_steps
+
+
+def _next_phase(state: RunState, run: Resources) -> RunState | None:
+    run.close_bar()
+    if state.phase == PHASES[-1] or not run.config.online_steps:
+        return None
+    config, agent = run.config, state.seeds[0].agents
+    play = Play.create(
+        len(config.seeds), config.horizon_length, agent.observation_dim, agent.action_dim
+    )
+    state = begin_online(state, run.data, play, config.online_steps)
+    return state.replace(play=play.replace(observations=place_simulators(play, run)))
+
+
+def _show(state: RunState, run: Resources) -> None:
+    """Moves the progress bar."""
+    if run.bar is None:
+        total = _num_steps(run.config, state.phase)
+        run.bar = tqdm(
+            total=total, initial=state.step, desc=state.phase, unit='step', smoothing=0.05,
+            disable=not run.show_progress,
+        )  # fmt: skip
+    run.bar.update(state.step - run.bar.n)
+
+
+# ---- reports ------------------------------------------------------------------------------------
+
+
+def report(state: RunState, run: Resources) -> RunState:
+    """Writes the rows and makes the evaluation that are due at this step."""
+    config, end = run.config, _num_steps(run.config, state.phase)
+    seeds, play, scores = state.seeds, state.play, state.scores
+    if state.step and is_due(state.step, config.log_interval, end):
+        rows = [row for part in seeds for row in updates.averages(part.totals)]
+        if play is not None:
+            rows = [_of_episodes(play, i) | row for i, row in enumerate(rows)]
+            zeros = np.zeros_like(play.finished)
+            play = play.replace(finished=zeros, succeeded=zeros)
+        run.write(state.phase, state, rows)
+        seeds = tuple(
+            part.replace(totals=updates.zero_totals(part.agents, part.replays, rows))
+            for part, rows in zip(seeds, run.data, strict=True)
+        )
+    if is_due(state.step, config.eval_interval, end):
+        if state.step or not scores:  # else the agents are still those that ended the offline phase
+            policies = [part.agents.policy() for part in seeds]
+            scores = tuple(
+                evaluate(policies, run.eval_env, config.eval_episodes, config.seeds, run.check)
+            )
+        run.write('eval', state, scores)
+        success = np.mean([score['success'] for score in scores])
+        if run.bar is not None:
+            run.bar.set_postfix(success=f'{100 * success:.0f}%')
+    return state.replace(
+        seeds=seeds, play=play, scores=scores, reported=state.step, tables=run.log.sizes
+    )
+
+
+def is_due(step: int, interval: int, end: int) -> bool:
+    """Tells whether something done every `interval` steps and at the end is due."""
+    return step % interval == 0 or step == end
+
+
+def _of_episodes(play: Play, seed: int) -> dict[str, float]:
+    episodes = int(play.finished[seed])
+    success = play.succeeded[seed] / episodes if episodes else float('nan')
+    return {'episodes': episodes, 'episode_success': float(success)}
+
+
+# ---- the offline phase --------------------------------------------------------------------------
+
+
+def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
+    """Makes a block of updates on the data set, then takes the next shard if that is due.
+
+    The block's size doubles until a block takes half a second, so that dispatching costs nothing,
+    and is halved above two seconds, so that the progress bar moves and a run can be left.
+    """
+    config = run.config
+    streams = len(run.shards) > 1
+    intervals = [config.save_interval] if config.save_interval else []
+    intervals += [config.dataset_replace_interval] if streams else []
+    num_updates = min(run.block, next_stop(state.step, intervals, stop) - state.step)
+    if streams:
+        run.shards.read_ahead()  # the shard before was dropped when this one was taken
+    start = time.perf_counter()
+    seeds = []
+    for part, data in zip(state.seeds, run.data, strict=True):
+        agents, totals = updates.update_many(
+            part.agents, part.replays, data, num_updates, part.totals
+        )
+        seeds.append(SeedState(agents, part.replays, totals))
+    jax.block_until_ready([part.totals for part in seeds])
+    seconds = time.perf_counter() - start
+    if seconds < 0.5 and num_updates == run.block:
+        run.block *= 2
+    elif seconds > 2:
+        run.block = max(1, run.block // 2)
+    step = state.step + num_updates
+    shard = state.shard
+    if streams and step % config.dataset_replace_interval == 0:
+        shard, rows = run.shards.take()
+        run.data = [jax.device_put(rows, old.rewards.device) for old in run.data]
+    return state.replace(seeds=tuple(seeds), step=step, shard=shard)
+
+
+# ---- the online phase ---------------------------------------------------------------------------
+
+
+def place_simulators(play: Play, run: Resources) -> np.ndarray:
+    """Starts the environments where each seed is; returns the observations `[S, d_s]`.
+
+    Raises:
+        RuntimeError: an environment gives another observation than the run has.
+    """
+    seeds = run.config.seeds
+    run.play_env = run.make_play_env()
+    run.play_env.set_attr(
+        'start', list(zip(seeds, play.episodes.tolist(), play.episode_actions, strict=True))
+    )
+    observations, _ = run.play_env.reset()
+    known = play.num_actions > 0
+    if not np.array_equal(observations[known], play.observations[known]):
+        raise RuntimeError(
+            f'{run.config.env_name}: the environment does not repeat itself: the same seed and '
+            'actions led to another observation, so the online phase cannot go on where it was; '
+            'start anew with --fresh'
+        )
+    run.exploration_keys = np.stack([np.asarray(key_for(seed, 'exploration')) for seed in seeds])
+    return observations
+
+
+def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
+    """Lets each seed that is not at `stop` yet execute a chunk.
+
+    With `overlap`, the updates that a chunk owes run while the environments play the next chunk. So
+    the policy that chooses a chunk has made the updates, and seen the data, of all chunks but the
+    last one. The end of an episode cuts a chunk short, so seeds need not have the same step; those
+    that reach `stop` wait for the others.
+    """
+    config, play = run.config, state.online
+    playing = play.env_steps < stop
+    due = np.where(playing, play.env_steps, play.trained_steps)
+    if not config.overlap:
+        state = learn(state, run, due)
+    policies = [part.agents.policy() for part in state.seeds]
+    chunks = updates.on_each_device(
+        updates.act, policies, play.observations, run.exploration_keys, play.env_steps
+    )
+    lengths = np.minimum(config.horizon_length, config.online_steps - play.env_steps) * playing
+    run.play_env.step_async((chunks, lengths))
+    if config.overlap:
+        state = learn(state, run, due)
+    observations, _, _, _, info = run.play_env.step_wait()
+    pending = {k: v for k, v in info['transitions'].items() if not k.startswith('_')}
+    done, taken = pending['done'].astype(bool), pending['length']
+    play = state.online.with_actions(pending['actions'], taken, done).replace(
+        observations=observations,
+        env_steps=play.env_steps + taken,
+        episodes=info['episode'].astype(np.int64),
+        pending=pending,
+        finished=play.finished + done,
+        succeeded=play.succeeded + (done & info['success'].astype(bool)),
+    )
+    return state.replace(play=play, step=int(play.env_steps.min()))
+
+
+def catch_up(state: RunState, run: Resources, stop: int) -> RunState:
+    """Makes all updates that are owed once every seed has reached `stop`."""
+    state = learn(state, run, np.full_like(state.online.env_steps, stop))
+    return state.replace(step=stop)
+
+
+def learn(state: RunState, run: Resources, until: np.ndarray) -> RunState:
+    """Stores pending transitions, and makes the updates owed for the steps up to `until [S]`.
+
+    This gives the device its work and does not wait for it.
+    """
+    config, play = run.config, state.online
+    owed = np.maximum(until - np.maximum(play.trained_steps, config.start_training - 1), 0)
+    owed = (config.utd_ratio * owed).astype(np.int32)
+    stores = play.pending['length'].any()
+    seeds = []
+    for part, data, own in zip(state.seeds, run.data, state.slices, strict=True):
+        if stores:
+            pending = {name: values[own] for name, values in play.pending.items()}
+            replays = updates.add_transitions(part.replays, data, pending)
+            part = part.replace(replays=replays)
+        if owed[own].any():
+            agents, totals = updates.update_many(
+                part.agents, part.replays, data, owed[own], part.totals
+            )
+            part = part.replace(agents=agents, totals=totals)
+        seeds.append(part)
+    play = play.replace(
+        trained_steps=np.maximum(play.trained_steps, until),
+        pending=play.pending | {'length': np.zeros_like(play.pending['length'])},
+    )
+    return state.replace(seeds=tuple(seeds), play=play)

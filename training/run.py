@@ -1,0 +1,315 @@
+"""A run, from its config to its result: started, saved, interrupted, continued, ended."""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from functools import partial
+from typing import Any
+
+import gymnasium
+import jax
+
+import envs
+from agents import make_agent
+from agents.base import Agent
+from training import checkpoints, loop
+from training import state as states
+from training.checkpoints import Arrays, Checkpoints
+from training.config import RunConfig
+from training.devices import set_up_jax
+from training.interruption import Interrupted, Interruption
+from training.logs import (
+    RunFolder,
+    RunLog,
+    newest_copy,
+    next_copy,
+    read_status,
+    versions,
+    write_json,
+)
+from training.shards import ShardReader
+from training.state import RunState
+
+GROUPS = ('agents', 'seeds', 'play')  # of a checkpoint; 'play' is there online only
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The outcome of a run.
+
+    Attributes:
+        directory: the run's folder.
+        scores: of each seed at the last evaluation: success, return, length.
+        was_complete: whether there was nothing left to do.
+    """
+
+    directory: pathlib.Path
+    scores: tuple[dict[str, float], ...]
+    was_complete: bool = False
+
+
+def train(
+    config: RunConfig,
+    on_metrics: loop.Metrics = lambda *_: None,
+    fresh: bool = False,
+    show_progress: bool = True,
+) -> Result:
+    """Trains the run that a config describes, or continues it where it was left.
+
+    Args:
+        config: of the run.
+        on_metrics: called with every row of the tables, as `(table, phase, step, rows)`: table
+            'offline', 'online' or 'eval'; one row for each seed.
+        fresh: starts a new run beside one of the same config, instead of continuing that.
+        show_progress: whether to print progress.
+
+    Raises:
+        ValueError: a setting cannot work, or data or a checkpoint is not what is needed.
+        Interrupted: a signal asked the run to stop. Its state is saved; call again to continue.
+    """
+    config.check()
+    place = next_copy(config.directory) if fresh else newest_copy(config.directory)
+    status = read_status(place)
+    if status.get('status') == 'done':
+        return Result(place, tuple(status['scores']), was_complete=True)
+    set_up_jax(config.num_seeds, config.compilation_cache_dir)
+    with contextlib.ExitStack() as stack:
+        interruption = stack.enter_context(Interruption())
+        run = _Run(config, place, interruption, on_metrics, show_progress, stack)
+        try:
+            return Result(place, run.advance_to_the_end())
+        except Interrupted as error:
+            raise Interrupted(f'{error} at {run.where}; its state is saved') from None
+
+
+class _Run:
+    """A run at work: its `state`, and the `resources` that it works with."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        place: pathlib.Path,
+        interruption: Interruption,
+        on_metrics: loop.Metrics,
+        show_progress: bool,
+        stack: contextlib.ExitStack,
+    ):
+        """Opens everything, what is slow first, so that it starts up meanwhile.
+
+        Args:
+            config, on_metrics, show_progress: see `train`.
+            place: of the run's folder.
+            interruption: tells whether to stop.
+            stack: closes what is opened here.
+        """
+        self.config, self.interruption = config, interruption
+        task, options, seeds = config.task, dict(config.env_options), config.seeds
+        say = print if show_progress else lambda *_: None
+
+        def open_envs(num_envs: int, mode: str):
+            env = envs.make_vector_env(task, num_envs, config.horizon_length, mode, **options)
+            stack.callback(envs.end, env)
+            return env
+
+        envs.start_workers(task)
+        spaces = envs.make_env(task, **options)
+        self.description = {
+            'agent': config.agent,
+            'observation_dim': gymnasium.spaces.flatdim(spaces.observation_space),
+            'action_dim': gymnasium.spaces.flatdim(spaces.action_space),
+            'horizon_length': config.horizon_length,
+            'discount': config.discount,
+        }
+        envs_of_seed = max(1, min(config.eval_envs // len(seeds), config.eval_episodes))
+        eval_env = open_envs(envs_of_seed * len(seeds), 'evaluate')
+        eval_env.reset_async()  # builds the scenes while the data is read
+        dataset = envs.make_dataset(
+            task, source=config.dataset_source, num_episodes=config.collect_episodes, **options
+        )
+        self.fingerprint = dataset.fingerprint
+        self.folder = RunFolder(place)
+        stack.callback(self.folder.close)
+        stack.push(self._note_error)
+        self.checkpoints = Checkpoints(place / 'checkpoints', config.keep_checkpoints)
+        stack.callback(self.checkpoints.close)
+        saved = self._newest_checkpoint()
+        shards = ShardReader(dataset, config.on_bad_shard, saved[0]['shard'] if saved else 0)
+        stack.callback(shards.close)
+        shard, rows = shards.take()
+        data = [jax.device_put(rows, device) for device in jax.local_devices()[: len(seeds)]]
+        say(
+            f'{dataset.name} ({dataset.provenance["source"]}): {int(rows.num_starts):,} transitions'
+        )
+        self.state = self._initial_state(data).replace(shard=shard)
+        if saved:
+            self.state = states.from_arrays(*saved, self.state, data, config, str(place))
+        self.log = RunLog(
+            place,
+            f'{config.env_name}, {config.label}',
+            seeds,
+            self.state.tables,
+            saved[0]['seconds'] if saved else 0.0,
+        )
+        stack.callback(self.log.close)
+        self._describe(dataset.provenance)
+        self.resources = loop.Resources(
+            config=config,
+            data=data,
+            shards=shards,
+            log=self.log,
+            eval_env=eval_env,
+            make_play_env=partial(open_envs, len(seeds), 'play'),
+            check=interruption.check,
+            on_metrics=on_metrics,
+            show_progress=show_progress,
+        )
+        stack.callback(self.resources.close_bar)
+        eval_env.reset_wait()
+        if self.state.play is not None:
+            loop.place_simulators(self.state.play, self.resources)
+        self.saved = self._identify(self.state) if saved else None
+        self.last_save = time.monotonic()
+        say(f'Resuming at {self.where} in {place}' if saved else f'Writing to {place}')
+        interruption.wait_for_check()
+
+    def _note_error(self, kind: type | None, error: BaseException | None, _) -> None:
+        """Writes into the status why the run is left, if it is left by an exception."""
+        if isinstance(error, Interrupted):
+            self.folder.write_status('interrupted')
+        elif error is not None:
+            self.folder.write_status('failed', error=f'{type(error).__name__}: {error}')
+
+    def _newest_checkpoint(self) -> tuple[dict, Arrays] | None:
+        saved = self.checkpoints.newest(*GROUPS)
+        if saved and saved[0]['data'] != self.fingerprint:
+            raise ValueError(
+                f'{self.folder.path}: this run began with other data of the same name; put that '
+                'back, or start anew with --fresh'
+            )
+        return saved
+
+    def _initial_state(self, data: list) -> RunState:
+        config = self.config
+        state = states.create(self.description, config.seeds, data, config.buffer_size)
+        if config.restore_path is None:
+            return state
+        agent, _ = load_agent(config.restore_path, config.seed, self.description)
+        return states.with_agent(state, agent)
+
+    def _describe(self, provenance: dict) -> None:
+        """Writes `flags.json` and `status.json`, and starts W&B."""
+        path, found = self.folder.path, versions()
+        if not (path / 'flags.json').exists():
+            settings = self.config.to_json()
+            settings = {'agent': settings.pop('agent'), 'flags': settings}
+            settings |= {'identity': self.config.identity, 'data': provenance, 'versions': found}
+            write_json(path / 'flags.json', settings)
+        start = {'time': time.strftime('%Y-%m-%d %H:%M:%S %z'), 'commit': found['commit']}
+        starts = [*read_status(path).get('starts', []), start | self.position]
+        self.folder.write_status('running', starts=starts, error=None, **self.position)
+        self.log.start_wandb(self.config.wandb_mode, self.config.run_group, self.config.to_json())
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """Where the run is."""
+        return {'phase': self.state.phase, 'step': self.state.step}
+
+    @property
+    def where(self) -> str:
+        """Where the run is, in words."""
+        return f'{self.state.phase} step {self.state.step:,}'
+
+    def advance_to_the_end(self) -> tuple[dict[str, float], ...]:
+        """Makes the rest of the run; returns the scores of its last evaluation."""
+        while True:
+            if self._save_is_due():
+                self._save()
+            try:
+                self.interruption.check()
+                state = loop.advance(self.state, self.resources)
+            except Interrupted:
+                self._save()
+                self.checkpoints.wait()
+                self.folder.write_status('running', **self.position)
+                raise
+            if state is None:
+                self.checkpoints.wait()
+                scores = self.state.scores
+                self.folder.write_status('done', scores=list(scores), **self.position)
+                return scores
+            reported, self.state = state.reported > self.state.reported, state
+            if reported:
+                self.folder.write_status('running', **self.position)
+
+    @staticmethod
+    def _identify(state: RunState) -> tuple:
+        """Returns what tells a state of this run from every other."""
+        play = state.play
+        steps = play and (play.env_steps.tolist(), play.trained_steps.tolist())
+        return state.phase, state.step, state.reported, steps
+
+    def _save_is_due(self) -> bool:
+        config, step = self.config, self.state.step
+        if loop.next_report(self.state, config) is None:
+            return False  # the end of the phase is saved already
+        if loop.ends_phase(self.state, config):
+            return True
+        if config.save_minutes and time.monotonic() - self.last_save > 60 * config.save_minutes:
+            return True
+        if not config.save_interval or not step:
+            return False
+        phase, last = self.saved[:2] if self.saved else (None, 0)
+        last = last if phase == self.state.phase else 0
+        return step // config.save_interval > last // config.save_interval
+
+    def _save(self) -> None:
+        """Starts to write a checkpoint of the state, unless it is the one saved last."""
+        identity = self._identify(self.state)
+        if identity == self.saved:
+            return
+        groups, metadata = states.to_arrays(self.state)
+        metadata |= {
+            'config': self.config.to_json(),
+            'description': self.description,
+            'seeds': self.config.seeds,
+            'data': self.fingerprint,
+            'seconds': self.log.seconds,
+        }
+        self.log.sync()
+        self.checkpoints.save(f'{self.state.phase}-{self.state.step:09d}', groups, metadata)
+        self.saved, self.last_save = identity, time.monotonic()
+
+
+def load_agent(
+    path: str | pathlib.Path, seed: int | None = None, description: dict | None = None
+) -> tuple[Agent, dict]:
+    """Loads the agent of one seed.
+
+    Args:
+        path: of a checkpoint, or of a run, whose newest whole checkpoint is taken.
+        seed: one of the seeds trained together. By default, or if it is none of them, the first.
+        description: of the agent that the arrays must fit; by default the checkpoint's.
+
+    Returns:
+        The agent, and the checkpoint's metadata.
+
+    Raises:
+        CheckpointError: there is no whole checkpoint, or it is of another agent.
+    """
+    path = checkpoints.find(path)
+    metadata, arrays = checkpoints.load(path, 'agents')
+    seeds = metadata['seeds']
+    index = seeds.index(seed) if seed in seeds else 0
+    template = jax.eval_shape(partial(make_agent, description or metadata['description'], 0))
+    own = {name: array[index] for name, array in arrays.items()}
+    agent = checkpoints.unflatten({'agents': template}, own, str(path))['agents']
+    return jax.tree.map(jax.numpy.asarray, agent), metadata
+
+
+def load_policy(path: str | pathlib.Path, seed: int | None = None) -> Agent:
+    """Loads what acts: `sample_actions(observations [..., d_s], rng)` gives chunks `[..., h, d_a]`.
+
+    Args, raises: see `load_agent`.
+    """
+    return load_agent(path, seed)[0].policy()

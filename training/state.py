@@ -1,0 +1,274 @@
+"""All that changes in a run, as one value: what is saved, and what a run continues from.
+
+The data set does not change and is not part of it. Functions take a state and return the next; the
+arrays that the old state holds on the device may be used up then.
+"""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+
+from agents import make_agent
+from training import checkpoints, updates
+from training.checkpoints import Arrays
+from utils.replay import Replay, Rows
+from utils.seeds import share_out, stack
+
+PHASES = ('offline', 'online')
+
+
+class SeedState(flax.struct.PyTreeNode):
+    """Agents and replays of the seeds on one device, stacked `[S, …]`."""
+
+    agents: Any
+    replays: Replay
+    totals: updates.Totals  # sums of the logged scalars since the last row of the tables
+
+    @property
+    def num_seeds(self) -> int:
+        return len(self.agents.rng)
+
+
+class Play(flax.struct.PyTreeNode):
+    """Where each of S seeds is in its environment, as NumPy arrays.
+
+    The simulators are not part of it: an episode with the same seed and the same actions is the
+    same episode again (`envs.episodes.EndlessPlay`).
+    """
+
+    observations: np.ndarray  # [S, d_s], where the next chunk begins
+    env_steps: np.ndarray  # [S], taken
+    trained_steps: np.ndarray  # [S], of those whose updates are made
+    episodes: np.ndarray  # [S], number of the episode being played
+    actions: np.ndarray  # [S, n, d_a], of the episode being played
+    num_actions: np.ndarray  # [S], how many of the n are real
+    pending: dict[str, np.ndarray]  # transitions of the last chunks [S, …], not in replay yet
+    finished: np.ndarray  # [S], episodes ended since the last row of the tables
+    succeeded: np.ndarray  # [S], of those
+
+    @classmethod
+    def create(cls, num_seeds: int, horizon: int, observation_dim: int, action_dim: int) -> 'Play':
+        """Returns the state before the first chunk; observations come from the environments."""
+        count = np.zeros(num_seeds, np.int64)
+        return cls(
+            observations=np.zeros((num_seeds, observation_dim), np.float32),
+            env_steps=count,
+            trained_steps=count,
+            episodes=count,
+            actions=np.zeros((num_seeds, 1, action_dim), np.float32),
+            num_actions=count,
+            pending=no_transitions(num_seeds, horizon, observation_dim, action_dim),
+            finished=count,
+            succeeded=count,
+        )
+
+    @property
+    def episode_actions(self) -> list[np.ndarray]:
+        """The actions `[n, d_a]` of each seed's open episode."""
+        return [x[:n] for x, n in zip(self.actions, self.num_actions, strict=True)]
+
+    def with_actions(self, taken: np.ndarray, lengths: np.ndarray, done: np.ndarray) -> 'Play':
+        """Returns the state after `lengths [S]` of the actions `taken [S, h, d_a]` were executed.
+
+        Where `done [S]`, the episode ended, and the next has no actions yet.
+        """
+        before = np.where(done, 0, self.num_actions)
+        after = np.where(done, 0, self.num_actions + lengths)
+        room = self.actions.shape[1]
+        while room < after.max():
+            room *= 2  # seldom, so that a long episode is not copied at every chunk
+        actions = np.zeros((len(after), room, self.actions.shape[2]), np.float32)
+        actions[:, : self.actions.shape[1]] = self.actions
+        for i in np.flatnonzero(after):
+            actions[i, before[i] : after[i]] = taken[i, : lengths[i]]
+        return self.replace(actions=actions, num_actions=after)
+
+
+def no_transitions(
+    num_seeds: int, horizon: int, observation_dim: int, action_dim: int
+) -> dict[str, np.ndarray]:
+    """Returns transitions of length 0, with the shapes that the environments give."""
+    return {
+        'observations': np.zeros((num_seeds, horizon, observation_dim), np.float32),
+        'actions': np.zeros((num_seeds, horizon, action_dim), np.float32),
+        'rewards': np.zeros((num_seeds, horizon), np.float32),
+        'masks': np.ones((num_seeds, horizon), np.float32),
+        'length': np.zeros(num_seeds, np.int64),
+        'next_observation': np.zeros((num_seeds, observation_dim), np.float32),
+        'done': np.zeros(num_seeds, bool),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+    """A run between two of its steps.
+
+    Attributes:
+        phase: 'offline' or 'online'.
+        step: updates made (offline), or environment steps taken by the seed that took fewest.
+        reported: last step of the phase whose rows and evaluation are written; −1: none.
+        shard: number of the data set's file in use.
+        seeds: what learns, one entry for each device.
+        play: where the seeds are; None in the offline phase.
+        scores: of each seed at the last evaluation.
+        tables: bytes of each CSV file that belong to this state.
+    """
+
+    seeds: tuple[SeedState, ...]
+    phase: str = 'offline'
+    step: int = 0
+    reported: int = -1
+    shard: int = 0
+    play: Play | None = None
+    scores: tuple[dict[str, float], ...] = ()
+    tables: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def replace(self, **changes) -> 'RunState':
+        """Returns the state with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def online(self) -> Play:
+        """`play`, where the phase is known to be online."""
+        assert self.play is not None
+        return self.play
+
+    @property
+    def slices(self) -> list[slice]:
+        """Which seeds each device has."""
+        ends = np.cumsum([0, *(x.num_seeds for x in self.seeds)])
+        return [slice(a, b) for a, b in itertools.pairwise(ends)]
+
+
+def create(description: dict, seeds: list[int], data: list[Rows], buffer_size: int) -> RunState:
+    """Returns the state that a run begins with.
+
+    Args:
+        description: of the agent, see `agents.make_agent`.
+        seeds: the S seeds.
+        data: the data set on each device to use, at most S.
+        buffer_size: see `Replay.create`.
+    """
+    states = []
+    for rows, part in zip(data, share_out(len(seeds), len(data)), strict=True):
+        agents = stack([make_agent(description, seed) for seed in seeds[part]])
+        replays = stack([Replay.create(rows, buffer_size)] * len(seeds[part]))
+        agents, replays = jax.device_put((agents, replays), rows.rewards.device)
+        states.append(SeedState(agents, replays, updates.zero_totals(agents, replays, rows)))
+    return RunState(seeds=tuple(states))
+
+
+def with_agent(state: RunState, agent: Any) -> RunState:
+    """Returns the state of a single seed with the arrays of another agent `agent`."""
+    (part,) = state.seeds
+    agents = jax.tree.map(lambda old, new: new[None].astype(old.dtype), part.agents, agent)
+    agents = jax.device_put(agents, part.agents.rng.device)
+    return state.replace(seeds=(part.replace(agents=agents),))
+
+
+def begin_online(state: RunState, data: list[Rows], play: Play, num_transitions: int) -> RunState:
+    """Returns the state that the online phase begins with."""
+    seeds = []
+    for part, rows in zip(state.seeds, data, strict=True):
+        agents, replays = updates.begin_online(part.agents, part.replays, rows, num_transitions)
+        seeds.append(SeedState(agents, replays, updates.zero_totals(agents, replays, rows)))
+    return state.replace(phase='online', step=0, reported=-1, seeds=tuple(seeds), play=play)
+
+
+# ---- to and from checkpoints --------------------------------------------------------------------
+
+
+def to_arrays(state: RunState) -> tuple[dict[str, Arrays], dict]:
+    """Copies a state to the host, as groups of arrays and metadata for `checkpoints.save`.
+
+    Waits for the device. Rows of the replays that were never written are left out.
+    """
+
+    def join(*parts):
+        return np.concatenate([np.asarray(x) for x in parts])  # a copy: the state may be used up
+
+    rows = [part.replays.rows for part in state.seeds]
+    # One more than written: the state that an open episode has reached.
+    written = min(1 + max(int(x.num_rows.max()) for x in rows), rows[0].size)
+    written_rows = [
+        jax.tree.map(lambda x: np.asarray(x)[:, :written] if x.ndim > 1 else x, each)
+        for each in rows
+    ]
+    seeds = jax.tree.map(
+        join,
+        *(
+            part.replace(replays=part.replays.replace(rows=each))
+            for part, each in zip(state.seeds, written_rows, strict=True)
+        ),
+    )
+    groups = {
+        'agents': checkpoints.flatten(seeds.agents),
+        'seeds': checkpoints.flatten((seeds.replays, seeds.totals)),
+    }
+    if state.play is not None:
+        groups['play'] = checkpoints.flatten(state.play)
+    metadata = {
+        name: getattr(state, name)
+        for name in ('phase', 'step', 'reported', 'shard', 'scores', 'tables')
+    }
+    return groups, metadata
+
+
+def from_arrays(
+    metadata: dict, arrays: Arrays, fresh: RunState, data: list[Rows], config, where: str
+) -> RunState:
+    """Returns the state that `to_arrays` copied, on the devices of `data`.
+
+    Args:
+        metadata, arrays: from the checkpoint.
+        fresh: the state that this run would begin with.
+        data: the data set on each device.
+        config: the run's `RunConfig`.
+        where: names the checkpoint in errors.
+
+    Raises:
+        CheckpointError: it does not fit the run.
+    """
+    num_seeds = sum(x.num_seeds for x in fresh.seeds)
+    state = fresh
+    if metadata['phase'] == 'online':
+        agent = fresh.seeds[0].agents
+        play = Play.create(
+            num_seeds, config.horizon_length, agent.observation_dim, agent.action_dim
+        )
+        state = begin_online(fresh, data, play, config.online_steps)
+        shape = arrays['play/actions'].shape
+        play = play.replace(actions=np.zeros(shape, np.float32))
+        state = state.replace(play=checkpoints.unflatten({'play': play}, arrays, where)['play'])
+    seeds = []
+    for part, device_part in zip(state.slices, state.seeds, strict=True):
+        own = {name: _padded(array, name, part, state) for name, array in arrays.items()
+               if not name.startswith('play/')}  # fmt: skip
+        template = {
+            'agents': device_part.agents,
+            'seeds': (device_part.replays, device_part.totals),
+        }
+        found = checkpoints.unflatten(template, own, where)
+        found = SeedState(found['agents'], *found['seeds'])
+        seeds.append(jax.device_put(found, device_part.agents.rng.device))
+    return state.replace(
+        seeds=tuple(seeds),
+        step=metadata['step'],
+        reported=metadata['reported'],
+        shard=metadata['shard'],
+        scores=tuple(metadata['scores']),
+        tables=metadata['tables'],
+    )
+
+
+def _padded(array: np.ndarray, name: str, part: slice, state: RunState) -> np.ndarray:
+    """Returns the part of some seeds, with room for the rows that were never written."""
+    array = array[part]
+    if not name.startswith('seeds/0/rows/') or array.ndim < 2:
+        return array
+    missing = state.seeds[0].replays.rows.size - array.shape[1]
+    return np.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))

@@ -1,0 +1,140 @@
+"""What runs on the device: many updates in one dispatch, acting, and storing transitions.
+
+Everything here takes the stacked trees `[S, …]` of the seeds on one device (utils/seeds.py), and
+the data set that they share.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from utils.replay import Batch, Replay, Rows
+from utils.seeds import over_seeds
+
+Totals = dict[str, jax.Array]
+
+
+def _update(agent, replay: Replay, data: Rows):
+    rng, sample_rng = jax.random.split(agent.rng)
+    batch = replay.sample(
+        data, sample_rng, agent.config.batch_size, agent.horizon_length, agent.discount
+    )
+    return agent.replace(rng=rng).update(batch)
+
+
+def _update_many(agent, replay: Replay, data: Rows, num_updates, totals: Totals):
+    def body(_, carry):
+        agent, totals = carry
+        agent, info = _update(agent, replay, data)
+        return agent, jax.tree.map(jnp.add, totals, info | {'updates': 1.0})
+
+    return jax.lax.fori_loop(0, num_updates, body, (agent, totals))
+
+
+@partial(jax.jit, donate_argnames=('agents', 'totals'))
+def update_many(
+    agents, replays: Replay, data: Rows, num_updates, totals: Totals
+) -> tuple[Any, Totals]:
+    """Makes updates of all seeds, each on a fresh batch, without returning to the host.
+
+    The number is an argument of the program, not a constant of it, so one compilation serves
+    whole intervals, their remainders and the odd lengths of online chunks.
+
+    Args:
+        agents: stacked `[S, …]`. They are used up, like `totals`; go on with those returned.
+        replays: what each seed added to the data set, `[S, …]`.
+        data: the data set.
+        num_updates: 0 or more; an integer for all seeds, or one for each, `[S]`. Seeds that are
+            due fewer updates wait for the others.
+        totals: sums of the agents' logged scalars, from `zero_totals` or an earlier call.
+
+    Returns:
+        The agents and the totals with these updates in them.
+    """
+    num_updates = jnp.asarray(num_updates, jnp.int32)
+    axes = (0, 0, None, 0 if num_updates.ndim else None, 0)
+    return over_seeds(_update_many, axes)(agents, replays, data, num_updates, totals)
+
+
+@partial(jax.jit, donate_argnames='replays')
+def add_transitions(replays: Replay, data: Rows, transitions: Batch) -> Replay:
+    """Calls `Replay.add` for each seed, in place: the replays given are used up."""
+    return over_seeds(Replay.add, (0, None, 0))(replays, data, transitions)
+
+
+@jax.jit
+def act(policies, observations: jax.Array, rngs: jax.Array, steps: jax.Array) -> jax.Array:
+    """Returns the chunks `[S, h, d_a]` to execute.
+
+    Args:
+        policies: stacked `[S, …]`.
+        observations: `[S, d_s]`.
+        rngs: of each seed's exploration, `[S, 2]`.
+        steps: environment steps each has taken, `[S]`.
+    """
+
+    def act_one(policy, observation, rng, step):
+        return policy.sample_actions(observation, jax.random.fold_in(rng, step))
+
+    return over_seeds(act_one, (0, 0, 0, 0))(policies, observations, rngs, steps)
+
+
+@partial(jax.jit, static_argnames='num_transitions')
+def begin_online(agents, replays: Replay, data: Rows, num_transitions: int) -> tuple[Any, Replay]:
+    """Returns agents and replays in their online phase, with room for `num_transitions`."""
+
+    def begin(agent, replay, data):
+        return agent.begin_online(), replay.begin_online(data, num_transitions)
+
+    return over_seeds(begin, (0, 0, None))(agents, replays, data)
+
+
+def zero_totals(agents, replays: Replay, data: Rows) -> Totals:
+    """Returns totals of 0, `[S]` each, for `update_many` to add to."""
+    infos = jax.eval_shape(_infos, agents, replays, data)
+    totals = {name: np.zeros(x.shape, x.dtype) for name, x in infos.items()}
+    totals |= {'updates': np.zeros(len(agents.rng), np.float32)}
+    return jax.device_put(totals, agents.rng.device)
+
+
+@jax.jit  # for its cache of traces; it is never run
+def _infos(agents, replays: Replay, data: Rows):
+    return over_seeds(_update, (0, 0, None))(agents, replays, data)[1]
+
+
+def averages(totals: Totals) -> list[dict[str, float]]:
+    """Returns each seed's mean of the logged scalars over the updates in `totals`.
+
+    They are NaN for a seed without updates. Waits for the updates to be made.
+    """
+    totals = jax.device_get(totals)
+    num_updates = totals.pop('updates')
+    return [
+        {name: float(total[i] / n) if n else float('nan') for name, total in totals.items()}
+        for i, n in enumerate(num_updates)
+    ]
+
+
+def on_each_device(function: Callable, stacks: Sequence[Any], *inputs: np.ndarray) -> np.ndarray:
+    """Calls `function(stack, *inputs)` with each device's stack and the inputs of its seeds.
+
+    All devices are given their work before the first is waited for.
+
+    Args:
+        function: of stacked trees `[S_d, …]`.
+        stacks: one for each device.
+        inputs: `[S, …]`, of all seeds.
+
+    Returns:
+        The results `[S, …]`, on the host.
+    """
+    results, start = [], 0
+    for each in stacks:
+        end = start + jax.tree.leaves(each)[0].shape[0]
+        results.append(function(each, *(x[start:end] for x in inputs)))
+        start = end
+    return np.concatenate([np.asarray(x) for x in results])
