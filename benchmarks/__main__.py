@@ -6,13 +6,11 @@ python -m benchmarks --only=update,act
 
 import json
 import pathlib
-import subprocess
-import sys
-import tempfile
+from typing import Any
 
 from absl import app, flags
 
-from benchmarks.common import table
+from benchmarks.common import results_of, table
 
 FLAGS = flags.FLAGS
 # Module, and what its tables (the lists in its JSON) are called.
@@ -21,7 +19,10 @@ BENCHMARKS = {
         'paper_size': 'One update at paper size (4 x 512, B = 256)',
         'small_size': 'One update at small size (2 x 128, B = 64)',
     },
-    'seeds': {'seeds': 'Seeds trained together, per update of one seed'},
+    'seeds': {
+        'seeds': 'Seeds trained together, per update of one seed',
+        'fql': 'The same for FQL at small size',
+    },
     'act': {'one_action': 'One chunk of actions at paper size, batch 1, from host to host'},
     'online': {'online': 'The online loop, per environment step of all seeds together'},
     'evaluation': {'evaluation': 'Evaluation of 50 episodes of cube-double'},
@@ -34,20 +35,12 @@ BENCHMARKS = {
         'scoring': 'Scoring 256 x 16 proposals at paper size',
         'agreement': 'Choosing the best proposal in bfloat16 and in float32, at states of the data',
     },
+    'saving': {'saving': 'One checkpoint at paper size, and what one every 10 minutes costs'},
     'startup': {'startup': 'Start of main.py at the size of the quickstart'},
 }
 
 
-def measure(module: str) -> dict:
-    """Runs a benchmark and returns what it found, with the machine's description."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = pathlib.Path(directory) / 'results.json'
-        command = [sys.executable, '-m', f'benchmarks.{module}', f'--json={path}']
-        subprocess.run(command, check=True)
-        return json.loads(path.read_text())
-
-
-def markdown(results: dict[str, dict]) -> str:
+def markdown(results: dict[str, dict[str, Any]]) -> str:
     """Returns the tables of all benchmarks."""
     lines = ['# What it costs', '', 'Written by `make bench` (`python -m benchmarks`). Medians;']
     lines += ['every table is of one run, in which what is compared took turns.']
@@ -64,14 +57,14 @@ def markdown(results: dict[str, dict]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def main(_):
+def main(_) -> None:
     output = pathlib.Path(FLAGS.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     as_json = output.with_suffix('.json')
     results = json.loads(as_json.read_text()) if FLAGS.only and as_json.exists() else {}
     for module in FLAGS.only or BENCHMARKS:
         print(f'\n{module}', flush=True)
-        results[module] = measure(module)
+        results[module] = results_of(module)
         as_json.write_text(json.dumps(results, indent=2) + '\n')
         output.with_suffix('.md').write_text(markdown(results))
     print(f'\nWrote {output.with_suffix(".md")} and {as_json}')

@@ -3,10 +3,11 @@
     python -m benchmarks.act
 
 `one sample` is the policy alone (N = 1): one pass of a network, or ten Euler steps. `acting` is
-what the agent does, the best of its N samples.
+what the agent does, the best of its N samples. Both ask the agent's `policy()`, as runs do.
 """
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,18 +17,18 @@ from benchmarks.common import OBSERVATION_DIM, new_agent, print_table, run, save
 from experiments.methods import METHODS
 
 
-def times_of_one_action(methods: list[str], repeats: int) -> list[dict]:
+def times_of_one_action(methods: list[str], repeats: int) -> list[dict[str, Any]]:
     """Returns a row per method; calls take turns, so that noise falls on all of them alike."""
     observation = np.zeros(OBSERVATION_DIM, np.float32)
     rng = jax.random.PRNGKey(0)
     calls = {}
     for method in methods:
         for kind, changes in (('one sample', {'num_samples': 1}), ('acting', {})):
-            agent = new_agent(method, **changes)
-            calls[method, kind] = lambda agent=agent: np.asarray(
-                agent.sample_actions(observation, rng)
+            policy = new_agent(method, **changes).policy()
+            calls[method, kind] = lambda policy=policy: np.asarray(
+                policy.sample_actions(observation, rng)
             )
-    times = {key: [] for key in calls}
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     for repeat in range(repeats + 1):
         for key, call in calls.items():
             took = seconds(call)
@@ -46,7 +47,7 @@ def times_of_one_action(methods: list[str], repeats: int) -> list[dict]:
     ]
 
 
-def main(_):
+def main(_) -> None:
     rows = times_of_one_action(list(METHODS), flags.FLAGS.repeats)
     print_table(rows)
     save(flags.FLAGS.json, {'one_action': rows})

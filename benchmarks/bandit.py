@@ -9,8 +9,8 @@ Drawn are the policy's samples and the actions taken (the best of N samples; FQL
 """
 
 import dataclasses
-import importlib
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,12 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
-from agents import make_agent
-from utils.replay import ReplayBuffer, Rows
-from utils.seeds import stack, unstack
-from utils.training import act, add_transitions, train, zero_totals
+import agents
+from agents.base import Agent
+from training import state as states
+from training.updates import act, add_transitions, begin_online, update_many, zero_totals
+from utils.replay import Batch, Rows
+from utils.seeds import unstack
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -40,7 +42,7 @@ DATA_SIZE, ONLINE_STEPS, NUM_DRAWN = 5_000, 4_000, 1_000
 class FixedCritic:
     """Values known in advance, in place of a learnt critic."""
 
-    def apply(self, params, observations, chunks):
+    def apply(self, params: Any, observations: Any, chunks: jax.Array) -> jax.Array:
         """Returns Q `[1, ...]` of `chunks [..., 2]`: 0.3 on any mode, 1 more at the best spot."""
         del params, observations
         near = jnp.min(jnp.sum(jnp.square(chunks[..., None, :] - MODES), -1), -1)
@@ -67,10 +69,10 @@ def as_rows(actions: np.ndarray) -> Rows:
         'terminals': np.arange(num) % 2 == 1,
     }
     rows['actions'][::2] = actions
-    return Rows.of_dataset(rows)
+    return Rows.from_dataset(rows)
 
 
-def transition(action: np.ndarray) -> dict:
+def transition(action: np.ndarray) -> Batch:
     """Returns an episode of one action, as `add_transitions` takes it for a single seed."""
     return {
         'observations': np.zeros((1, 1, 1), np.float32),
@@ -83,9 +85,9 @@ def transition(action: np.ndarray) -> dict:
     }
 
 
-def new_agent(method: str, seed: int):
-    """Returns an agent of the method's own settings, smaller and faster."""
-    config = importlib.import_module(f'agents.{method}').get_config()
+def describe(method: str) -> dict[str, Any]:
+    """Returns the description of an agent of the method's own settings, smaller and faster."""
+    config = agents.get_config(method)
     config.update(
         batch_size=128, actor_hidden_dims=(128, 128), critic_hidden_dims=(8,), lr=1e-3, num_qs=1
     )
@@ -93,42 +95,39 @@ def new_agent(method: str, seed: int):
         config.alpha = 1.0  # of the size of the values, as 300 is of a cube task's
     if 'ema_rate' in config:
         config.ema_rate = 1e-3  # a thousandth of the paper's steps
-    agent = make_agent(
-        {
-            'agent': config.to_dict(),
-            'observation_dim': 1,
-            'action_dim': 2,
-            'horizon_length': 1,
-            'discount': 0.99,
-        },
-        seed,
-    )
-    return agent.replace(critic=FixedCritic())
+    return {
+        'agent': config.to_dict(),
+        'observation_dim': 1,
+        'action_dim': 2,
+        'horizon_length': 1,
+        'discount': 0.99,
+    }
 
 
 @jax.jit
-def draw(agent, rng):
+def draw(policy: Agent, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns samples of the policy and actions taken, `[n, 2]` each."""
     sample_rng, act_rng = jax.random.split(rng)
-    samples = agent.propose(agent.params['actor'], jnp.zeros(1), NUM_DRAWN, sample_rng)
-    return samples, agent.act(jnp.zeros((NUM_DRAWN, 1)), act_rng)
+    samples = policy.propose(policy.params['actor'], jnp.zeros(1), NUM_DRAWN, sample_rng)
+    return samples, policy.best_of_n(jnp.zeros((NUM_DRAWN, 1)), act_rng)
 
 
 def play(method: str, seed: int, offline_steps: int, online_steps: int) -> dict[str, tuple]:
     """Trains a method; returns what `draw` draws at the end of each phase."""
-    agents = stack([new_agent(method, seed)])
-    buffers = ReplayBuffer.create(as_rows(behaviour(DATA_SIZE, seed)), DATA_SIZE + online_steps)
-    buffers = buffers.replicate(1)
+    data = as_rows(behaviour(DATA_SIZE, seed))
+    state = states.create(describe(method), [seed], [data], DATA_SIZE + online_steps)
+    (part,) = state.seeds
+    stacked, replays = part.agents.replace(critic=FixedCritic()), part.replays
     rng = jax.random.PRNGKey(seed)
-    agents, _ = train(agents, buffers, offline_steps, zero_totals(agents, buffers))
-    drawn = {'offline': jax.device_get(draw(unstack(agents, 0), rng))}
-    agents, buffers = agents.begin_online(), buffers.begin_online(online_steps)
-    totals = zero_totals(agents, buffers)
+    stacked, _ = update_many(stacked, replays, data, offline_steps, part.totals)
+    drawn = {'offline': jax.device_get(draw(unstack(stacked.policy(), 0), rng))}
+    stacked, replays = begin_online(stacked, replays, data, online_steps)
+    totals = zero_totals(stacked, replays, data)
     for step in tqdm(range(online_steps), desc=f'{method}, online'):
-        action = act(agents, np.zeros((1, 1), np.float32), rng[None], np.array([step]))
-        buffers = add_transitions(buffers, transition(np.asarray(action)))
-        agents, totals = train(agents, buffers, 1, totals)
-    return drawn | {'online': jax.device_get(draw(unstack(agents, 0), rng))}
+        chunk = act(stacked.policy(), np.zeros((1, 1), np.float32), rng[None], np.array([step]))
+        replays = add_transitions(replays, data, transition(np.asarray(chunk)))
+        stacked, totals = update_many(stacked, replays, data, 1, totals)
+    return drawn | {'online': jax.device_get(draw(unstack(stacked.policy(), 0), rng))}
 
 
 def summary(actions: np.ndarray) -> dict[str, float]:
@@ -175,7 +174,7 @@ def picture(results: dict[str, dict[str, tuple]], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def main(_):
+def main(_) -> None:
     results = {}
     for method in METHODS:
         results[method] = play(

@@ -10,18 +10,24 @@ that one episode per worker takes is subtracted). The share is rate / (workers Ã
 import os
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
+import gymnasium
 import numpy as np
 from absl import app, flags
 from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
 
 from benchmarks.common import print_table, run, save
-from envs.collect import NOISE, collect
-from envs.cube import EPISODE_ROWS, make_collection_env, parse_dataset
+from envs.collect import collect
+from envs.ogbench.names import cubes_of
+from envs.ogbench.scripts import NOISE
+from envs.ogbench.tasks import EPISODE_ROWS, make_collection_env
 
 
-def play(env, oracle, seed):
+def play(env: gymnasium.Env, oracle: CubePlanOracle, seed: int) -> None:
     """Plays one episode of EPISODE_ROWS steps and keeps nothing."""
+    scene: Any = env.unwrapped
     np.random.seed(seed)  # noqa: NPY002  (the oracle draws from the global generator)
     observation, info = env.reset(seed=seed)
     oracle.reset(observation, info)
@@ -30,11 +36,11 @@ def play(env, oracle, seed):
         action = np.clip(oracle.select_action(observation, info), -1, 1)
         observation, _, _, truncated, info = env.step(action)
         if oracle.done:
-            observation, info = env.unwrapped.set_new_target(p_stack=0.1)
+            observation, info = scene.set_new_target(p_stack=0.1)
             oracle.reset(observation, info)
 
 
-def measure(function, *arguments):
+def measure(function: Callable, *arguments) -> np.ndarray:
     """Returns the seconds that `function` takes, of the wall clock and of the processor.
 
     The second counts child processes too, and says more where other programs are running.
@@ -45,24 +51,24 @@ def measure(function, *arguments):
     return np.array([time.perf_counter() - start, cpu])
 
 
-def play_bare(env, oracle, num_episodes):
+def play_bare(env: gymnasium.Env, oracle: CubePlanOracle, num_episodes: int) -> None:
     for seed in range(num_episodes):
         play(env, oracle, seed)
 
 
-def collect_somewhere(name, num_episodes, num_workers):
+def collect_somewhere(name: str, num_episodes: int, num_workers: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         collect(name, num_episodes, directory, num_workers, num_val_episodes=0)
 
 
-def main(_):
+def main(_) -> None:
     name = flags.FLAGS.env_name
     episodes, workers = flags.FLAGS.num_episodes, flags.FLAGS.num_workers
     if workers < 1 or episodes < 2 * workers:
         raise app.UsageError(
             f'--num_episodes={episodes}: must be at least twice --num_workers={workers}'
         )
-    env = make_collection_env(parse_dataset(name))
+    env = make_collection_env(cubes_of(name))
     oracle = CubePlanOracle(env=env, **NOISE)
     play(env, oracle, 0)
     half = max(1, episodes // workers // 2)

@@ -5,8 +5,12 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,64 +19,96 @@ from absl import app, flags, logging
 
 from agents import make_agent
 from agents.base import Agent
-from experiments.methods import method_settings
-from utils.logs import versions
-from utils.replay import ReplayBuffer, Rows
-from utils.seeds import stack
-from utils.training import train, zero_totals
+from experiments.methods import run_config
+from training import RunConfig
+from training import state as states
+from training.logs import versions
+from training.state import RunState, SeedState
+from training.updates import Totals, update_many
+from utils.replay import Rows
 
-OBSERVATION_DIM, ACTION_DIM, DISCOUNT = 37, 5, 0.99
+CUBE_DOUBLE = 'cube-double-play-singletask-task2-v0'
+OBSERVATION_DIM, ACTION_DIM = 37, 5  # of cube-double
 EPISODES, EPISODE_ROWS = 200, 1001
 SMALL = {'batch_size': 64, 'actor_hidden_dims': (128, 128), 'critic_hidden_dims': (128, 128)}
 
 
-def new_agent(method: str, seed: int = 0, **changes) -> Agent:
-    """Makes an agent of the paper's table for cube-double."""
-    config, horizon_length = method_settings(method, 'cube-double-play-singletask-task2-v0')
-    config.update(changes)
-    return make_agent(
-        {
-            'agent': config.to_dict(),
-            'observation_dim': OBSERVATION_DIM,
-            'action_dim': ACTION_DIM,
-            'horizon_length': horizon_length,
-            'discount': DISCOUNT,
-        },
-        seed,
-    )
-
-
-def make_rows(seed: int = 0) -> dict[str, np.ndarray]:
-    """Makes random data of the size of a small data set."""
-    rng = np.random.default_rng(seed)
-    num = EPISODES * EPISODE_ROWS
+def describe(
+    config: RunConfig, observation_dim: int = OBSERVATION_DIM, action_dim: int = ACTION_DIM
+) -> dict[str, Any]:
+    """Returns the description of a run's agent, for `agents.make_agent`."""
     return {
-        'observations': rng.standard_normal((num, OBSERVATION_DIM), np.float32),
-        'actions': rng.uniform(-1, 1, (num, ACTION_DIM)).astype(np.float32),
+        'agent': config.agent,
+        'observation_dim': observation_dim,
+        'action_dim': action_dim,
+        'horizon_length': config.horizon_length,
+        'discount': config.discount,
+    }
+
+
+def new_agent(method: str, seed: int = 0, **changes) -> Agent:
+    """Makes an agent of the paper's table for cube-double, with some of its settings changed."""
+    return make_agent(describe(run_config(method, CUBE_DOUBLE, changes)), seed)
+
+
+def make_rows(
+    observation_dim: int = OBSERVATION_DIM,
+    action_dim: int = ACTION_DIM,
+    episodes: int = EPISODES,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Makes noise in the form of a data set, by default of the size of a small one."""
+    rng = np.random.default_rng(seed)
+    num = episodes * EPISODE_ROWS
+    return {
+        'observations': rng.standard_normal((num, observation_dim), np.float32),
+        'actions': rng.uniform(-1, 1, (num, action_dim)).astype(np.float32),
         'rewards': rng.integers(-2, 1, num).astype(np.float32),
         'masks': np.ones(num, np.float32),
         'terminals': np.arange(num) % EPISODE_ROWS == EPISODE_ROWS - 1,
     }
 
 
-def make_buffer(rows: dict[str, np.ndarray]) -> ReplayBuffer:
-    """Puts the rows of `make_rows` into a buffer."""
-    return ReplayBuffer.create(Rows.of_dataset(rows), EPISODES * EPISODE_ROWS)
+def begin(
+    config: RunConfig, rows: Rows, devices: Sequence[jax.Device] = ()
+) -> tuple[RunState, list[Rows]]:
+    """Returns what a run begins with: agents, replays and totals of its seeds, and the data.
+
+    Args:
+        config: of the run.
+        rows: the data set.
+        devices: that the seeds are shared out to; by default those that a run uses.
+
+    Returns:
+        The state, and the data set on each device in use.
+    """
+    devices = list(devices) or jax.local_devices()
+    data = [jax.device_put(rows, device) for device in devices[: config.num_seeds]]
+    description = describe(config, rows.observations.shape[-1], rows.actions.shape[-1])
+    return states.create(description, config.seeds, data, config.buffer_size), data
 
 
 class Fused:
-    """Blocks of updates of one or more seeds in one dispatch, sampled on the device."""
+    """Blocks of updates of one or more seeds, sampled on the device: one dispatch per device."""
 
-    def __init__(self, agents: list[Agent], buffer: ReplayBuffer):
-        self.agents, self.buffers = stack(agents), buffer.replicate(len(agents))
-        self.totals = zero_totals(self.agents, self.buffers)
+    def __init__(self, seeds: Sequence[SeedState], data: Sequence[Rows]):
+        """Takes the `seeds` of a state, which are used up, and the data on their devices."""
+        self.seeds, self.data = list(seeds), list(data)
 
-    def __call__(self, num_updates: int):
-        self.agents, self.totals = train(self.agents, self.buffers, num_updates, self.totals)
-        return self.totals
+    def __call__(self, num_updates: int) -> list[Totals]:
+        for i, (part, data) in enumerate(zip(self.seeds, self.data, strict=True)):
+            agents, totals = update_many(part.agents, part.replays, data, num_updates, part.totals)
+            self.seeds[i] = SeedState(agents, part.replays, totals)
+        return [part.totals for part in self.seeds]
 
 
-def seconds(function: Callable) -> float:
+def fused(config: RunConfig, rows: Rows) -> Fused:
+    """Returns fused updates of all seeds of a run, in its offline phase."""
+    state, data = begin(config, rows)
+    return Fused(state.seeds, data)
+
+
+def seconds(function: Callable[[], Any]) -> float:
     """Returns how long `function` and the device work it returns take."""
     start = time.perf_counter()
     jax.block_until_ready(function())
@@ -87,15 +123,17 @@ def product_rate(repeats: int = 5) -> float:
     x, w = jnp.ones((4096, 512)), jnp.full((512, 512), 1 / 512)
     jax.block_until_ready(_products(x, w))
     took = [seconds(functools.partial(_products, x, w)) for _ in range(repeats)]
-    return 8 * 2 * 4096 * 512 * 512 / np.median(took)
+    return 8 * 2 * 4096 * 512 * 512 / float(np.median(took))
 
 
 @jax.jit
-def _products(x, w):
+def _products(x: jax.Array, w: jax.Array) -> jax.Array:
     return jax.lax.fori_loop(0, 8, lambda _, x: x @ w, x)
 
 
-def measure(runners: dict[str, Callable], repeats: int) -> tuple[dict[str, float], float]:
+def measure(
+    runners: dict[Any, Callable[[int], Any]], repeats: int
+) -> tuple[dict[Any, float], float]:
     """Times each runner in turn, so that a noisy minute falls on all of them alike.
 
     Args:
@@ -105,7 +143,7 @@ def measure(runners: dict[str, Callable], repeats: int) -> tuple[dict[str, float
     Returns:
         Seconds per update of each runner, and the rate of the product in between (FLOP/s).
     """
-    blocks = {}
+    blocks: dict[Any, int] = {}
     for name, run in runners.items():
         jax.block_until_ready(run(1))
         once = seconds(functools.partial(run, 1))
@@ -120,7 +158,7 @@ def measure(runners: dict[str, Callable], repeats: int) -> tuple[dict[str, float
     return medians, float(np.median(rates))
 
 
-def machine() -> dict:
+def machine() -> dict[str, Any]:
     """Describes where and with what the numbers were made."""
     device = jax.devices()[0]
     found = versions()
@@ -136,36 +174,56 @@ def machine() -> dict:
     }
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """Returns a Markdown table with the columns of the first row."""
     cells = [[_cell(x) for x in row.values()] for row in rows]
     lines = [list(rows[0]), ['---'] * len(rows[0]), *cells]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
-def _cell(x) -> str:
+def _cell(x: Any) -> str:
     if isinstance(x, float):
         return f'{x:.3g}' if abs(x) < 1000 else f'{x:,.0f}'
     return str(x)
 
 
-def print_table(rows: list[dict]) -> None:
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Prints `table(rows)`."""
     print(table(rows), flush=True)
 
 
-def save(path: str | None, content: dict) -> None:
+def save(path: str | None, content: dict[str, Any]) -> None:
     """Writes results as JSON, if a path is given."""
     if path:
         pathlib.Path(path).write_text(json.dumps(machine() | content, indent=2) + '\n')
 
 
-def run(main: Callable) -> None:
+def results_of(
+    module: str, arguments: Sequence[str] = (), checkout: str | pathlib.Path | None = None
+) -> dict[str, Any]:
+    """Runs a benchmark as a program of its own and returns what it found.
+
+    Args:
+        module: name of the benchmark.
+        arguments: its flags.
+        checkout: folder of the project to run it in; by default the working directory.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; its own message is above.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory).absolute() / 'results.json'
+        command = [sys.executable, '-m', f'benchmarks.{module}', f'--json={path}', *arguments]
+        subprocess.run(command, check=True, cwd=checkout)
+        return json.loads(path.read_text())
+
+
+def run(main: Callable[[list[str]], None]) -> None:
     """Runs a benchmark as a program with `--json`."""
     flags.DEFINE_string('json', None, 'File for the results.')
 
-    def quiet(argv):
+    def quiet(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
-        return main(argv)
+        main(argv)
 
     app.run(quiet)

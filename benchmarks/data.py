@@ -14,19 +14,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from agents import make_agent
-from benchmarks.common import SMALL, print_table, run, save
+from benchmarks.common import SMALL, fused, print_table, run, save, seconds
 from envs import make_dataset, make_env
-from experiments.methods import method_settings
-from utils.replay import ReplayBuffer
-from utils.seeds import stack
-from utils.streaming import ShardReader
-from utils.training import train, zero_totals
+from experiments.methods import run_config
+from training.shards import ShardReader
+from utils.replay import Replay
 
 FLAGS = flags.FLAGS
 TRIPLE = 'cube-triple-play-singletask-task2-v0'
@@ -38,7 +36,8 @@ def generate(path: pathlib.Path, env_name: str, num_rows: int) -> None:
     env = make_env(env_name)
     env.reset(seed=0)
     rng = np.random.default_rng(0)
-    model = env.unwrapped.model
+    scene: Any = env.unwrapped
+    model = scene.model
     np.savez(
         path,
         observations=rng.standard_normal((num_rows, env.observation_space.shape[0]), np.float32),
@@ -51,10 +50,10 @@ def generate(path: pathlib.Path, env_name: str, num_rows: int) -> None:
 
 def load_triple(directory: str) -> None:
     """Puts the data set on the device and prints bytes kept, peak and what was there before."""
-    dataset = make_dataset(TRIPLE, directory)
+    dataset = make_dataset(TRIPLE, ogbench_dataset_dir=directory)
     before = peak()
-    buffer = ReplayBuffer.create(ShardReader(dataset).take(), 2_000_000)
-    kept = sum(x.nbytes for x in jax.tree.leaves(buffer))
+    _, data = ShardReader(dataset).take()
+    kept = sum(x.nbytes for x in jax.tree.leaves((data, Replay.create(data, 2_000_000))))
     print(kept, peak(), before)
 
 
@@ -68,6 +67,7 @@ def peak() -> int:
 
 
 def memory(directory: pathlib.Path) -> dict[str, float]:
+    """Returns what a process of its own needs to load cube-triple."""
     generate(directory / 'cube-triple-play-v0.npz', TRIPLE, FLAGS.triple_rows)
     command = [sys.executable, '-m', 'benchmarks.data', f'--load_triple={directory}']
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -81,49 +81,31 @@ def memory(directory: pathlib.Path) -> dict[str, float]:
     }
 
 
-def switching(directory: pathlib.Path) -> list[dict]:
+def switching(directory: pathlib.Path) -> list[dict[str, Any]]:
     """Times blocks of updates that end in a switch, and blocks that do not, in turn.
 
     A block need not be the 1,000 updates between two switches: it is long enough to read a shard
     in, and what a switch adds to it is compared with the time of 1,000 updates.
     """
-    generate(directory / 'cube-quadruple-play-100m-v0-000.npz', QUADRUPLE, FLAGS.shard_rows)
+    first = directory / 'cube-quadruple-play-100m-v0-000.npz'
+    generate(first, QUADRUPLE, FLAGS.shard_rows)
     for i in (1, 2):
-        (directory / f'cube-quadruple-play-100m-v0-{i:03}.npz').hardlink_to(
-            directory / 'cube-quadruple-play-100m-v0-000.npz'
-        )
-    dataset = make_dataset(QUADRUPLE, str(directory))
-    start = time.perf_counter()
-    shard = dataset.load(0)
-    read = time.perf_counter() - start
-    description = {
-        'observation_dim': shard['observations'].shape[-1],
-        'action_dim': shard['actions'].shape[-1],
-        'discount': 0.99,
-    }
-    del shard
+        (directory / f'cube-quadruple-play-100m-v0-{i:03}.npz').hardlink_to(first)
+    dataset = make_dataset(QUADRUPLE, ogbench_dataset_dir=str(directory))
+    read = seconds(lambda: dataset.load(0))
     reader = ShardReader(dataset)
-    buffers = ReplayBuffer.create(reader.take(), 2_000_000).replicate(1)
     found = []
     for size, changes, num_updates in (('small', SMALL, 1_000), ('paper', {}, FLAGS.paper_updates)):
-        config, horizon = method_settings('DFP', QUADRUPLE)
-        config.update(changes)
-        description |= {'agent': config.to_dict(), 'horizon_length': horizon}
-        agents = stack([make_agent(description, seed=0)])
-        totals = zero_totals(agents, buffers)
-        agents, totals = train(agents, buffers, 1, totals)  # compiles
+        runner = fused(run_config('DFP', QUADRUPLE, changes), reader.take()[1])
+        jax.block_until_ready(runner(1))  # compiles
         without, switched, waited = [], [], []
         for _ in range(FLAGS.repeats):
-            start = time.perf_counter()
-            agents, totals = train(agents, buffers, num_updates, totals)
-            jax.block_until_ready(totals)
-            without.append(time.perf_counter() - start)
+            without.append(seconds(lambda: runner(num_updates)))  # noqa: B023
             start = time.perf_counter()
             reader.read_ahead()
-            agents, totals = train(agents, buffers, num_updates, totals)
-            jax.block_until_ready(totals)
+            jax.block_until_ready(runner(num_updates))
             trained = time.perf_counter()
-            buffers = buffers.load(reader.take())
+            runner.data = [reader.take()[1]]
             switched.append(time.perf_counter() - start)
             waited.append(time.perf_counter() - trained)
         added = float(np.median(np.subtract(switched, without)))
@@ -144,11 +126,11 @@ def switching(directory: pathlib.Path) -> list[dict]:
     return found
 
 
-def main(_):
+def main(_) -> None:
     if FLAGS.load_triple:
         load_triple(FLAGS.load_triple)
         return
-    results = {}
+    results: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(dir=FLAGS.directory) as directory:
         results['memory'] = [memory(pathlib.Path(directory))]
     print_table(results['memory'])

@@ -8,38 +8,31 @@ import time
 
 from absl import flags
 
+import envs
 from agents import make_agent
-from benchmarks.common import print_table, run, save
-from envs import make_vector_env
-from experiments.methods import method_settings
-from utils.evaluation import evaluate
+from benchmarks.common import describe, print_table, run, save
+from experiments.methods import run_config
+from training.evaluation import evaluate
 from utils.seeds import stack
 
 FLAGS = flags.FLAGS
 
 
-def main(_):
-    config, horizon = method_settings('DFP', FLAGS.env_name)
+def main(_) -> None:
+    config = run_config('DFP', FLAGS.env_name)
     times, steps = {}, {}
-    for num_envs in sorted({1, os.cpu_count(), 10}):
-        env = make_vector_env(FLAGS.env_name, num_envs, horizon, 'evaluate')
-        chunk_shape = env.single_action_space.shape
-        agent = make_agent(
-            {
-                'agent': config.to_dict(),
-                'observation_dim': env.single_observation_space.shape[0],
-                'action_dim': chunk_shape[-1],
-                'horizon_length': horizon,
-                'discount': 0.99,
-            },
-            seed=0,
-        )
-        evaluate(stack([agent]), env, num_envs, [0])  # compiles
+    for num_envs in sorted({1, os.cpu_count() or 1, 10}):
+        env = envs.make_vector_env(config.task, num_envs, config.horizon_length, 'evaluate')
+        observation_dim = env.single_observation_space.shape[0]
+        action_dim = env.single_action_space.shape[-1]
+        agent = make_agent(describe(config, observation_dim, action_dim), seed=0)
+        policies = [stack([agent.policy()])]
+        evaluate(policies, env, num_envs, [0])  # compiles
         start = time.perf_counter()
-        (scores,) = evaluate(stack([agent]), env, FLAGS.episodes, [0])
+        (scores,) = evaluate(policies, env, FLAGS.episodes, [0])
         times[num_envs] = time.perf_counter() - start
         steps[num_envs] = FLAGS.episodes * scores['length']
-        env.close()
+        envs.end(env)
     rows = [
         {
             'environments': num_envs,

@@ -2,29 +2,29 @@
 
     python -m benchmarks.online
 
-The loop is main.py's own. Time per environment step, all seeds together; `of the longer` is the
-loop's over the longer of the two parts. Small networks make the simulator the longer part, those
-of the paper the updates.
+The loop is `training.loop.advance`, from the change of phase up to the last report, with OGBench's
+simulators. Time per environment step, all seeds together; `of the longer` is the loop's over the
+longer of the two parts. Small networks make the simulator the longer part, those of the paper the
+updates.
 """
 
-import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
-import main as program
-from agents import make_agent
-from benchmarks.common import print_table, run, save
-from envs import make_vector_env
-from experiments.methods import method_settings
-from utils.replay import ReplayBuffer, Rows
-from utils.seeds import place, seed_mesh, stack
-from utils.training import train, zero_totals
+import envs
+from benchmarks.common import CUBE_DOUBLE, begin, make_rows, print_table, run, save, seconds
+from experiments.methods import run_config
+from training import RunConfig, loop
+from training.devices import set_up_jax
+from training.loop import Resources
+from training.state import RunState, SeedState
+from utils.replay import Rows
 
 FLAGS = flags.FLAGS
-ENV_NAME = 'cube-double-play-singletask-task2-v0'
 TINY = {
     'batch_size': 8,
     'actor_hidden_dims': (16,),
@@ -37,94 +37,114 @@ TINY = {
 SIZES = {'simulator-bound': (TINY, 2_000), 'update-bound': ({}, 15)}
 
 
-class NoLogs:
-    """Takes what a run would write."""
+class OnlinePhase:
+    """An online phase that can be played again and again, and its parts."""
 
-    def training(self, *_):
-        pass
+    def __init__(self, config: RunConfig):
+        self.config = config
+        self.env = envs.make_vector_env(
+            config.task, config.num_seeds, config.horizon_length, 'play'
+        )
+        chunk_space, _ = self.env.single_action_space
+        observation_dim, action_dim = self.env.observation_space.shape[-1], chunk_space.shape[-1]
+        self.rows = Rows.from_dataset(make_rows(observation_dim, action_dim, episodes=100))
+        self.chunk_shape = (config.num_seeds, *chunk_space.shape)
 
+    def before(self) -> tuple[RunState, Resources]:
+        """Returns the end of an offline phase without updates, and what the loop works with."""
+        state, data = begin(self.config, self.rows)
+        jax.block_until_ready(state.seeds)
+        resources = Resources(
+            config=self.config,
+            data=data,
+            shards=None,  # used offline only
+            log=None,  # this and the next are for reports
+            eval_env=None,
+            make_play_env=lambda: self.env,
+            check=lambda: None,
+            show_progress=False,
+        )
+        return state, resources
 
-def random_rows(observation_dim: int, action_dim: int, num: int = 100_100) -> Rows:
-    """Returns a data set of noise."""
-    rng = np.random.default_rng(0)
-    return Rows.of_dataset(
-        {
-            'observations': rng.standard_normal((num, observation_dim), np.float32),
-            'actions': rng.uniform(-1, 1, (num, action_dim)).astype(np.float32),
-            'rewards': -np.ones(num, np.float32),
-            'masks': np.ones(num, np.float32),
-            'terminals': np.arange(num) % 1001 == 1000,
-        }
-    )
+    def start(self) -> tuple[RunState, Resources]:
+        """Returns the state after the first report, with the simulators where it stands."""
+        state, resources = self.before()
+        return change_phase(state, resources), resources
 
+    def simulator(self) -> float:
+        """Returns the seconds of the simulators."""
+        self.start()
+        return seconds(self._simulate)
 
-def measure(num_seeds: int, changes: dict, num_steps: int) -> dict[str, float]:
-    """Returns seconds per environment step of simulator, updates and loop."""
-    FLAGS.online_steps, FLAGS.start_training = num_steps, 0
-    FLAGS.eval_interval = FLAGS.log_interval = num_steps
-    jax.set_mesh(seed_mesh(num_seeds))
-    config, horizon = method_settings('DFP', ENV_NAME)
-    config.update(changes)
-    seeds = list(range(num_seeds))
-    env = make_vector_env(ENV_NAME, num_seeds, horizon, 'play')
-    observations, _ = env.reset(seed=seeds)
-    chunk_space, _ = env.single_action_space
-    description = {
-        'agent': config.to_dict(),
-        'observation_dim': observations.shape[-1],
-        'action_dim': chunk_space.shape[-1],
-        'horizon_length': horizon,
-        'discount': 0.99,
-    }
-    rows = random_rows(observations.shape[-1], chunk_space.shape[-1])
-
-    def new_buffers():
-        buffers = ReplayBuffer.create(rows, 100_000).replicate(num_seeds)
-        return place(buffers, buffers.seed_axes())
-
-    def new_agents():
-        return place(stack([make_agent(description, seed) for seed in seeds]), 0)
-
-    def loop():
-        with tqdm(total=num_steps, disable=True) as bar:
-            agents = program.online(*fresh, env, seeds, NoLogs(), lambda *_: None, bar)
-        return jax.block_until_ready(agents)
-
-    def simulate():
+    def _simulate(self) -> None:
         rng = np.random.default_rng(0)
-        for _ in range(num_steps // horizon):
-            chunks = rng.uniform(-1, 1, (num_seeds, *chunk_space.shape)).astype(np.float32)
-            env.step((chunks, np.full(num_seeds, horizon)))
+        lengths = np.full(self.config.num_seeds, self.config.horizon_length)
+        for _ in range(self.config.online_steps // self.config.horizon_length):
+            self.env.step((rng.uniform(-1, 1, self.chunk_shape).astype(np.float32), lengths))
 
-    agents = new_agents().begin_online()
-    online_buffers = new_buffers().begin_online(num_steps)
-    online_buffers = place(online_buffers, online_buffers.seed_axes())
-    totals = zero_totals(agents, online_buffers)
-    due = np.full(num_seeds, horizon)
+    def updates(self) -> float:
+        """Returns the seconds of the updates, as many in a dispatch as a chunk has actions."""
+        state, resources = self.start()
+        return seconds(lambda: self._update(state, resources))
 
-    def update():
-        nonlocal agents, totals
-        for _ in range(num_steps // horizon):
-            agents, totals = train(agents, online_buffers, due, totals)
-        jax.block_until_ready(totals)
+    def _update(self, state: RunState, resources: Resources) -> tuple[SeedState, ...]:
+        horizon = self.config.horizon_length
+        for step in range(horizon, self.config.online_steps + 1, horizon):
+            state = loop.learn(state, resources, np.full(self.config.num_seeds, step))
+        return state.seeds
 
-    parts = {'simulator': simulate, 'updates': update, 'loop': loop}
-    times = {name: [] for name in parts}
+    def loop(self) -> float:
+        """Returns the seconds of both together."""
+        state, resources = self.before()
+        return seconds(lambda: self._play(state, resources))
+
+    def _play(self, state: RunState, resources: Resources) -> tuple[SeedState, ...]:
+        state = change_phase(state, resources)
+        while not loop.ends_phase(state, self.config):
+            state = loop.advance(state, resources)
+        return state.seeds
+
+
+def change_phase(state: RunState, resources: Resources) -> RunState:
+    """Returns the state after the report that begins the online phase, but makes no report."""
+    return loop.advance(state, resources).replace(reported=0)
+
+
+def measure(num_seeds: int, changes: dict[str, Any], num_steps: int) -> dict[str, float]:
+    """Returns seconds per environment step of simulator, updates and loop."""
+    config = run_config(
+        'DFP',
+        CUBE_DOUBLE,
+        changes,
+        num_seeds=num_seeds,
+        offline_steps=0,
+        online_steps=num_steps,
+        start_training=0,
+        buffer_size=100_000,
+        eval_interval=num_steps,
+        log_interval=num_steps,
+    )
+    phase = OnlinePhase(config)
+    parts: dict[str, Callable[[], float]] = {
+        'simulator': phase.simulator,
+        'updates': phase.updates,
+        'loop': phase.loop,
+    }
+    times: dict[str, list[float]] = {name: [] for name in parts}
     for repeat in range(FLAGS.repeats + 1):
         for name, part in parts.items():
-            fresh = jax.block_until_ready((new_agents(), new_buffers()))
-            start = time.perf_counter()
-            part()
+            took = part()
             if repeat:  # the first compiles
-                times[name].append((time.perf_counter() - start) / num_steps)
-    env.close()
+                times[name].append(took / num_steps)
+    envs.end(phase.env)
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def main(_):
+def main(_) -> None:
+    set_up_jax(max(FLAGS.num_seeds), compilation_cache_dir=None)
     rows = []
     for bound, (changes, num_steps) in SIZES.items():
-        for num_seeds in (1, 4):
+        for num_seeds in FLAGS.num_seeds:
             took = measure(num_seeds, changes, num_steps)
             longer = max(took['simulator'], took['updates'])
             rows.append(
@@ -138,5 +158,6 @@ def main(_):
 
 
 if __name__ == '__main__':
+    flags.DEFINE_multi_integer('num_seeds', [1, 4], 'Numbers of seeds.')
     flags.DEFINE_integer('repeats', 2, 'Of each, of which the median counts.')
     run(main)

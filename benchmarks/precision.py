@@ -1,35 +1,45 @@
 """Measures what scoring proposals in bfloat16 gains, and how often it chooses the same action.
 
-    python -m benchmarks.precision --checkpoints='exp/*/*/*/checkpoints/online'
+    python -m benchmarks.precision --checkpoints='exp/*/*/*'
 
-Takes checkpoints of trained agents, if there are any; the observations are those of the data they
-were trained on.
+Takes trained agents, all seeds of the runs or checkpoints that fit the pattern, if there are any;
+the observations are those of the data they were trained on.
 """
 
 import glob
-import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from agents import make_agent
-from agents.base import SCORE_DTYPES
+from agents.base import SCORE_DTYPES, Agent
 from benchmarks.common import new_agent, print_table, run, save, seconds
 from envs import make_dataset
-from utils import checkpoints
+from training import RunConfig, load_agent
 
 FLAGS = flags.FLAGS
 
 
-def agreement(path: str) -> dict:
+def trained_agents(path: str) -> list[dict[str, Any]]:
+    """Returns a row for each seed of a run or checkpoint."""
+    _, metadata = load_agent(path)
+    config = RunConfig.from_json(metadata['config'])
+    states = make_dataset(config.task, **config.env_options).load(0)['observations']
+    picked = np.random.default_rng(0).choice(len(states), FLAGS.states)
+    rows = []
+    for seed in metadata['seeds']:
+        agent, _ = load_agent(path, seed)
+        row = {'agent': config.agent['agent_name'], 'run': config.directory.name}
+        if len(metadata['seeds']) > 1:
+            row['run'] += f', seed {seed}'
+        rows.append(row | agreement(agent, jnp.asarray(states[picked])))
+    return rows
+
+
+def agreement(agent: Agent, observations: jax.Array) -> dict[str, Any]:
     """Returns how often, and at what loss of value, the choice of a trained agent is the same."""
-    description = checkpoints.read_metadata(path)
-    agent = checkpoints.restore(path, make_agent(description, seed=0))
-    rows = make_dataset(description['env_name'], FLAGS.ogbench_dataset_dir).load(0)
-    picked = np.random.default_rng(0).choice(len(rows['observations']), FLAGS.states)
-    observations = jnp.asarray(rows['observations'][picked])
     rng, num = jax.random.PRNGKey(0), agent.config.num_samples
     chunks = agent.propose(agent.params['actor'], observations, num, rng)
     scores = {
@@ -43,15 +53,13 @@ def agreement(path: str) -> dict:
     lost = exact.max(-1) - jnp.take_along_axis(exact, rough[:, None], -1)[:, 0]
     spread = exact.max(-1) - exact.mean(-1)
     return {
-        'agent': description['agent']['agent_name'],
-        'run': pathlib.Path(path).parents[1].name,
         'N': num,
         'equal choice, %': float(100 * (choice == rough).mean()),
         'value lost, % of best - mean': float(100 * lost.mean() / spread.mean()),
     }
 
 
-def gain() -> list[dict]:
+def gain() -> list[dict[str, Any]]:
     """Times the scoring of 256 × 16 proposals at paper size in both precisions."""
     rows = []
     for dtype in SCORE_DTYPES:
@@ -65,8 +73,8 @@ def gain() -> list[dict]:
     return rows
 
 
-def main(_):
-    rows = [agreement(path) for path in sorted(glob.glob(FLAGS.checkpoints))]
+def main(_) -> None:
+    rows = [row for path in sorted(glob.glob(FLAGS.checkpoints)) for row in trained_agents(path)]
     rows = rows or [{'agent': f'none: there is no {FLAGS.checkpoints}, `make demo` trains one'}]
     print_table(rows)
     speed = gain()
@@ -75,9 +83,6 @@ def main(_):
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string(
-        'checkpoints', 'exp/quickstart/*/*/checkpoints/online', 'Pattern of trained agents.'
-    )
-    flags.DEFINE_string('ogbench_dataset_dir', 'data/quickstart', 'Data the agents come from.')
+    flags.DEFINE_string('checkpoints', 'exp/quickstart/*/*', 'Pattern of runs or checkpoints.')
     flags.DEFINE_integer('states', 5_000, 'States to choose at.')
     run(main)

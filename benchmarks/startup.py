@@ -43,11 +43,11 @@ def first_update(cache: str, save_dir: str) -> float:
     return took
 
 
-def main(_):
+def main(_) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as directory:
-        for state in ('cold', 'warm', 'warm'):
-            took = first_update(f'{directory}/cache', f'{directory}/exp')
+        for i, state in enumerate(('cold', 'warm', 'warm')):
+            took = first_update(f'{directory}/cache', f'{directory}/exp-{i}')
             rows.append({'compilations': state, 'seconds to the first update': took})
     print_table(rows)
     save(FLAGS.json, {'startup': rows})

@@ -9,16 +9,19 @@ updates. Fused updates sample on the device; one by one, each is a dispatch of i
 that NumPy samples on the host.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from agents.base import Agent, Info
 from benchmarks.common import (
-    DISCOUNT,
+    CUBE_DOUBLE,
     SMALL,
     Fused,
-    make_buffer,
+    fused,
     make_rows,
     measure,
     new_agent,
@@ -27,19 +30,22 @@ from benchmarks.common import (
     save,
 )
 from benchmarks.flops import update_flops
-from experiments.methods import METHODS
+from experiments.methods import METHODS, run_config
+from training.state import SeedState
+from training.updates import zero_totals
+from utils.replay import Rows
 
 
 class OneByOne:
     """One dispatch per update, on batches that NumPy gathers from arrays on the host."""
 
-    def __init__(self, agent, rows):
+    def __init__(self, agent: Agent, rows: dict[str, np.ndarray]):
         self.agent, self.rows = jax.tree.map(jnp.copy, agent), rows
         self.rng = np.random.default_rng(0)
         self.starts = np.flatnonzero(~rows['terminals'])
-        self.discounts = DISCOUNT ** np.arange(agent.horizon_length, dtype=np.float32)
+        self.discounts = agent.discount ** np.arange(agent.horizon_length, dtype=np.float32)
 
-    def sample(self):
+    def sample(self) -> dict[str, np.ndarray]:
         rows, horizon = self.rows, self.agent.horizon_length
         start = self.rng.choice(self.starts, self.agent.config.batch_size)
         last = len(rows['terminals']) - 1
@@ -54,13 +60,13 @@ class OneByOne:
             'valid': valid.astype(np.float32),
         }
 
-    def __call__(self, num_updates: int):
+    def __call__(self, num_updates: int) -> Info:
         for _ in range(num_updates):
             self.agent, info = self.agent.update(self.sample())
         return info
 
 
-def phases(method: str, **changes) -> dict:
+def phases(method: str, **changes) -> dict[str, Agent]:
     """Returns the method's agent in the phases whose updates differ."""
     agent = new_agent(method, **changes)
     online = agent.begin_online()
@@ -69,18 +75,30 @@ def phases(method: str, **changes) -> dict:
     return {'offline': agent, 'online': online}
 
 
-def main(_):
+def fused_like(agent: Agent, method: str, changes: dict[str, Any], rows: Rows) -> Fused:
+    """Returns fused updates of one such agent, in its phase."""
+    runner = fused(run_config(method, CUBE_DOUBLE, changes), rows)
+    (part,) = runner.seeds
+    agents = part.agents.replace(online=agent.online)
+    totals = zero_totals(agents, part.replays, rows)  # what is logged differs between phases
+    return Fused([SeedState(agents, part.replays, totals)], [rows])
+
+
+def main(_) -> None:
     methods, repeats = flags.FLAGS.methods, flags.FLAGS.repeats
     if unknown := set(methods) - set(METHODS):
         raise app.UsageError(f'--methods: no {", ".join(unknown)}; there are {", ".join(METHODS)}')
     rows = make_rows()
-    buffer = make_buffer(rows)
-    results = {}
+    on_device = Rows.from_dataset(rows)
+    results: dict[str, list[dict[str, Any]]] = {}
     for size, changes in (('paper_size', {}), ('small_size', SMALL)):
         results[size] = []
         for method in methods:
             for phase, agent in phases(method, **changes).items():
-                runners = {'fused': Fused([agent], buffer), 'single': OneByOne(agent, rows)}
+                runners = {
+                    'fused': fused_like(agent, method, changes, on_device),
+                    'single': OneByOne(agent, rows),
+                }
                 times, rate = measure(runners, repeats)
                 flops = update_flops(agent)
                 results[size].append(

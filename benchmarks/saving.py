@@ -1,0 +1,133 @@
+"""Measures what a checkpoint costs: how long the run stops, what goes on in the background, and
+what it takes on the disk.
+
+    python -m benchmarks.saving
+    python -m benchmarks.saving --num_seeds=1 --num_seeds=5 --transitions=100000
+
+DFP at paper size, with the shapes of cube-double: an offline state, and an online state whose
+replay holds `--transitions` of its own (of noise, which does not compress). A run stops while
+its state is copied to the host and handed over; the rest happens beside it. The share of a run's
+time is that of one checkpoint every 10 minutes, the default: the stop alone if there is a core to
+spare, and with the background's CPU seconds over the number of cores if all of them are busy. The
+run's tables, which it brings to the disk as well, are not there.
+"""
+
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks.common import (
+    CUBE_DOUBLE,
+    EPISODE_ROWS,
+    Fused,
+    begin,
+    make_rows,
+    print_table,
+    run,
+    save,
+    seconds,
+)
+from experiments.methods import run_config
+from training import RunConfig
+from training import state as states
+from training.checkpoints import Checkpoints
+from training.devices import num_cores, set_up_jax
+from training.run import GROUPS
+from training.state import Play, RunState
+from utils.replay import Rows
+from utils.seeds import stack
+
+FLAGS = flags.FLAGS
+
+
+def offline_state(config: RunConfig) -> tuple[RunState, list[Rows]]:
+    """Returns a state of the offline phase, and the data set, which is small and not saved.
+
+    It is that after an update: before, the optimiser's state is zeros, which compress.
+    """
+    state, data = begin(config, Rows.from_dataset(make_rows(episodes=1)))
+    updates = Fused(state.seeds, data)
+    updates(1)
+    return state.replace(seeds=tuple(updates.seeds), step=1), data
+
+
+def online_state(config: RunConfig, offline: RunState, data: list[Rows]) -> RunState:
+    """Returns the state at the end of an online phase of `config.online_steps`."""
+    agents = offline.seeds[0].agents
+    play = Play.create(
+        config.num_seeds, config.horizon_length, agents.observation_dim, agents.action_dim
+    )
+    state = states.begin_online(offline, data, play, config.online_steps)
+    own = make_rows(episodes=config.online_steps // (EPISODE_ROWS - 1))
+    seeds = []
+    for part in state.seeds:
+        filled = Rows.from_dataset(own, size=part.replays.rows.size)
+        filled = jax.device_put(stack([filled] * part.num_seeds), part.agents.rng.device)
+        seeds.append(part.replace(replays=part.replays.replace(rows=filled)))
+    return state.replace(seeds=tuple(seeds), step=config.online_steps)
+
+
+def measure(state: RunState, checkpoints: Checkpoints, folder: pathlib.Path) -> dict[str, float]:
+    """Saves and loads a state a few times; returns the medians."""
+    found = []
+    for number in range(FLAGS.repeats + 1):
+        name = f'{state.phase}-{number:09d}'
+        jax.block_until_ready(state.seeds)
+        start = time.perf_counter()
+        checkpoints.save(name, *states.to_arrays(state))
+        handed_over, cpu = time.perf_counter(), time.process_time()
+        checkpoints.wait()
+        written, cpu = time.perf_counter(), time.process_time() - cpu
+        files = [path for path in (folder / name).rglob('*') if path.is_file()]
+        took = {
+            'stopped, s': handed_over - start,
+            'in the background, s': written - handed_over,
+            'of it CPU, s': cpu,
+            'loading and verifying, s': seconds(lambda: checkpoints.newest(*GROUPS)),
+            'MiB on disk': sum(path.stat().st_size for path in files) / 2**20,
+        }
+        if number:  # the first imports what it needs
+            found.append(took)
+    return {name: float(np.median([took[name] for took in found])) for name in found[0]}
+
+
+def main(_) -> None:
+    if FLAGS.transitions < 1 or FLAGS.transitions % (EPISODE_ROWS - 1):
+        raise app.UsageError(f'--transitions={FLAGS.transitions}: must be thousands')
+    set_up_jax(max(FLAGS.num_seeds), compilation_cache_dir=None)
+    rows: list[dict[str, Any]] = []
+    for num_seeds in FLAGS.num_seeds:
+        config = run_config('DFP', CUBE_DOUBLE, num_seeds=num_seeds, online_steps=FLAGS.transitions)
+        interval = 60 * config.save_minutes
+        offline, data = offline_state(config)
+        for state in (offline, online_state(config, offline, data)):
+            with tempfile.TemporaryDirectory(dir=FLAGS.directory) as directory:
+                folder = pathlib.Path(directory)
+                checkpoints = Checkpoints(folder, config.keep_checkpoints)
+                took = measure(state, checkpoints, folder)
+                checkpoints.close()
+            busy = took['stopped, s'] + took['of it CPU, s'] / num_cores()
+            row = {
+                'phase': state.phase,
+                'seeds': num_seeds,
+                'online transitions': state.step if state.play else 0,
+                **took,
+                'share with a spare core, %': 100 * took['stopped, s'] / interval,
+                'share with all cores busy, %': 100 * busy / interval,
+            }
+            rows.append(row)
+    print_table(rows)
+    save(FLAGS.json, {'saving': rows})
+
+
+if __name__ == '__main__':
+    flags.DEFINE_multi_integer('num_seeds', [1], 'Numbers of seeds.')
+    flags.DEFINE_integer('transitions', 1_000_000, 'Of each seed, online; in thousands.')
+    flags.DEFINE_string('directory', None, 'Where checkpoints go for a while; a GB for each seed.')
+    flags.DEFINE_integer('repeats', 3, 'Checkpoints of each state, of which the median counts.')
+    run(main)
