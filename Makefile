@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup demo test lint types bench lock clean
 
 help:
 	@echo 'make demo   set up, collect data, train DFP on a MuJoCo task, draw learning_curve.png'
 	@echo 'make test   set up, run every test'
 	@echo 'make lint   set up, run ruff'
+	@echo 'make types  set up, run the type checker'
 	@echo 'make bench  set up, run the benchmarks, write exp/benchmarks.md'
 	@echo 'make lock   resolve requirements.in into requirements.txt'
 
@@ -30,6 +31,9 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/basedpyright
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
