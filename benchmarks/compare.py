@@ -46,7 +46,10 @@ def in_turns(module: str, arguments: list[str], repeats: int) -> list[tuple[Resu
         checkouts = [None, FLAGS.other]
         if repeat % 2:
             checkouts.reverse()
-        found = {checkout: results_of(module, arguments, checkout) for checkout in checkouts}
+        found = {}
+        for checkout in checkouts:
+            print(f'\n{checkout or "This checkout"}', flush=True)
+            found[checkout] = results_of(module, arguments, checkout)
         pairs.append((found[None], found[FLAGS.other]))
     return pairs
 
@@ -80,6 +83,7 @@ def main(argv: list[str]) -> None:
         )
     pairs = in_turns(argv[1], argv[2:], FLAGS.repeats)
     rows = ratios(pairs)
+    print()
     print_table(rows)
     commits = {'this': pairs[0][0]['commit'], 'other': pairs[0][1]['commit']}
     print(json.dumps(commits))
