@@ -70,6 +70,20 @@ def test_what_is_printed_after_an_interruption_has_a_line_of_its_own(finished, t
     assert 'is saved' in str(error.value)
 
 
+def test_an_interruption_is_one_even_if_a_library_makes_another_error_of_it(tmp_path, monkeypatch):
+    def make_dataset(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception as error:
+            raise ValueError(f'Line 64: {error}') from error
+
+    monkeypatch.setattr('envs.make_dataset', make_dataset)
+    with pytest.raises(
+        Interrupted, match=r'^Interrupted by SIGTERM while starting; nothing is lost$'
+    ):
+        start(make_config(tmp_path))
+
+
 def newest(config):
     (folder,) = config.directory.parent.iterdir()
     return folder

@@ -44,7 +44,11 @@ class Interruption:
         self.received = self.received or signal.Signals(number).name
         if self._raises_at_once:
             self._raises_at_once = False
-            raise Interrupted(f'Interrupted by {self.received} while starting; nothing is lost')
+            raise self.while_starting()
+
+    def while_starting(self) -> Interrupted:
+        """Returns the error of a run that is left before it has anything to save."""
+        return Interrupted(f'Interrupted by {self.received} while starting; nothing is lost')
 
     def wait_for_check(self) -> None:
         """From now on only `check` raises."""

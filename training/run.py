@@ -76,7 +76,13 @@ def train(
     set_up_jax(config.num_seeds, config.compilation_cache_dir)
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
-        run = _Run(config, place, interruption, on_metrics, show_progress, stack)
+        try:
+            run = _Run(config, place, interruption, on_metrics, show_progress, stack)
+        except Exception:
+            if not interruption.received:
+                raise
+            # Libraries may have changed the exception on its way here.
+            raise interruption.while_starting() from None
         try:
             return Result(place, run.advance_to_the_end())
         except Interrupted as error:
