@@ -114,6 +114,8 @@ def examine(variant: Variant, num_kills: int, signals: bool, directory: pathlib.
     """Makes a variant's runs; returns the strikes, and what went wrong."""
     flags, place = make_flags(variant, directory), directory / re.sub(r'\W+', '-', variant.name)
     reference = make_reference(flags, place / 'reference')
+    if reference.problems:
+        return [], reference.problems
     collects = not variant.dataset
     plans = {'stopped': plan_signals(collects)} if signals else {}
     plans['killed'] = plan_kills(num_kills, collects)

@@ -38,5 +38,6 @@ def test_a_run_that_is_killed_and_stopped_ends_as_if_it_had_not_been(tmp_path):
         Strike('online', signals=(signal.SIGTERM,), longest_delay=0.05),
     ]
     reference = make_reference(flags, tmp_path / 'reference')
+    assert reference.problems == []
     assert endure(flags, tmp_path / 'struck', plan, reference, random.Random(0)) == []
     assert all(strike.resumed and strike.equal for strike in plan)
