@@ -155,8 +155,9 @@ def describe(strikes: list[Strike], problems: list[str], command: str, commit: s
     """Returns the report in Markdown."""
     kills = [x for x in strikes if x.kills]
     stops = [x for x in strikes if not x.kills]
-    load = os.getloadavg()[2]  # 1 or 2 of it is ours
-    machine = f'{os.cpu_count()} cores at a load of {load:.1f}, {platform.platform()}'
+    load = os.getloadavg()[2]
+    machine = f'{os.cpu_count()} cores at a load of {load:.1f} in all, '
+    machine += f'{platform.system()} {platform.machine()}'
     return TEXT.format(
         num_kills=len(kills),
         num_stops=len(stops),
@@ -214,6 +215,7 @@ happened: agents, replays and tables are the same bit by bit, on the same machin
 - The time to start again: imports, data and simulators. Compiled programs are kept on the disk.
 - Killed before its first checkpoint, a run begins anew.
 - A collection of data that is killed begins anew. Its unfinished files are removed.
+- A download that is killed begins anew. Its `<name>.npz.<pid>.part` stays; delete it.
 
 A checkpoint is written beside its place and renamed when it is whole, so a kill while it is written
 leaves the one before. Rows that were written after the checkpoint are cut off the tables and
