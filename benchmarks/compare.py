@@ -5,7 +5,8 @@
 Runs the benchmark in this checkout (A) and in the other (B) as whole processes in the order
 A B B A A B …, with the same Python and the flags after `--`. Prints, for each number that the
 tables of both have, the ratio of the medians, this over other, and the lowest and highest ratio
-among the pairs of neighbours. If both of these are on the same side of 1, the checkouts differ.
+among the pairs of neighbours. Two equal checkouts have all n ratios of a number on the same side of
+1 in one case of 2^(n-1), so one number that differs among many says little.
 """
 
 import json
