@@ -101,7 +101,7 @@ class Run:
         """Returns what the run is doing, or was doing when it ended, and its phase."""
         status = self.status
         if len(status.get('starts', [])) <= self.num_starts:
-            return 'collection' if any(self.directory.rglob('*.part')) else 'start-up', ''
+            return 'collection' if any(self.directory.glob('data/*.part')) else 'start-up', ''
         if self.seconds_to_resume is None:
             self.seconds_to_resume = time.monotonic() - self.clock
             self._check_left_over_files()
@@ -115,7 +115,7 @@ class Run:
     def _check_left_over_files(self) -> None:
         for path in [
             *self.folder.glob('checkpoints/.unfinished-*'),
-            *self.directory.rglob('*.part'),
+            *self.directory.glob('data/*.part'),
         ]:
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_ctime < self.start_time:
