@@ -162,7 +162,7 @@ def test_shards_take_turns_and_a_run_that_is_left_between_them_goes_on(finished,
     changes = {
         'env_name': ENV_NAME.replace('play', 'play-100m'), 'wandb_mode': 'disabled',
         'env_options': {'ogbench_dataset_dir': str(tmp_path)}, 'save_dir': str(tmp_path / 'a'),
-        'dataset_replace_interval': 4, 'log_interval': 5, 'save_interval': 3, 'online_steps': 10,
+        'dataset_replace_interval': 4, 'log_interval': 5, 'save_interval': 3, 'online_steps': 0,
         'agent': written['agent'],
     }  # fmt: skip
     config = RunConfig.from_json(written['flags'] | changes)
