@@ -20,6 +20,7 @@ import envs
 from experiments.methods import expand_method, peek
 from training import Interrupted, RunConfig, train
 from training.interruption import SIGNALS
+from utils.errors import UserError
 
 FLAGS = flags.FLAGS
 INTERRUPTED = 75  # exit status: start the same command again (EX_TEMPFAIL)
@@ -78,6 +79,8 @@ def main(argv) -> None:
         command = shlex.join([os.path.relpath(sys.executable), *again])
         print(f'{error}. Continue with: {command}', file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except (UserError, OSError) as error:
+        sys.exit(f'{error}')
     if result.was_complete:
         print(f'Complete already: {result.directory} (--fresh starts it anew beside it)')
     for seed, score in zip(config.seeds, result.scores, strict=True):
@@ -85,10 +88,13 @@ def main(argv) -> None:
 
 
 if __name__ == '__main__':
-    ARGV = FLAGS.read_flags_from_files(sys.argv)
-    NAME = peek(ARGV, 'suite')['suite']
-    SUITES = [envs.load_suite(NAME)] if NAME else envs.suites()
-    OPTIONS = [option for suite in SUITES for option in suite.options]
-    ARGV = expand_method(ARGV, RunConfig.env_name)
-    define_flags(ARGV)
+    try:
+        ARGV = FLAGS.read_flags_from_files(sys.argv)
+        NAME = peek(ARGV, 'suite')['suite']
+        SUITES = [envs.load_suite(NAME)] if NAME else envs.suites()
+        OPTIONS = [option for suite in SUITES for option in suite.options]
+        ARGV = expand_method(ARGV, RunConfig.env_name)
+        define_flags(ARGV)
+    except UserError as problem:
+        sys.exit(f'{problem}')
     app.run(main, argv=ARGV)

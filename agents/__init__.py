@@ -11,6 +11,7 @@ from agents.bfn import BFNAgent
 from agents.dfp import DFPAgent
 from agents.fql import FQLAgent
 from agents.mvp import MVPAgent
+from utils.errors import UserError
 
 # The class of each method, by the `agent_name` that its `get_config()` sets.
 agents = {
@@ -25,10 +26,10 @@ def find_class(name: str | None) -> type[Agent]:
     """Returns the class of a method by its name, such as 'dfp'.
 
     Raises:
-        ValueError: there is no such method.
+        UserError: there is no such method.
     """
     if name not in agents:
-        raise ValueError(f'agent_name={name}: unknown; there are {", ".join(agents)}')
+        raise UserError(f'agent_name={name}: unknown; there are {", ".join(agents)}')
     return agents[name]
 
 
@@ -36,18 +37,18 @@ def get_config(name: str) -> ml_collections.ConfigDict:
     """Returns the default settings of a method by its name, such as 'dfp'.
 
     Raises:
-        ValueError: there is no such method.
+        UserError: there is no such method.
     """
     return sys.modules[find_class(name).__module__].get_config()
 
 
 def check_settings(settings: Mapping[str, Any], horizon_length: int, discount: float) -> None:
-    """Raises ValueError if no agent can be made with these settings; see `Agent.create`."""
+    """Raises UserError if no agent can be made with these settings; see `Agent.create`."""
     agent_class = find_class(settings.get('agent_name'))
     known = get_config(settings['agent_name'])
     if different := sorted(set(settings) ^ set(known)):
         problem = 'unknown' if different[0] in settings else 'missing'
-        raise ValueError(f'--agent.{different[0]}: {problem}; there are {", ".join(sorted(known))}')
+        raise UserError(f'--agent.{different[0]}: {problem}; there are {", ".join(sorted(known))}')
     agent_class.check_config(ml_collections.ConfigDict(settings))
     agent_class.check_horizon(horizon_length, discount)
 
@@ -61,7 +62,7 @@ def make_agent(description: Mapping[str, Any], seed: int) -> Agent:
         seed: of the run.
 
     Raises:
-        ValueError: there is no such method, or a setting cannot work.
+        UserError: there is no such method, or a setting cannot work.
     """
     return find_class(description['agent'].get('agent_name')).create(
         seed,

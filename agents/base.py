@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from utils.errors import UserError
 from utils.keys import key_for
 from utils.networks import MLP, Critic, apply_network
 from utils.replay import Batch
@@ -110,7 +111,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
     @classmethod
     def check_config(cls, config: Any) -> None:
-        """Raises ValueError for a setting that cannot work; the error says what can."""
+        """Raises UserError for a setting that cannot work; the error says what can."""
         for name in ('batch_size', 'num_qs', 'num_samples'):
             value = getattr(config, name)
             require(value >= 1, f'--agent.{name}={value}: must be at least 1')
@@ -129,7 +130,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
     @staticmethod
     def check_horizon(horizon_length: int, discount: float) -> None:
-        """Raises ValueError for a chunk length or a discount that cannot work."""
+        """Raises UserError for a chunk length or a discount that cannot work."""
         require(horizon_length >= 1, f'--horizon_length={horizon_length}: must be at least 1')
         require(0 <= discount <= 1, f'--discount={discount}: must be in [0, 1]')
 
@@ -166,7 +167,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
             discount: γ per environment step.
 
         Raises:
-            ValueError: a setting cannot work.
+            UserError: a setting cannot work.
         """
         cls.check_horizon(horizon_length, discount)
         cls.check_config(config)
@@ -383,6 +384,6 @@ def freeze(config: ml_collections.ConfigDict) -> Any:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raises ValueError(message) unless the condition holds."""
+    """Raises UserError(message) unless the condition holds."""
     if not condition:
-        raise ValueError(message)
+        raise UserError(message)

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from envs.processes import SIGNALS, obey_parent_alone, without_main
 from envs.registry import find_collection
 from envs.suite import Script, Suite
+from utils.errors import UserError
 
 SPLITS = {'train': 0, 'val': 1}
 
@@ -70,9 +71,9 @@ def collect(
         The training files, sorted.
 
     Raises:
-        ValueError: an argument makes no sense.
-        FileExistsError: there are files already, or another process is collecting them.
-        RuntimeError: a worker died.
+        UserError: an argument makes no sense.
+        UserError: there are files already, or another process is collecting them.
+        UserError: a worker died.
     """
     suite = find_collection(env_name, suite)
     if num_workers is None:
@@ -83,7 +84,7 @@ def collect(
     if save_dir is None:
         save_dir = suite.dataset_dir
     if save_dir is None:
-        raise ValueError(f'--save_dir: say where; suite {suite.name} has no directory of its own')
+        raise UserError(f'--save_dir: say where; suite {suite.name} has no directory of its own')
 
     save_dir = Path(save_dir).expanduser()
     with _reserve(save_dir, env_name) as part:
@@ -133,9 +134,9 @@ def _check_numbers(
         ('seed', seed, 0),
     ):
         if value < least:
-            raise ValueError(f'--{flag}={value}: must be at least {least}')
+            raise UserError(f'--{flag}={value}: must be at least {least}')
     if num_shards > num_episodes:
-        raise ValueError(
+        raise UserError(
             f'--num_shards={num_shards}: more than --num_episodes={num_episodes}; '
             'each shard needs an episode'
         )
@@ -157,7 +158,7 @@ def _reserve(save_dir: Path, name: str) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise FileExistsError(
+            raise UserError(
                 f'{part} exists: another collection is at work; wait for it or choose another '
                 '--save_dir'
             ) from error
@@ -174,7 +175,7 @@ def _refuse_to_overwrite(save_dir: Path, name: str) -> None:
     taken = [save_dir / f'{name}{end}' for end in ('.npz', '-val.npz', '.json', '')]
     for path in [*taken, *save_dir.glob(f'{name}-[0-9]*.npz')]:
         if path.exists():
-            raise FileExistsError(f'{path} exists: delete it or choose another --save_dir')
+            raise UserError(f'{path} exists: delete it or choose another --save_dir')
 
 
 def _clear(part: Path, save_dir: Path, name: str) -> None:
@@ -247,7 +248,7 @@ def _play_all(
                 episodes[index] = episode
                 progress.add(len(episode['terminals']) - 1)
     except (EOFError, ConnectionError) as error:
-        raise RuntimeError(
+        raise UserError(
             'a worker process died; its own message, if any, is above. '
             'Memory may have run out: try fewer --num_workers'
         ) from error
@@ -300,13 +301,13 @@ def _work(connection: Connection, make_script: Callable[[], Script]) -> None:
 
 
 def _check(episode: Episode) -> Episode:
-    """Raises ValueError if a script's rows do not make an episode."""
+    """Raises UserError if a script's rows do not make an episode."""
     lengths = {key: len(rows) for key, rows in episode.items()}
     if 'terminals' not in lengths or len(set(lengths.values())) > 1:
-        raise ValueError(f'a script played arrays of {lengths} rows; all need as many as terminals')
+        raise UserError(f'a script played arrays of {lengths} rows; all need as many as terminals')
     ends = np.flatnonzero(episode['terminals']).tolist()
     if ends != [lengths['terminals'] - 1]:
-        raise ValueError(
+        raise UserError(
             f'a script played an episode of {lengths["terminals"]} rows with terminals True in '
             f'rows {ends}; only its last row is terminal'
         )
@@ -359,7 +360,7 @@ def main(_) -> None:
             print(path)
     except KeyboardInterrupt:
         sys.exit('Interrupted: unfinished files are removed, nothing was saved.')
-    except (ValueError, OSError, RuntimeError) as error:
+    except (UserError, OSError) as error:
         sys.exit(f'{error}')
 
 

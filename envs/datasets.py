@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from envs.processes import python_path
 from envs.suite import Suite
+from utils.errors import UserError
 
 SOURCES = ('auto', 'download', 'collect')
 REPLACE = 'delete it and download or collect it again'
@@ -36,7 +37,7 @@ OUTSIDE = 1e-3  # how far an action may leave its bounds, as a part of their ran
 Arrays = dict[str, np.ndarray]
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A data file is missing, broken, or not what was asked for."""
 
 
@@ -98,11 +99,11 @@ def _content(path: Path) -> list | str:
 
 
 def check_source(source: str, num_episodes: int | None) -> None:
-    """Raises ValueError for an unknown source, and for episodes where none are collected."""
+    """Raises UserError for an unknown source, and for episodes where none are collected."""
     if source not in SOURCES:
-        raise ValueError(f'source={source}: must be one of {", ".join(SOURCES)}')
+        raise UserError(f'source={source}: must be one of {", ".join(SOURCES)}')
     if num_episodes is not None and source != 'collect':
-        raise ValueError(
+        raise UserError(
             f"num_episodes={num_episodes}: only for source='collect', not source={source!r}; "
             'what is on disk or downloaded is taken whole'
         )
@@ -234,7 +235,7 @@ def collect_command(
         command += f' --num_shards={num_shards}'
     if suite is not None:
         if suite.reference is None:
-            raise ValueError(
+            raise UserError(
                 f'suite {suite.name}: collecting needs it as an attribute of the module that its '
                 f'class is in ({type(suite).__module__})'
             )
@@ -248,7 +249,7 @@ def run_collection(command: str, directory: Path, seed: int, num_workers: int | 
     It stops and removes its files when this process leaves here or dies, however that happens.
 
     Raises:
-        RuntimeError: it failed.
+        UserError: it failed.
     """
     arguments = [sys.executable, *command.split()[1:]]
     arguments += [f'--seed={seed}', f'--save_dir={directory.absolute()}']
@@ -263,7 +264,7 @@ def run_collection(command: str, directory: Path, seed: int, num_workers: int | 
     ) as process:
         status = process.wait()
     if status != 0:
-        raise RuntimeError(f'`{" ".join(arguments)}` failed (status {status}); see above')
+        raise UserError(f'`{" ".join(arguments)}` failed (status {status}); see above')
 
 
 def download_file(url: str, directory: Path, name: str, otherwise: str) -> Path:
@@ -277,7 +278,7 @@ def download_file(url: str, directory: Path, name: str, otherwise: str) -> Path:
 
     Raises:
         DatasetError: a collection's manifest is in the way.
-        RuntimeError: the download failed.
+        UserError: the download failed.
     """
     path = directory / f'{name}.npz'
     if (manifest := directory / f'{name}.json').exists():
@@ -288,9 +289,7 @@ def download_file(url: str, directory: Path, name: str, otherwise: str) -> Path:
         _fetch(url, part)
         part.replace(path)
     except (OSError, http.client.HTTPException, ValueError, zipfile.BadZipFile) as error:
-        raise RuntimeError(
-            f'{url}: download failed ({error}). Try again, or {otherwise}'
-        ) from error
+        raise UserError(f'{url}: download failed ({error}). Try again, or {otherwise}') from error
     finally:
         part.unlink(missing_ok=True)
     return path

@@ -9,6 +9,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from utils.errors import UserError
+
 
 class ActionChunks(gymnasium.Wrapper):
     """Executes chunks `[h, d_a]` open-loop, to their end or to the end of the episode.
@@ -123,7 +125,7 @@ class EndlessPlay(gymnasium.Wrapper):
             chunk = actions[begin : begin + self._horizon]
             observation, _, _, _, info = self.env.step(chunk)
             if info['transitions']['done']:
-                raise RuntimeError(
+                raise UserError(
                     f'{_name(self)}: episode {self._episode} of seed {self._seed} ended after '
                     f'{begin + info["transitions"]["length"]} of the {len(actions)} actions that '
                     'were executed in it before: the simulator does not repeat itself, so the '
@@ -207,7 +209,7 @@ class EpisodeQueue(gymnasium.Wrapper):
 
 def _success(env: gymnasium.Env, info: dict[str, Any]) -> bool:
     if 'success' not in info:
-        raise ValueError(
+        raise UserError(
             f"{_name(env)}: the info of an episode's last step has no 'success'; let the "
             "environment's step add info['success'] (bool)"
         )

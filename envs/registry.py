@@ -13,6 +13,7 @@ from gymnasium.spaces import Box
 from envs.datasets import Dataset, check_source
 from envs.ogbench import suite as ogbench
 from envs.suite import Suite, Task, Value
+from utils.errors import UserError
 
 _suites: dict[str, Suite] = {ogbench.name: ogbench}
 
@@ -26,10 +27,10 @@ def register(suite: Suite) -> None:
     """Makes the tasks of a suite known by their names alone, in this process.
 
     Raises:
-        ValueError: another suite has that name.
+        UserError: another suite has that name.
     """
     if _suites.setdefault(suite.name, suite) is not suite:
-        raise ValueError(f'suite {suite.name}: there is another suite of that name; rename it')
+        raise UserError(f'suite {suite.name}: there is another suite of that name; rename it')
 
 
 def load_suite(reference: str) -> Suite:
@@ -39,11 +40,11 @@ def load_suite(reference: str) -> Suite:
         reference: 'my_module:suite', a module on Python's path and the suite in it.
 
     Raises:
-        ValueError: there is no such module or attribute, or it is no `Suite`.
+        UserError: there is no such module or attribute, or it is no `Suite`.
     """
     module_name, _, attribute = reference.partition(':')
     if not module_name or not attribute:
-        raise ValueError(
+        raise UserError(
             f'--suite={reference}: must be {", ".join(_suites)} or module:attribute, '
             'such as my_module:suite'
         )
@@ -51,21 +52,21 @@ def load_suite(reference: str) -> Suite:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f'{module_name}.'.startswith(f'{error.name}.'):
-            raise ValueError(
+            raise UserError(
                 f'--suite={reference}: importing {module_name} failed ({error!r})'
             ) from error
-        raise ValueError(
+        raise UserError(
             f'--suite={reference}: no module {error.name} on the path; add its folder to PYTHONPATH'
         ) from error
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f'--suite={reference}: importing {module_name} failed ({error!r})'
         ) from error
     if not hasattr(module, attribute):
-        raise ValueError(f'--suite={reference}: {module.__file__} has no {attribute}')
+        raise UserError(f'--suite={reference}: {module.__file__} has no {attribute}')
     suite = getattr(module, attribute)
     if not isinstance(suite, Suite):
-        raise ValueError(
+        raise UserError(
             f'--suite={reference}: is a {type(suite).__name__}, not an object of a subclass of '
             'envs.Suite'
         )
@@ -81,14 +82,14 @@ def find_task(env_name: str, suite: str | Suite | None = None) -> Task:
             registered ones.
 
     Raises:
-        ValueError: no such environment or suite.
+        UserError: no such environment or suite.
     """
     candidates = _candidates(suite)
     for candidate in candidates:
         if (task := candidate.parse(env_name)) is not None:
             return task
     known = '; '.join(candidate.names for candidate in candidates)
-    raise ValueError(f'--env_name={env_name}: unknown; there are {known}')
+    raise UserError(f'--env_name={env_name}: unknown; there are {known}')
 
 
 def find_collection(dataset_name: str, suite: str | Suite | None = None) -> Suite:
@@ -98,7 +99,7 @@ def find_collection(dataset_name: str, suite: str | Suite | None = None) -> Suit
         if candidate.parse_dataset(dataset_name) is not None:
             return candidate
     known = '; '.join(candidate.dataset_names for candidate in candidates)
-    raise ValueError(
+    raise UserError(
         f'--env_name={dataset_name}: not the name of data that can be collected; there are {known}'
     )
 
@@ -117,7 +118,7 @@ def check_options(
     """Returns all options of a suite: the values given, and the defaults of the others.
 
     Raises:
-        ValueError: an option that the suite does not have, or a value of a wrong type or choice.
+        UserError: an option that the suite does not have, or a value of a wrong type or choice.
     """
     suite = task_or_suite.suite if isinstance(task_or_suite, Task) else task_or_suite
     given = dict(options or {})
@@ -125,7 +126,7 @@ def check_options(
     for name, value in given.items():
         if name not in known:
             theirs = f'its options: {", ".join(known)}' if known else 'it has none'
-            raise ValueError(f'--{name}={value}: not an option of suite {suite.name}; {theirs}')
+            raise UserError(f'--{name}={value}: not an option of suite {suite.name}; {theirs}')
     return {name: option.check(given.get(name, option.default)) for name, option in known.items()}
 
 
@@ -143,7 +144,7 @@ def make_env(task: Task | str, *, render: bool = False, **options) -> gymnasium.
         options: of the task's suite (`task.suite.options`).
 
     Raises:
-        ValueError: no such environment or option, or its observations or actions are of a kind that
+        UserError: no such environment or option, or its observations or actions are of a kind that
             agents cannot use.
     """
     task = _as_task(task)
@@ -158,7 +159,7 @@ def _as_task(task: Task | str) -> Task:
 def _with_flat_observations(env: gymnasium.Env, env_name: str) -> gymnasium.Env:
     space = env.observation_space
     if not isinstance(space, Box) or len(space.shape) != 1:
-        raise ValueError(
+        raise UserError(
             f'{env_name}: observations are {space}, but agents need vectors, Box(shape=(d_s,)); '
             'wrap the environment in gymnasium.wrappers.FlattenObservation'
         )
@@ -170,17 +171,17 @@ def _with_flat_observations(env: gymnasium.Env, env_name: str) -> gymnasium.Env:
 def _with_unit_actions(env: gymnasium.Env, env_name: str) -> gymnasium.Env:
     space = env.action_space
     if not isinstance(space, Box) or len(space.shape) != 1 or space.dtype.kind != 'f':
-        raise ValueError(
+        raise UserError(
             f'{env_name}: actions are {space}, but agents act with vectors of real numbers; '
             'give the environment a Box(low, high, (d_a,), np.float32)'
         )
     if not space.is_bounded('both'):
-        raise ValueError(
+        raise UserError(
             f'{env_name}: actions are {space}, but agents act within finite bounds; '
             "give the environment's action_space the bounds that make sense, as low and high"
         )
     if (space.low == space.high).any():
-        raise ValueError(
+        raise UserError(
             f'{env_name}: actions are {space}, of which some have one possible value only; '
             "leave them out of the environment's action_space"
         )
@@ -222,9 +223,9 @@ def make_dataset(
         options: of the task's suite (`task.suite.options`).
 
     Raises:
-        ValueError: no such environment, option or source.
+        UserError: no such environment, option or source.
         DatasetError: files that are broken, or are not what was asked for.
-        RuntimeError: the download or the collection failed.
+        UserError: the download or the collection failed.
     """
     task = _as_task(task)
     check_source(source, num_episodes)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from utils.errors import UserError
+
 if TYPE_CHECKING:  # importing them takes longer than all of this
     import gymnasium
     import numpy as np
@@ -44,10 +46,10 @@ class Option:
     def __post_init__(self) -> None:
         if self.type is None:
             if self.default is None:
-                raise ValueError(f'Option {self.name}: its default is None, so it needs a type')
+                raise UserError(f'Option {self.name}: its default is None, so it needs a type')
             object.__setattr__(self, 'type', builtins.type(self.default))
         if self.type not in (bool, int, float, str):
-            raise ValueError(
+            raise UserError(
                 f'Option {self.name}: type {self.type.__name__}; must be bool, int, float or str'
             )
 
@@ -55,16 +57,16 @@ class Option:
         """Returns `value` in the option's type; an int will do for a float.
 
         Raises:
-            ValueError: wrong type or not one of `choices`.
+            UserError: wrong type or not one of `choices`.
         """
         if value is None and self.default is None:
             return None
         if self.type is float and builtins.type(value) is int:
             value = float(value)
         if builtins.type(value) is not self.type:  # a bool is no int here
-            raise ValueError(f'--{self.name}={value}: must be of type {self.type.__name__}')
+            raise UserError(f'--{self.name}={value}: must be of type {self.type.__name__}')
         if self.choices is not None and value not in self.choices:
-            raise ValueError(
+            raise UserError(
                 f'--{self.name}={value}: must be one of {", ".join(self.choices)} ({self.help})'
             )
         return value
@@ -169,7 +171,7 @@ class Suite:
 
     def make_script(self, dataset_name: str) -> Script:
         """Makes the scripted policy that collects a data set, in the process that plays."""
-        raise ValueError(f'{dataset_name}: suite {self.name} has no script to collect data with')
+        raise UserError(f'{dataset_name}: suite {self.name} has no script to collect data with')
 
     def collection_details(self, dataset_name: str) -> dict[str, Any]:
         """Returns what else a collection's manifest shall say (versions, noise), ready for JSON."""

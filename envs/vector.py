@@ -16,6 +16,7 @@ from gymnasium.vector.async_vector_env import AsyncVectorEnv, _async_worker
 from envs.episodes import ActionChunks, EndlessPlay, EpisodeQueue
 from envs.processes import SIGNALS, obey_parent_alone, python_path, without_main
 from envs.suite import Suite, Task
+from utils.errors import UserError
 
 MODES = {'evaluate': EpisodeQueue, 'play': EndlessPlay}
 
@@ -37,8 +38,8 @@ def make_vector_env(
             `envs.episodes`), 'play' for the online phase (`EndlessPlay`).
 
     Raises:
-        ValueError: no such environment, option or mode.
-        RuntimeError: a process died, here or later, when the environments are used.
+        UserError: no such environment, option or mode.
+        UserError: a process died, here or later, when the environments are used.
     """
     from envs.registry import check_options, find_task
 
@@ -153,7 +154,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError) as error:
-        raise RuntimeError(
+        raise UserError(
             "a simulator's process died; its own message, if any, is above. "
             'Memory may have run out: try fewer environments'
         ) from error

@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from training import RunConfig
+from utils.errors import UserError
 
 METHODS = tomllib.loads((pathlib.Path(__file__).parent / 'methods.toml').read_text())
 
@@ -18,10 +19,10 @@ def method_flags(method: str, env_name: str) -> list[str]:
     """Returns the flags of a method on a task.
 
     Raises:
-        ValueError: there is no such method.
+        UserError: there is no such method.
     """
     if method not in METHODS:
-        raise ValueError(f'--method={method}: unknown; there are {", ".join(METHODS)}')
+        raise UserError(f'--method={method}: unknown; there are {", ".join(METHODS)}')
     settings = METHODS[method]
     for pattern, more in settings.get('tasks', {}).items():
         if fnmatch.fnmatchcase(env_name, pattern):
@@ -52,14 +53,14 @@ def expand_method(argv: list[str], default_env_name: str) -> list[str]:
         default_env_name: the task if none is named.
 
     Raises:
-        ValueError: the method is unknown, or an agent is named besides.
+        UserError: the method is unknown, or an agent is named besides.
     """
     given = peek(argv, 'method', 'agent', 'env_name')
     method, agent = given['method'], given['agent']
     if method is None:
         return argv
     if agent is not None:
-        raise ValueError(f'--method={method} --agent={agent}: a method names its agent; give one')
+        raise UserError(f'--method={method} --agent={agent}: a method names its agent; give one')
     return [argv[0], *method_flags(method, given['env_name'] or default_env_name), *argv[1:]]
 
 
@@ -73,7 +74,7 @@ def run_config(method: str, env_name: str, agent: Mapping | None = None, **setti
         **settings: fields of `RunConfig` that differ from the defaults and the method's.
 
     Raises:
-        ValueError: there is no such method.
+        UserError: there is no such method.
         KeyError: the agent has no such setting.
     """
     argv = [method, *method_flags(method, env_name)]

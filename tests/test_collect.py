@@ -15,6 +15,7 @@ import pytest
 from envs.collect import _reserve, collect
 from envs.ogbench.scripts import CubeScript
 from envs.ogbench.tasks import EPISODE_ROWS
+from utils.errors import UserError
 
 NAME = 'cube-double-play-v0'
 
@@ -142,7 +143,7 @@ def test_senseless_arguments_are_errors(tmp_path, arguments, message):
 def test_nothing_is_overwritten(tmp_path, end):
     path = tmp_path / f'{NAME}{end}'
     path.touch()
-    with pytest.raises(FileExistsError, match=f'{path} exists: delete it or choose another --save'):
+    with pytest.raises(UserError, match=f'{path} exists: delete it or choose another --save'):
         collect(NAME, 1, tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -150,7 +151,7 @@ def test_nothing_is_overwritten(tmp_path, end):
 def test_two_collections_do_not_share_a_directory(tmp_path):
     part = tmp_path / f'{NAME}.part'
     with _reserve(tmp_path, NAME):
-        with pytest.raises(FileExistsError, match=f'{part} exists: another collection is at work'):
+        with pytest.raises(UserError, match=f'{part} exists: another collection is at work'):
             collect(NAME, 1, tmp_path)
         assert part.exists()
     assert not part.exists()
@@ -185,7 +186,7 @@ def test_what_a_killed_collection_left_does_not_allow_to_overwrite(tmp_path):
     leave_a_part(tmp_path)
     path = tmp_path / f'{NAME}.npz'
     path.touch()
-    with pytest.raises(FileExistsError, match=f'{path} exists'):
+    with pytest.raises(UserError, match=f'{path} exists'):
         collect(NAME, 1, tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 

@@ -15,6 +15,7 @@ import envs
 from envs import DatasetError, make_env
 from envs.datasets import find_files
 from envs.ogbench.data import ACTION_LIMIT, check_file, collect_command
+from utils.errors import UserError
 
 NAME = 'cube-single-play-v0'
 TASK = 'cube-single-play-singletask-task1-v0'
@@ -281,7 +282,7 @@ def test_failed_download_says_what_to_run_and_leaves_nothing(
     command = 'python -m envs.collect --env_name=cube-double-play-v0 --num_episodes=1000'
     with (
         serving(monkeypatch, b'x' * 5000, **answer),
-        pytest.raises(RuntimeError, match=rf'{NAME[:5]}double.*{message}.*{command}$'),
+        pytest.raises(UserError, match=rf'{NAME[:5]}double.*{message}.*{command}$'),
     ):
         make_dataset('cube-double-play-singletask-task2-v0', tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -292,7 +293,7 @@ def test_damaged_download_is_not_kept(tmp_path, monkeypatch):
     body[700] ^= 1
     with (
         serving(monkeypatch, body),
-        pytest.raises(RuntimeError, match=r'download failed \(observations.npy is damaged\)'),
+        pytest.raises(UserError, match=r'download failed \(observations.npy is damaged\)'),
     ):
         make_dataset(TASK, tmp_path / 'data')
     assert list((tmp_path / 'data').iterdir()) == []
@@ -301,7 +302,7 @@ def test_damaged_download_is_not_kept(tmp_path, monkeypatch):
 def test_unreachable_server_is_an_error(tmp_path, monkeypatch):
     with serving(monkeypatch, b''):
         pass  # nobody listens at that port any more
-    with pytest.raises(RuntimeError, match=r'http://127.*download failed .*refused'):
+    with pytest.raises(UserError, match=r'http://127.*download failed .*refused'):
         make_dataset(TASK, tmp_path)
 
 
@@ -359,5 +360,5 @@ def test_unreadable_manifest_is_an_error(tmp_path):
 
 def test_failed_collection_is_an_error(tmp_path):
     (tmp_path / f'{NAME}-val.npz').touch()
-    with pytest.raises(RuntimeError, match=r'envs.collect --env_name=cube-single.* failed'):
+    with pytest.raises(UserError, match=r'envs.collect --env_name=cube-single.* failed'):
         make_dataset(TASK, tmp_path, 'collect', num_episodes=1)

@@ -11,6 +11,7 @@ from counter_env import Counter
 
 from envs import make_env
 from envs.episodes import ActionChunks, EndlessPlay, EpisodeQueue, episode_seed
+from utils.errors import UserError
 
 HORIZON = 3
 NOTHING = np.zeros((0, 1), np.float32)
@@ -147,7 +148,7 @@ def test_a_simulator_that_does_not_repeat_itself_is_found_out():
     observation, _ = play(start=(2, number, actions)).reset()
     assert observation[1] == 5
     message = f'Cut: episode {number} of seed 2 ended after 3 of the 5 actions .* does not repeat'
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(UserError, match=message):
         play(Cut, start=(2, number, actions)).reset()
 
 

@@ -13,6 +13,7 @@ import pytest
 import toy_suite
 
 from envs import find_task, make_vector_env, vector
+from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 CUBE = 'cube-single-play-singletask-task1-v0'
@@ -38,6 +39,7 @@ import jax
 import matplotlib
 import numpy as np
 import envs
+from utils.errors import UserError
 
 print('main program', flush=True)
 env = envs.make_vector_env('cube-single-play-singletask-task1-v0', 2, 5, 'play')
@@ -184,7 +186,7 @@ def test_a_simulator_that_dies_is_an_explained_error():
     env.reset()
     env.processes[0].kill()
     env.processes[0].join()
-    with pytest.raises(RuntimeError, match=r'process died.*try fewer environments'):
+    with pytest.raises(UserError, match=r'process died.*try fewer environments'):
         env.step(np.zeros((2, HORIZON, 1), np.float32))
     vector.end(env)
 

@@ -20,11 +20,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from utils.errors import UserError
+
 METADATA, DIGEST, UNFINISHED = 'run.json', 'digest.json', '.unfinished'
 Arrays = dict[str, np.ndarray]  # by their path in a tree, such as 'params/actor/kernel'
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint is missing, is not whole, or does not fit the agent."""
 
 

@@ -14,6 +14,7 @@ import ml_collections
 import agents
 import envs
 from training import checkpoints
+from utils.errors import UserError
 
 DEFAULT_ENV_NAME = 'cube-triple-play-singletask-task2-v0'
 
@@ -110,27 +111,27 @@ class RunConfig:
         """The task that `env_name` describes.
 
         Raises:
-            ValueError: there is no such environment or suite.
+            UserError: there is no such environment or suite.
         """
         return envs.find_task(self.env_name, self.suite)
 
     def check(self) -> None:
-        """Raises ValueError for settings that cannot work. Starts and writes nothing."""
+        """Raises UserError for settings that cannot work. Starts and writes nothing."""
         for field in dataclasses.fields(self):
             self._check_field(field)
         if not self.offline_steps + self.online_steps:
-            raise ValueError(
+            raise UserError(
                 '--offline_steps=0 --online_steps=0: nothing to do; evaluate.py evaluates'
             )
         if self.restore_path and self.num_seeds > 1:
-            raise ValueError(
+            raise UserError(
                 f'--num_seeds={self.num_seeds} --restore_path={self.restore_path}: a checkpoint is '
                 'of one agent, so all seeds would be the same; use --num_seeds=1'
             )
         if self.restore_path:
             checkpoints.candidates(self.restore_path)
         if self.collect_episodes is not None and self.dataset_source != 'collect':
-            raise ValueError(
+            raise UserError(
                 f'--collect_episodes={self.collect_episodes}: has a meaning only with '
                 f'--dataset_source=collect, not with {self.dataset_source}'
             )
@@ -143,18 +144,18 @@ class RunConfig:
         if value is None or not limits:
             return
         if limits['least'] is not None and value < limits['least']:
-            raise ValueError(f'--{field.name}={value}: must be at least {limits["least"]}')
+            raise UserError(f'--{field.name}={value}: must be at least {limits["least"]}')
         if limits['choices'] and value not in limits['choices']:
-            raise ValueError(f'--{field.name}={value}: use {" or ".join(limits["choices"])}')
+            raise UserError(f'--{field.name}={value}: use {" or ".join(limits["choices"])}')
 
     def _check_save_dir(self) -> None:
-        """Raises ValueError if the run's folder cannot be made there."""
+        """Raises UserError if the run's folder cannot be made there."""
         place = self.directory.absolute()
         while not place.exists():
             place = place.parent
         if not place.is_dir() or not os.access(place, os.W_OK):
             problem = 'cannot be written' if place.is_dir() else 'is not a directory'
-            raise ValueError(
+            raise UserError(
                 f'--save_dir={self.save_dir}: cannot write {self.directory}, as {place} {problem}; '
                 'choose a directory of yours'
             )
@@ -198,9 +199,9 @@ class RunConfig:
         """Returns the config that `to_json` described.
 
         Raises:
-            ValueError: there is a setting of an unknown name.
+            UserError: there is a setting of an unknown name.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(settings) - known):
-            raise ValueError(f'{unknown[0]}: not a setting of a run; there are {sorted(known)}')
+            raise UserError(f'{unknown[0]}: not a setting of a run; there are {sorted(known)}')
         return cls(**settings)

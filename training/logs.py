@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from utils.errors import UserError
+
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'gymnasium', 'mujoco', 'ogbench')
 TABLES = ('offline', 'online', 'eval')
 
@@ -31,12 +33,12 @@ class Table:
                 from, and is removed.
 
         Raises:
-            ValueError: the file is shorter than `size`.
+            UserError: the file is shorter than `size`.
         """
         self._file = path.open('a+', newline='')
         found = path.stat().st_size
         if found < size:
-            raise ValueError(
+            raise UserError(
                 f'{path}: has {found} bytes, but the checkpoint was made when it had {size}; '
                 'put it back, or start anew with --fresh'
             )
@@ -80,21 +82,21 @@ class RunFolder:
         """Makes the folder if it is missing, and locks it.
 
         Raises:
-            ValueError: the folder cannot be written, or another process has locked it.
+            UserError: the folder cannot be written, or another process has locked it.
         """
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = (path / '.lock').open('w')
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f'--save_dir: cannot write {path} ({error.strerror}); choose a directory of yours'
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             status = read_status(path)
-            raise ValueError(
+            raise UserError(
                 f'{path}: this run is at work already (process {status.get("pid")} on '
                 f'{status.get("host")}); wait for it, or start another with --fresh'
             ) from error

@@ -20,6 +20,7 @@ from training.evaluation import evaluate
 from training.logs import RunLog
 from training.shards import ShardReader
 from training.state import PHASES, Play, RunState, SeedState, begin_online
+from utils.errors import UserError
 from utils.keys import key_for
 from utils.replay import Rows
 
@@ -216,7 +217,7 @@ def place_simulators(play: Play, run: Resources) -> np.ndarray:
     """Starts the environments where each seed is; returns the observations `[S, d_s]`.
 
     Raises:
-        RuntimeError: an environment gives another observation than the run has.
+        UserError: an environment gives another observation than the run has.
     """
     seeds = run.config.seeds
     run.play_env = run.make_play_env()
@@ -226,7 +227,7 @@ def place_simulators(play: Play, run: Resources) -> np.ndarray:
     observations, _ = run.play_env.reset()
     known = play.num_actions > 0
     if not np.array_equal(observations[known], play.observations[known]):
-        raise RuntimeError(
+        raise UserError(
             f'{run.config.env_name}: the environment does not repeat itself: the same seed and '
             'actions led to another observation, so the online phase cannot go on where it was; '
             'start anew with --fresh'

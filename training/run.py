@@ -30,6 +30,7 @@ from training.logs import (
 )
 from training.shards import ShardReader
 from training.state import RunState
+from utils.errors import UserError
 
 GROUPS = ('agents', 'seeds', 'play')  # of a checkpoint; 'play' is there online only
 
@@ -65,7 +66,7 @@ def train(
         show_progress: whether to print progress.
 
     Raises:
-        ValueError: a setting cannot work, or data or a checkpoint is not what is needed.
+        UserError: a setting cannot work, or data or a checkpoint is not what is needed.
         Interrupted: a signal asked the run to stop. Its state is saved; call again to continue.
     """
     config.check()
@@ -189,7 +190,7 @@ class _Run:
     def _newest_checkpoint(self) -> tuple[dict, Arrays] | None:
         saved = self.checkpoints.newest(*GROUPS)
         if saved and saved[0]['data'] != self.fingerprint:
-            raise ValueError(
+            raise UserError(
                 f'{self.folder.path}: this run began with other data of the same name; put that '
                 'back, or start anew with --fresh'
             )

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax
 
 from envs import Dataset
+from utils.errors import UserError
 from utils.replay import Rows
 
 
@@ -44,7 +45,7 @@ class ShardReader:
         """Returns the number of the next shard and its rows, with the same `size` for all shards.
 
         Raises:
-            ValueError: the shard cannot be read (with 'skip': none can); the message names it.
+            UserError: the shard cannot be read (with 'skip': none can); the message names it.
         """
         self.read_ahead()
         coming, self._coming = self._coming, None
@@ -66,4 +67,4 @@ class ShardReader:
                 logging.warning('Skipping a shard. %s', error)
                 continue
             return shard, jax.block_until_ready(Rows.from_dataset(rows, self._size))
-        raise ValueError(f'None of the shards can be read: {self._dataset.paths[0]}, …')
+        raise UserError(f'None of the shards can be read: {self._dataset.paths[0]}, …')

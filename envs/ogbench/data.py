@@ -88,7 +88,7 @@ def download(name: str, directory: Path) -> Path:
 
     Raises:
         DatasetError: this data set is not downloaded automatically.
-        RuntimeError: the download failed; the message has the command that collects such data.
+        UserError: the download failed; the message has the command that collects such data.
     """
     command = collect_command(name, public_episodes(name))
     if '-100m-' in name:

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from utils.errors import UserError
+
 CUBES = ('single', 'double', 'triple', 'quadruple')
 
 _SIZES = '{' + ','.join(CUBES) + '}'
@@ -50,7 +52,7 @@ def parse_dataset(name: str) -> str | None:
 
 
 def cubes_of(name: str) -> str:
-    """Like `parse_dataset`, but an unknown data set is a ValueError."""
+    """Like `parse_dataset`, but an unknown data set is a UserError."""
     if (cubes := parse_dataset(name)) is None:
-        raise ValueError(f'{name}: not the name of cube play data; there are {DATASET_NAMES}')
+        raise UserError(f'{name}: not the name of cube play data; there are {DATASET_NAMES}')
     return cubes
