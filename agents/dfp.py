@@ -8,6 +8,9 @@ network is trained to move its particles along that field (utils/drifting.py).
     online   1.0 × data term, on chunks from replay
            + 0.5 × top-K term: the positives are the K best of N chunks that a slow copy of the
              policy (π_old) proposes, as ranked by the critic
+
+A chunk of the data that an episode's end cuts short is no positive, so the data term leaves its
+state out. The other terms ask for no chunk of the data: they use every state of the batch.
 """
 
 from typing import Any
@@ -76,25 +79,25 @@ class DFPAgent(TopKAgent, kw_only=True):
     def actor_loss(self, actor_params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
         """Returns the sum of the terms in the module's docstring, and scalars to log.
 
-        All terms move the same G particles per state. A chunk that an episode's end cuts short is
-        no particle: its state has no drift.
+        All terms move the same G particles per state. Each is a mean over the batch, in which a
+        state that the data term leaves out counts as zero.
         """
         config = self.config
         particle_rng, candidate_rng = jax.random.split(rng)
         observations = batch['observations']
         particles = self.propose(actor_params, observations, config.num_particles, particle_rng)
         chunks, valid = self.masked_chunks(batch)
-        is_full = valid[:, -1]
         terms, info = {}, {}
 
         data_weight = config.data_weight if self.online else 1.0
         if data_weight:
+            is_full = valid[:, -1]
             loss, drift_info = self.drift_loss(particles, chunks[:, None], state_mask=is_full)
             terms['data'] = data_weight * loss
             info |= {f'actor/data_{name}': value for name, value in drift_info.items()}
         if self.uses_top_k:
             positives, options = self.top_k_positives(observations, candidate_rng)
-            loss, drift_info = self.drift_loss(particles, positives, state_mask=is_full, **options)
+            loss, drift_info = self.drift_loss(particles, positives, **options)
             terms['topk'] = config.topk_weight * loss
             info |= {f'actor/topk_{name}': value for name, value in drift_info.items()}
         if self.online and config.q_weight:

@@ -67,9 +67,9 @@ def test_soft_weights_and_worst_candidates():
     np.testing.assert_allclose(loss, expected.mean(), rtol=1e-4)
 
 
-def test_a_partial_chunk_and_its_state_take_no_part_in_the_drift():
+def test_a_partial_chunk_and_its_state_take_no_part_in_the_data_term():
     rng = jax.random.PRNGKey(0)
-    for agent in (make('dfp'), make('dfp').begin_online()):
+    for agent in (make('dfp'), make('dfp', top_k=0).begin_online()):
         batch = cut(make_batch(), [2, 5], length=3)
         other = dict(batch)
         for i in (2, 5):
@@ -77,6 +77,31 @@ def test_a_partial_chunk_and_its_state_take_no_part_in_the_drift():
             other['observations'] = other['observations'].at[i].set(7.0)
         grad = jax.grad(lambda p, b, agent=agent: agent.actor_loss(p, b, rng)[0])
         assert equal(grad(agent.params['actor'], batch), grad(agent.params['actor'], other))
+
+
+def test_the_top_k_and_the_q_term_use_every_state_however_short_its_chunk():
+    batch = make_batch()
+    short = cut(batch, [2, 5], length=3)
+    for changes in ({'data_weight': 0.0, 'q_weight': 1.0}, {'num_negatives': 2}):
+        agent = make('dfp', soft_weights=True, **changes).begin_online()
+        infos = [dfp_terms(agent, each)[1] for each in (batch, short)]
+        names = [name for name in infos[0] if name.startswith(('actor/topk', 'actor/q'))]
+        assert len(names) >= 3
+        for name in names:
+            assert infos[0][name] == infos[1][name], name
+
+
+def test_an_online_batch_of_last_states_alone_trains_the_policy_by_the_top_k_term():
+    agent = make('dfp').begin_online()
+    batch = cut(make_batch(), range(16), length=1)
+    loss, info, particles, candidates, values = dfp_terms(agent, batch)
+    best = np.argsort(-values, axis=1)[:, :4]
+    positives = np.take_along_axis(np.asarray(candidates), best[..., None], axis=1)
+    expected, _ = normalized_drifting_loss(particles, positives, temperatures=(0.1,))
+    assert info['actor/data_loss'] == 0
+    np.testing.assert_allclose(loss, 0.5 * expected.mean(), rtol=1e-4)
+    new, _ = agent.update(batch)
+    assert not equal(new.params['actor'], agent.params['actor'])
 
 
 def test_saturated_coordinates_get_no_gradient():
