@@ -24,6 +24,7 @@ from utils.errors import UserError
 from utils.keys import key_for
 from utils.replay import Rows
 
+OFFLINE_GROUP = 32  # updates that run without the host, see `updates.update_many`
 Metrics = Callable[[str, str, int, list[dict[str, float]]], None]
 
 
@@ -192,8 +193,9 @@ def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
     start = time.perf_counter()
     seeds = []
     for part, data in zip(state.seeds, run.data, strict=True):
+        group = updates.group_size(data.rewards.device, OFFLINE_GROUP)
         agents, totals = updates.update_many(
-            part.agents, part.replays, data, num_updates, part.totals
+            part.agents, part.replays, data, num_updates, part.totals, group
         )
         seeds.append(SeedState(agents, part.replays, totals))
     jax.block_until_ready([part.totals for part in seeds])
@@ -293,8 +295,10 @@ def learn(state: RunState, run: Resources, until: np.ndarray) -> RunState:
             replays = updates.add_transitions(part.replays, data, pending)
             part = part.replace(replays=replays)
         if owed[own].any():
+            owed_by_chunk = config.utd_ratio * config.horizon_length
+            group = updates.group_size(data.rewards.device, owed_by_chunk)
             agents, totals = updates.update_many(
-                part.agents, part.replays, data, owed[own], part.totals
+                part.agents, part.replays, data, owed[own], part.totals, group
             )
             part = part.replace(agents=agents, totals=totals)
         seeds.append(part)

@@ -26,23 +26,33 @@ def _update(agent, replay: Replay, data: Rows):
     return agent.replace(rng=rng).update(batch)
 
 
-def _update_many(agent, replay: Replay, data: Rows, num_updates, totals: Totals):
+def _update_many(agent, replay: Replay, data: Rows, groups, rest, totals: Totals, group: int):
     def body(_, carry):
         agent, totals = carry
         agent, info = _update(agent, replay, data)
         return agent, jax.tree.map(jnp.add, totals, info | {'updates': 1.0})
 
-    return jax.lax.fori_loop(0, num_updates, body, (agent, totals))
+    def body_of_group(_, carry):
+        return jax.lax.fori_loop(0, group, body, carry)
+
+    carry = agent, totals
+    if group > 1:
+        carry = jax.lax.fori_loop(0, groups, body_of_group, carry)
+    return jax.lax.fori_loop(0, rest, body, carry)
 
 
-@partial(jax.jit, donate_argnames=('agents', 'totals'))
+@partial(jax.jit, donate_argnames=('agents', 'totals'), static_argnames='group')
 def update_many(
-    agents, replays: Replay, data: Rows, num_updates, totals: Totals
+    agents, replays: Replay, data: Rows, num_updates, totals: Totals, group: int = 1
 ) -> tuple[Any, Totals]:
-    """Makes updates of all seeds, each on a fresh batch, without returning to the host.
+    """Makes updates of all seeds, each on a fresh batch, without returning to Python.
 
     The number is an argument of the program, not a constant of it, so one compilation serves
     whole intervals, their remainders and the odd lengths of online chunks.
+
+    But an accelerator asks the host before each pass of a loop whose length is not a constant. So
+    the updates that are due for all seeds run in groups, in an inner loop of constant length, and
+    only what is left over runs one by one.
 
     Args:
         agents: stacked `[S, …]`. They are used up, like `totals`; go on with those returned.
@@ -51,13 +61,26 @@ def update_many(
         num_updates: 0 or more; an integer for all seeds, or one for each, `[S]`. Seeds that are
             due fewer updates wait for the others.
         totals: sums of the agents' logged scalars, from `zero_totals` or an earlier call.
+        group: updates in a group, a constant of the program; see `group_size`. If 1 there are no
+            groups.
 
     Returns:
         The agents and the totals with these updates in them.
     """
     num_updates = jnp.asarray(num_updates, jnp.int32)
-    axes = (0, 0, None, 0 if num_updates.ndim else None, 0)
-    return over_seeds(_update_many, axes)(agents, replays, data, num_updates, totals)
+    groups = num_updates.min() // group if group > 1 else 0
+    rest = num_updates - groups * group
+    axes = (0, 0, None, None, 0 if rest.ndim else None, 0)
+    function = partial(_update_many, group=group)
+    return over_seeds(function, axes)(agents, replays, data, groups, rest, totals)
+
+
+def group_size(device: jax.Device, num_updates: int) -> int:
+    """Returns the `group` with which `num_updates` updates in one dispatch are fast.
+
+    A CPU asks nobody, and the second copy of the update would only take time to compile.
+    """
+    return 1 if device.platform == 'cpu' else num_updates
 
 
 @partial(jax.jit, donate_argnames='replays')
