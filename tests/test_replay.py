@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from utils.replay import Replay, Rows
+from utils.replay import Replay, Rows, draw_integers, scale_bits
 from utils.seeds import stack
 
 DISCOUNT = 0.9
@@ -96,6 +96,7 @@ class Experience:
 
 add = jax.jit(Replay.add)
 sample = jax.jit(Replay.sample, static_argnums=(3, 4, 5))
+scaled = jax.jit(scale_bits)
 
 
 def assert_samples_match(replay, data, reference, horizon, seed=0, batch_size=64):
@@ -180,6 +181,28 @@ def test_starts_are_uniform_however_short_the_episodes():
     _, counts = np.unique(np.asarray(batch['observations'][:, 0]), return_counts=True)
     assert len(counts) == 35
     assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
+
+
+@pytest.mark.parametrize('below', [3 << 29, 5 << 28, 7])
+def test_rows_of_a_large_range_are_as_likely_as_each_other(below):
+    """χ² of ten equal parts. Draws of 32 bits would give the low ones up to 1.5 times as many."""
+    drawn = jax.jit(draw_integers, static_argnums=1)(jax.random.PRNGKey(0), 200_000, np.int32(below))
+    assert drawn.dtype == np.int32
+    assert 0 <= drawn.min() <= drawn.max() < below
+    parts = min(below, 10)
+    counts = np.bincount(np.asarray(drawn, np.int64) * parts // below, minlength=parts)
+    expected = 200_000 / parts
+    assert ((counts - expected) ** 2 / expected).sum() < 40
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    bits=st.integers(0, 2**64 - 1) | st.sampled_from([0, 2**32 - 1, 2**32, 2**64 - 1]),
+    below=st.integers(1, 2**31 - 1),
+)
+def test_bits_are_scaled_exactly(bits, below):
+    high, low = np.array([bits >> 32], np.uint32), np.array([bits & (2**32 - 1)], np.uint32)
+    assert int(scaled(high, low, np.uint32(below))[0]) == bits * below >> 64
 
 
 def test_online_data_replaces_the_first_offline_rows_when_the_data_set_fills_the_buffer():

@@ -201,7 +201,7 @@ class Replay(flax.struct.PyTreeNode):
             chunk), `masks [B]` (0 if the task terminated within it), `next_observations [B, d_s]`
             and `valid [B, h]` (1 while the chunk is inside its episode).
         """
-        drawn = jax.random.randint(rng, (batch_size,), 0, self.num_starts(data))
+        drawn = draw_integers(rng, batch_size, self.num_starts(data))
         start = self._start(data, self.num_dropped + drawn)
         numbers = start[:, None] + jnp.arange(horizon + 1)
         episode_ids = self._read(data, 'episode_ids', numbers)
@@ -238,3 +238,21 @@ class Replay(flax.struct.PyTreeNode):
         is_offline = number < data.num_rows
         shape = is_offline.shape + (1,) * (earlier.ndim - is_offline.ndim)
         return jnp.where(is_offline.reshape(shape), earlier, later)
+
+
+def draw_integers(rng: jax.Array, num: int, below: jax.Array) -> jax.Array:
+    """Draws `num` integers from 0 to `below` − 1, int32, each as likely as the others.
+
+    Each is ⌊u · below⌋ for a number u of 64 random bits, so that two likelihoods differ by less
+    than below / 2⁶⁴ of their value. With 32 bits, as `jax.random.randint` has in effect, rows of a
+    data set of 80M would differ by 1.9%.
+    """
+    high, low = jax.random.bits(rng, (2, num), jnp.uint32)
+    return scale_bits(high, low, below.astype(jnp.uint32)).astype(jnp.int32)
+
+
+def scale_bits(high: jax.Array, low: jax.Array, below: jax.Array) -> jax.Array:
+    """Returns (2³² high + low) · below / 2⁶⁴, rounded down, for arrays of uint32."""
+    middle = high * below
+    carry = middle + jax.lax.mulhi(low, jnp.broadcast_to(below, low.shape)) < middle
+    return jax.lax.mulhi(high, jnp.broadcast_to(below, high.shape)) + carry.astype(jnp.uint32)
