@@ -46,6 +46,14 @@ def test_a_log_writes_a_row_for_each_seed_and_draws_the_curve(tmp_path):
     log.close()
 
 
+def test_what_is_not_known_is_an_empty_cell_and_what_is_not_finite_says_so(tmp_path):
+    log = logs.RunLog(tmp_path, 'title', [0], {})
+    log.write('online', 'online', 10, [{'episodes': 0, 'critic/loss': None}])
+    log.write('online', 'online', 20, [{'episodes': 1, 'critic/loss': float('nan')}])
+    log.close()
+    assert [row['critic/loss'] for row in read_table(tmp_path / 'online.csv')] == ['', 'nan']
+
+
 def test_a_folder_has_one_owner_and_its_status_is_never_half_written(tmp_path):
     folder = logs.RunFolder(tmp_path / 'run')
     folder.write_status('running', step=3)

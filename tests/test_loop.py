@@ -168,6 +168,12 @@ def test_updates_begin_at_start_training_and_follow_the_ratio(monkeypatch):
     assert run.evaluations == [(0, [0]), (10, [9]), (20, [39]), (23, [48])]
 
 
+def test_before_start_training_there_are_no_losses(monkeypatch):
+    run = Run(monkeypatch, [1000], start_training=15, log_interval=10).finish()
+    rows = [row for table, _, _, (row,) in run.log.rows if table == 'online']
+    assert [row['count'] for row in rows] == [None, 2.5, 7.0]
+
+
 def test_seeds_with_shorter_chunks_are_waited_for(monkeypatch):
     """Episodes of 3 steps cut each chunk to 3: that seed is behind, and evaluated at the same."""
     run = Run(monkeypatch, [1000, 3], log_interval=10).finish()
@@ -179,7 +185,7 @@ def test_seeds_with_shorter_chunks_are_waited_for(monkeypatch):
     rows = [rows for table, _, _, rows in run.log.rows if table == 'online']
     assert [[row['episodes'] for row in both] for both in rows] == [[0, 4], [0, 3], [0, 0]]
     assert rows[0][1]['episode_success'] == 1.0
-    assert np.isnan(rows[0][0]['episode_success'])
+    assert rows[0][0]['episode_success'] is None
     assert [row['count'] for row in rows[1]] == [14.5, 14.5]  # the mean over updates 10 to 19
 
 

@@ -214,6 +214,8 @@ def test_a_run_can_start_from_another_ones_agent(finished, tmp_path):
     started = start(with_path(config, tmp_path, **changes))
     old, new = load_agent(offline)[0], load_agent(started.directory)[0]
     jax.tree.map(np.testing.assert_array_equal, old.params, new.params)
+    rows = read_table(started.directory / 'online.csv')
+    assert {row['critic/loss'] for row in rows} == {''}  # there were no updates
     rows = read_table(started.directory / 'eval.csv')
     before = [row for row in read_table(result.directory / 'eval.csv') if row['step'] == '20']
     assert rows[0]['return'] == before[0]['return']

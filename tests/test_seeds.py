@@ -20,7 +20,7 @@ from test_updates import make, make_data
 from training import state
 from training.loop import Resources, learn
 from training.state import Play
-from training.updates import act, averages, on_each_device
+from training.updates import act, on_each_device, summaries
 from training.config import RunConfig
 
 jax.config.update('jax_num_cpu_devices', 2)
@@ -51,7 +51,7 @@ def play(devices):
     keys = np.asarray(jax.random.split(jax.random.PRNGKey(0), 3))
     chunks = on_each_device(act, policies, np.ones((3, 3), np.float32), keys, np.arange(3))
     devices = [part.agents.rng.device for part in after.seeds]
-    rows = [row for part in after.seeds for row in averages(part.totals)]
+    rows = [each.averages for part in after.seeds for each in summaries(part.totals)]
     groups, _ = state.to_arrays(after)
     return devices, (groups, rows, chunks)
 

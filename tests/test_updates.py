@@ -3,11 +3,12 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from agents import dfp
-from training.updates import act, averages, group_size, update_many, zero_totals
+from training.updates import Totals, act, group_size, summaries, update_many, zero_totals
 from utils.replay import Replay, Rows
 from utils.seeds import stack, unstack
 
@@ -54,9 +55,10 @@ def test_fused_updates_are_the_updates_one_by_one(data):
     agents, replays, _, totals = make_stacked(data)
     agents, totals = update_many(agents, replays, data, 3, totals)
     assert_close(unstack(agents, 0), expected)
-    (logged,) = averages(totals)
-    assert set(logged) == set(infos[0])
-    for name, value in logged.items():
+    (logged,) = summaries(totals)
+    assert logged.updates == 3
+    assert set(logged.averages) == set(infos[0])
+    for name, value in logged.averages.items():
         mean = np.mean([info[name] for info in infos])
         np.testing.assert_allclose(value, mean, rtol=1e-3, atol=1e-5, err_msg=name)
 
@@ -69,7 +71,7 @@ def test_updates_in_groups_are_the_updates_one_by_one(data, num_updates):
         agents, replays, _, totals = make_stacked(data, num_seeds=3)
         results.append(update_many(agents, replays, data, num_updates, totals, group))
     jax.tree.map(np.testing.assert_array_equal, *results)
-    assert results[1][1]['updates'].tolist() == np.broadcast_to(num_updates, 3).tolist()
+    assert results[1][1].updates.tolist() == np.broadcast_to(num_updates, 3).tolist()
 
 
 def loops(jaxpr, depth=0):
@@ -107,21 +109,27 @@ def test_no_updates_change_nothing(data):
     agents, replays, _, totals = make_stacked(data)
     agents, totals = update_many(agents, replays, data, 0, totals)
     jax.tree.map(np.testing.assert_array_equal, unstack(agents, 0), make())
-    assert float(totals['updates'][0]) == 0
+    (summary,) = summaries(totals)
+    assert summary.updates == 0
+    assert set(summary.averages.values()) == {None}
+    assert summary.first_bad is None
 
 
 def test_seeds_train_side_by_side_as_they_would_alone_and_as_often_as_each_is_due(data):
     agents, replays, _, totals = make_stacked(data, num_seeds=3)
     agents, totals = update_many(agents, replays, data, np.array([2, 0, 3]), totals)
-    assert totals['updates'].tolist() == [2, 0, 3]
+    assert totals.updates.tolist() == [2, 0, 3]
     for seed, num_updates in enumerate([2, 0, 3]):
         _, *alone_inputs, alone_totals = make_stacked(data)
         alone = stack([make(seed)])
         alone, alone_totals = update_many(alone, *alone_inputs, num_updates, alone_totals)
         assert_close(unstack(agents, seed), unstack(alone, 0))
-        together, by_itself = averages(totals)[seed], averages(alone_totals)[0]
-        for name, value in together.items():
-            np.testing.assert_allclose(value, by_itself[name], rtol=1e-3, atol=1e-5, err_msg=name)
+        together, by_itself = summaries(totals)[seed], summaries(alone_totals)[0]
+        assert together.updates == by_itself.updates == num_updates
+        for name, value in together.averages.items() if num_updates else ():
+            np.testing.assert_allclose(
+                value, by_itself.averages[name], rtol=1e-3, atol=1e-5, err_msg=name
+            )
 
 
 def test_a_seed_is_the_same_after_a_thousand_updates_beside_others(data):
@@ -149,3 +157,69 @@ def test_each_phase_compiles_once_whatever_the_number_of_updates(data, group):
         assert act._cache_size() - before[1] <= 1
         agents = agents.begin_online()
         totals = zero_totals(agents, replays, data)
+
+
+# ---- totals -------------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnums=1)
+def add_many(totals, num_updates, rng):
+    """Adds the scalars of many updates: 'noise' around 1000, and 'one'."""
+
+    def body(totals, rng):
+        noise = 1000 + jax.random.normal(rng)
+        return totals.add({'noise': noise, 'one': jnp.float32(1)}), noise
+
+    return jax.lax.scan(body, totals, jax.random.split(rng, num_updates))
+
+
+def summary_of(totals):
+    """Returns what the totals of a single seed say."""
+    return summaries(jax.tree.map(lambda x: np.asarray(x)[None], totals))[0]
+
+
+def test_averages_do_not_depend_on_how_many_updates_there_are():
+    totals, noise = add_many(Totals.zeros(['noise', 'one']), 300_000, jax.random.PRNGKey(0))
+    averages = summary_of(totals).averages
+    assert averages['noise'] == pytest.approx(np.asarray(noise, np.float64).mean(), rel=1e-7)
+    assert averages['one'] == 1
+
+
+def test_updates_are_counted_and_their_scalars_averaged_beyond_the_integers_of_float32():
+    many = 2**24
+    before = Totals.zeros(['noise', 'one'])
+    before = before.replace(updates=np.int32(many), sums=np.array([1000 * many, many], np.float32))
+    totals, _ = add_many(before, 1001, jax.random.PRNGKey(0))
+    summary = summary_of(totals)
+    assert summary.updates == many + 1001
+    assert summary.averages['one'] == pytest.approx(1, rel=1e-9)
+    assert summary.averages['noise'] == pytest.approx(1000, rel=1e-7)
+
+
+def test_the_first_update_that_is_not_finite_is_known_with_its_scalars():
+    nan, inf = float('nan'), float('inf')
+    updates = [(1, 2, 3), (4, 5, 6), (7, -inf, nan), (nan, nan, nan), (1, 2, 3)]
+    totals = Totals.zeros(['a', 'b', 'c'])
+    for i, (a, b, c) in enumerate(updates):
+        totals = totals.add({'c': c, 'a': a, 'b': b})
+        summary = summary_of(totals)
+        assert summary.updates == i + 1
+        expected = (2, ('b', 'c')) if i >= 2 else (None, ())
+        assert (summary.first_bad, summary.bad) == expected
+    assert not np.isfinite(list(summary.averages.values())).any()
+
+
+def test_each_seed_knows_when_it_first_drew_a_reward_that_is_not_finite(data):
+    data = data.replace(rewards=data.rewards.at[5].set(jnp.inf))
+    agents, replays, _, totals = make_stacked(data, num_seeds=2)
+    agents, totals = update_many(agents, replays, data, 12, totals)
+    for seed, summary in enumerate(summaries(totals)):
+        agent, losses = make(seed), []
+        for _ in range(12):
+            rng, sample_rng = jax.random.split(agent.rng)
+            batch = Replay.create(data, 50).sample(data, sample_rng, 8, 3, 0.99)
+            agent, info = agent.replace(rng=rng).update(batch)
+            losses.append(float(info['critic/loss']))
+        first = int(np.argmin(np.isfinite(losses)))
+        assert not np.isfinite(losses[first])
+        assert (summary.first_bad, summary.bad) == (first, ('critic/loss',))

@@ -187,14 +187,16 @@ class RunLog:
         """Seconds that the run took so far, earlier parts of it included."""
         return time.time() - self._start
 
-    def write(self, table: str, phase: str, step: int, rows: Iterable[Mapping[str, float]]) -> None:
+    def write(
+        self, table: str, phase: str, step: int, rows: Iterable[Mapping[str, float | None]]
+    ) -> None:
         """Appends a row for each seed to a table.
 
         Args:
             table: 'offline', 'online' or 'eval'. After 'eval', `learning_curve.png` is drawn again.
             phase: 'offline' or 'online'.
             step: of the phase.
-            rows: of each seed, all with the same names.
+            rows: of each seed, all with the same names; None is an empty cell.
         """
         seconds = round(self.seconds, 1)
         for i, (seed, row) in enumerate(zip(self._seeds, rows, strict=True)):
@@ -202,7 +204,7 @@ class RunLog:
             self._tables[table].write(where | dict(row))
             if self._wandb and self._wandb[i]:
                 prefix = 'evaluation' if table == 'eval' else phase
-                named = {f'{prefix}/{k}': v for k, v in row.items()}
+                named = {f'{prefix}/{k}': v for k, v in row.items() if v is not None}
                 self._wandb[i].log(named | {f'{phase}_step': step})
         if table == 'eval':
             from reports.curves import learning_curve  # matplotlib is slow to import

@@ -7,7 +7,7 @@ and left. `RunState.reported` tells whether the report of a step has been made.
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,8 @@ from utils.keys import key_for
 from utils.replay import Rows
 
 OFFLINE_GROUP = 32  # updates that run without the host, see `updates.update_many`
-Metrics = Callable[[str, str, int, list[dict[str, float]]], None]
+Row = Mapping[str, float | None]  # None: there is no such number; an empty cell in the tables
+Metrics = Callable[[str, str, int, list[Row]], None]
 
 
 @dataclasses.dataclass
@@ -46,7 +47,7 @@ class Resources:
     block: int = 1  # updates in one dispatch of the offline phase
     exploration_keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
 
-    def write(self, table: str, state: RunState, rows: Sequence[dict[str, float]]) -> None:
+    def write(self, table: str, state: RunState, rows: Sequence[Row]) -> None:
         """Writes rows to a table, and hands them to the callback."""
         self.log.write(table, state.phase, state.step, rows)
         self.on_metrics(table, state.phase, state.step, list(rows))
@@ -138,7 +139,7 @@ def report(state: RunState, run: Resources) -> RunState:
     config, end = run.config, _num_steps(run.config, state.phase)
     seeds, play, scores = state.seeds, state.play, state.scores
     if state.step and is_due(state.step, config.log_interval, end):
-        rows = [row for part in seeds for row in updates.averages(part.totals)]
+        rows = [each.averages for part in seeds for each in updates.summaries(part.totals)]
         if play is not None:
             rows = [_of_episodes(play, i) | row for i, row in enumerate(rows)]
             zeros = np.zeros_like(play.finished)
@@ -168,10 +169,10 @@ def is_due(step: int, interval: int, end: int) -> bool:
     return step % interval == 0 or step == end
 
 
-def _of_episodes(play: Play, seed: int) -> dict[str, float]:
+def _of_episodes(play: Play, seed: int) -> dict[str, float | None]:
     episodes = int(play.finished[seed])
-    success = play.succeeded[seed] / episodes if episodes else float('nan')
-    return {'episodes': episodes, 'episode_success': float(success)}
+    success = float(play.succeeded[seed] / episodes) if episodes else None
+    return {'episodes': episodes, 'episode_success': success}
 
 
 # ---- the offline phase --------------------------------------------------------------------------

@@ -26,7 +26,7 @@ class SeedState(flax.struct.PyTreeNode):
 
     agents: Any
     replays: Replay
-    totals: updates.Totals  # sums of the logged scalars since the last row of the tables
+    totals: updates.Totals
 
     @property
     def num_seeds(self) -> int:

@@ -6,8 +6,9 @@ the data set that they share.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,58 @@ import numpy as np
 from utils.replay import Batch, Replay, Rows
 from utils.seeds import over_seeds
 
-Totals = dict[str, jax.Array]
+NEVER = np.iinfo(np.int32).max
+
+
+class Totals(flax.struct.PyTreeNode):
+    """Sums of the K scalars that an agent logs, over the updates since the last row of the tables.
+
+    Float32 would stop to count at 2²⁴. So the updates are an integer, and each sum carries the part
+    that its last additions rounded away (Kahan, 1965): its error does not grow with their number.
+    """
+
+    updates: jax.Array  # int32
+    sums: jax.Array  # [K]
+    excess: jax.Array  # [K], to be subtracted from the sums
+    first_bad: jax.Array  # [K] int32, updates before the first one whose scalar is not finite
+    names: tuple[str, ...] = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def zeros(cls, names: Sequence[str]) -> 'Totals':
+        """Returns the totals of no updates, as NumPy arrays."""
+        zeros = np.zeros(len(names), np.float32)
+        never = np.full(len(names), NEVER, np.int32)
+        return cls(np.zeros((), np.int32), zeros, zeros, never, tuple(names))
+
+    def add(self, info: dict[str, jax.Array]) -> 'Totals':
+        """Returns the totals with the scalars of one more update."""
+        values = jnp.stack([jnp.asarray(info[name], jnp.float32) for name in self.names])
+        added = values - self.excess
+        sums = self.sums + added
+        bad_now = jnp.where(jnp.isfinite(values), NEVER, self.updates)
+        return self.replace(
+            updates=self.updates + 1,
+            sums=sums,
+            excess=(sums - self.sums) - added,
+            first_bad=jnp.minimum(self.first_bad, bad_now),
+        )
+
+
+class Summary(NamedTuple):
+    """What the totals of one seed say.
+
+    Attributes:
+        updates: their number.
+        averages: the mean of each logged scalar over them; None if there are no updates.
+        first_bad: how many updates were made before the first one with a scalar that is not finite;
+            None if all are.
+        bad: the names of that update's scalars that are not finite.
+    """
+
+    updates: int
+    averages: dict[str, float | None]
+    first_bad: int | None = None
+    bad: tuple[str, ...] = ()
 
 
 def _update(agent, replay: Replay, data: Rows):
@@ -30,7 +82,7 @@ def _update_many(agent, replay: Replay, data: Rows, groups, rest, totals: Totals
     def body(_, carry):
         agent, totals = carry
         agent, info = _update(agent, replay, data)
-        return agent, jax.tree.map(jnp.add, totals, info | {'updates': 1.0})
+        return agent, totals.add(info)
 
     def body_of_group(_, carry):
         return jax.lax.fori_loop(0, group, body, carry)
@@ -117,11 +169,10 @@ def begin_online(agents, replays: Replay, data: Rows, num_transitions: int) -> t
 
 
 def zero_totals(agents, replays: Replay, data: Rows) -> Totals:
-    """Returns totals of 0, `[S]` each, for `update_many` to add to."""
-    infos = jax.eval_shape(_infos, agents, replays, data)
-    totals = {name: np.zeros(x.shape, x.dtype) for name, x in infos.items()}
-    totals |= {'updates': np.zeros(len(agents.rng), np.float32)}
-    return jax.device_put(totals, agents.rng.device)
+    """Returns totals of no updates, `[S, …]`, for `update_many` to add to."""
+    names = jax.eval_shape(_infos, agents, replays, data)
+    zeros = [Totals.zeros(tuple(names))] * len(agents.rng)
+    return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *zeros), agents.rng.device)
 
 
 @jax.jit  # for its cache of traces; it is never run
@@ -129,17 +180,25 @@ def _infos(agents, replays: Replay, data: Rows):
     return over_seeds(_update, (0, 0, None))(agents, replays, data)[1]
 
 
-def averages(totals: Totals) -> list[dict[str, float]]:
-    """Returns each seed's mean of the logged scalars over the updates in `totals`.
+def summaries(totals: Totals) -> list[Summary]:
+    """Returns what the totals `[S, …]` of the seeds on one device say, seed by seed.
 
-    They are NaN for a seed without updates. Waits for the updates to be made.
+    If they are on the device, it waits for the updates to be made.
     """
     totals = jax.device_get(totals)
-    num_updates = totals.pop('updates')
-    return [
-        {name: float(total[i] / n) if n else float('nan') for name, total in totals.items()}
-        for i, n in enumerate(num_updates)
-    ]
+    return [_summary(jax.tree.map(lambda x, i=i: x[i], totals)) for i in range(len(totals.updates))]
+
+
+def _summary(totals: Totals) -> Summary:
+    updates, first_bad = int(totals.updates), int(totals.first_bad.min())
+    if not updates:
+        return Summary(0, dict.fromkeys(totals.names))
+    means = (totals.sums.astype(np.float64) - totals.excess) / updates
+    averages = dict(zip(totals.names, means.tolist(), strict=True))
+    if first_bad == NEVER:
+        return Summary(updates, averages)
+    bad = zip(totals.names, totals.first_bad, strict=True)
+    return Summary(updates, averages, first_bad, tuple(name for name, at in bad if at == first_bad))
 
 
 def on_each_device(function: Callable, stacks: Sequence[Any], *inputs: np.ndarray) -> np.ndarray:
