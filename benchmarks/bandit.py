@@ -23,6 +23,7 @@ import agents
 from agents.base import Agent
 from training import state as states
 from training.updates import act, add_transitions, begin_online, update_many, zero_totals
+from utils.keys import key_for
 from utils.replay import Batch, Rows
 from utils.seeds import unstack
 
@@ -118,16 +119,16 @@ def play(method: str, seed: int, offline_steps: int, online_steps: int) -> dict[
     state = states.create(describe(method), [seed], [data], DATA_SIZE + online_steps)
     (part,) = state.seeds
     stacked, replays = part.agents.replace(critic=FixedCritic()), part.replays
-    rng = jax.random.PRNGKey(seed)
+    drawing, exploring = key_for(seed, 'evaluation'), key_for(seed, 'exploration')[None]
     stacked, _ = update_many(stacked, replays, data, offline_steps, part.totals)
-    drawn = {'offline': jax.device_get(draw(unstack(stacked.policy(), 0), rng))}
+    drawn = {'offline': jax.device_get(draw(unstack(stacked.policy(), 0), drawing))}
     stacked, replays = begin_online(stacked, replays, data, online_steps)
     totals = zero_totals(stacked, replays, data)
     for step in tqdm(range(online_steps), desc=f'{method}, online'):
-        chunk = act(stacked.policy(), np.zeros((1, 1), np.float32), rng[None], np.array([step]))
+        chunk = act(stacked.policy(), np.zeros((1, 1), np.float32), exploring, np.array([step]))
         replays = add_transitions(replays, data, transition(np.asarray(chunk)))
         stacked, totals = update_many(stacked, replays, data, 1, totals)
-    return drawn | {'online': jax.device_get(draw(unstack(stacked.policy(), 0), rng))}
+    return drawn | {'online': jax.device_get(draw(unstack(stacked.policy(), 0), drawing))}
 
 
 def summary(actions: np.ndarray) -> dict[str, float]:

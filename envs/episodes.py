@@ -73,12 +73,18 @@ class ActionChunks(gymnasium.Wrapper):
         return self._observation, float(rewards.sum()), terminated, truncated, info
 
 
-def episode_seed(seed: int, episode: int) -> int:
+def episode_seed(seed: int, episode: int, mode: str = 'play') -> int:
     """The seed that resets episode number `episode` of the run with seed `seed`.
 
     It is below 2³², which every simulator's generator takes. Source: `np.random.SeedSequence`.
+
+    Args:
+        seed: of the run, below 2³².
+        episode: its number.
+        mode: 'play' (the online phase) or 'evaluate'. The two have episodes of their own.
     """
-    return int(np.random.SeedSequence((seed, episode)).generate_state(1)[0])
+    numbers = {'play': (seed, episode), 'evaluate': (seed, episode, 1)}[mode]
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 class EndlessPlay(gymnasium.Wrapper):

@@ -1,5 +1,6 @@
 """Chunks of actions and episodes in a row, on a toy whose every step is known and on MuJoCo."""
 
+import itertools
 import pickle
 import subprocess
 import sys
@@ -82,8 +83,9 @@ def test_actions_of_other_bounds_are_not_cut_but_refused():
 
 def test_seeds_of_episodes_are_always_the_same_and_all_different():
     assert episode_seed(3, 5) == episode_seed(3, 5)
-    seeds = {episode_seed(seed, episode) for seed in range(10) for episode in range(1000)}
-    assert len(seeds) == 10_000
+    numbers = itertools.product(range(10), range(1000), ('play', 'evaluate'))
+    seeds = {episode_seed(*each) for each in numbers}
+    assert len(seeds) == 20_000
     assert 0 <= min(seeds) < max(seeds) < 2**32
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from counter_env import Counter
 
-from envs.episodes import ActionChunks, EpisodeQueue
+from envs.episodes import ActionChunks, EpisodeQueue, episode_seed
 from training import evaluation
 from training.evaluation import evaluate
 from utils.seeds import stack
@@ -38,8 +38,21 @@ def score(policy, num_envs, num_episodes, seed):
 @pytest.mark.parametrize('num_envs', [1, 2, 4, 7])
 def test_every_episode_is_played_once_whatever_the_number_of_environments(num_envs):
     scores = score(Policy(), num_envs, num_episodes=5, seed=10)
-    assert scores['success'] == 3 / 5  # seeds 10, 12, 14
-    assert scores['length'] == np.mean([2, 3, 4, 5, 6])
+    seeds = [episode_seed(10, episode, 'evaluate') for episode in range(5)]
+    assert scores['success'] == np.mean([seed % 2 == 0 for seed in seeds])
+    assert scores['length'] == np.mean([2 + seed % 5 for seed in seeds])
+
+
+def test_runs_evaluate_other_episodes_than_their_neighbours_and_than_they_play():
+    env, queues = vector_env(4), []
+    set_attr = env.set_attr
+    env.set_attr = lambda name, values: queues.extend(values) or set_attr(name, values)
+    for seeds in ([0, 1], [2, 3]):
+        evaluate([stack([Policy(), Policy()])], env, 50, seeds)
+    evaluated = {seed for queue in queues for _, seed in queue}
+    played = {episode_seed(seed, episode) for seed in range(4) for episode in range(1000)}
+    assert len(evaluated) == 4 * 50
+    assert not evaluated & played
 
 
 def test_the_noise_belongs_to_the_episode_not_to_the_environment_that_plays_it():
@@ -54,8 +67,9 @@ def test_the_policy_is_asked_once_per_chunk_for_all_environments(monkeypatch):
     asked = []
     act = evaluation._act
     monkeypatch.setattr(evaluation, '_act', lambda *args: asked.append(args) or act(*args))
-    score(Policy(), 2, num_episodes=2, seed=3)  # episodes of five and six steps
-    assert len(asked) == 2
+    score(Policy(), 2, num_episodes=2, seed=3)
+    lengths = [2 + episode_seed(3, episode, 'evaluate') % 5 for episode in range(2)]
+    assert len(asked) == -(-max(lengths) // HORIZON)
     assert all(args[1].shape == (1, 2, 2) for args in asked)
 
 

@@ -3,8 +3,13 @@
 import jax
 import numpy as np
 import pytest
+from small_agents import HORIZON, METHODS, OBSERVATION_DIM, make, make_batch
+from test_updates import make_data
 
+from training import state as states
+from training.updates import _update
 from utils.keys import PURPOSES, key_for
+from utils.replay import Replay
 
 
 def test_every_seed_and_purpose_has_draws_of_its_own():
@@ -27,3 +32,40 @@ def test_an_unknown_purpose_is_named_with_those_there_are():
         ValueError, match="purpose='dropout': unknown; use parameters, batches, exp"
     ):
         key_for(0, 'dropout')
+
+
+@pytest.mark.parametrize('phase', ['offline', 'online'])
+@pytest.mark.parametrize('method', METHODS)
+def test_no_update_and_no_action_uses_a_key_twice(method, phase):
+    """JAX's own check, which follows typed keys through a program."""
+    agent, data = make(method), make_data()
+    agent = agent.begin_online() if phase == 'online' else agent
+    replay = Replay.create(data, 50)
+    with jax.debug_key_reuse(True):
+        agent = agent.replace(rng=jax.random.key(0))
+        new, _ = jax.jit(_update)(agent, replay, data)
+        jax.jit(_update)(new, replay, data)
+        new.sample_actions(np.zeros(OBSERVATION_DIM, np.float32), jax.random.key(1))
+        with pytest.raises(jax.errors.KeyReuseError):
+            agent.update(make_batch())  # the check itself works: this key has been used
+
+
+def test_runs_that_start_from_one_agent_draw_on_their_own():
+    """Neither what other seeds draw, nor what the run drew or would draw that the agent is from."""
+    agent, data = make('bfn'), make_data()
+    description = {
+        'agent': agent.config._asdict(), 'observation_dim': 3, 'action_dim': 2,
+        'horizon_length': HORIZON, 'discount': 0.9,
+    }  # fmt: skip
+    used, key = [], agent.rng
+    for _ in range(5):
+        used += [key, *jax.random.split(key, 3)]
+        key = jax.random.split(key)[0]
+    own = [
+        states.with_agent(states.create(description, [seed], [data], 50), agent, seed)
+        .seeds[0].agents.rng[0]
+        for seed in (0, 1)
+    ]  # fmt: skip
+    own, used = ({tuple(np.asarray(key).tolist()) for key in keys} for keys in (own, used))
+    assert len(own) == 2
+    assert not own & used

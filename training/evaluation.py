@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from envs.episodes import episode_seed
 from training.updates import on_each_device
 from utils.keys import key_for
 from utils.seeds import over_seeds
@@ -45,7 +46,7 @@ def evaluate(
         env: S · n parallel environments of `envs.make_vector_env(mode='evaluate')`, of which each
             policy gets n.
         num_episodes: of each policy.
-        seeds: of each policy's first episode; episode i is reset with `seed + i`.
+        seeds: of each policy, of its run; they decide the start states and the noise.
         between_steps: called before every chunk; an exception that it raises ends the evaluation.
 
     Returns:
@@ -56,7 +57,7 @@ def evaluate(
     env.set_attr(
         'queue',
         [
-            [(i, seed + i) for i in range(first, num_episodes, per_seed)]
+            [(i, episode_seed(seed, i, 'evaluate')) for i in range(first, num_episodes, per_seed)]
             for seed in seeds
             for first in range(per_seed)
         ],

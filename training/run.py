@@ -202,7 +202,7 @@ class _Run:
         if config.restore_path is None:
             return state
         agent, _ = load_agent(config.restore_path, config.seed, self.description)
-        return states.with_agent(state, agent)
+        return states.with_agent(state, agent, config.seed)
 
     def _describe(self, provenance: dict) -> None:
         """Writes `flags.json` and `status.json`, and starts W&B."""

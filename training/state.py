@@ -15,6 +15,7 @@ import numpy as np
 from agents import make_agent
 from training import checkpoints, updates
 from training.checkpoints import Arrays
+from utils.keys import key_for
 from utils.replay import Replay, Rows
 from utils.seeds import share_out, stack
 
@@ -162,9 +163,14 @@ def create(description: dict, seeds: list[int], data: list[Rows], buffer_size: i
     return RunState(seeds=tuple(states))
 
 
-def with_agent(state: RunState, agent: Any) -> RunState:
-    """Returns the state of a single seed with the arrays of another agent `agent`."""
+def with_agent(state: RunState, agent: Any, seed: int) -> RunState:
+    """Returns the state of a single seed with the arrays of another agent `agent`.
+
+    Later draws have a key of their own, of `seed` and of where that agent was: runs of several
+    seeds that start from it differ, and none repeats draws of the run that it is from.
+    """
     (part,) = state.seeds
+    agent = agent.replace(rng=jax.random.fold_in(key_for(seed, 'restart'), agent.rng[0]))
     agents = jax.tree.map(lambda old, new: new[None].astype(old.dtype), part.agents, agent)
     agents = jax.device_put(agents, part.agents.rng.device)
     return state.replace(seeds=(part.replace(agents=agents),))

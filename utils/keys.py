@@ -3,7 +3,7 @@
 import jax
 
 # A purpose's number is its place here. Add new ones at the end, or the old keys change.
-PURPOSES = ('parameters', 'batches', 'exploration', 'evaluation')
+PURPOSES = ('parameters', 'batches', 'exploration', 'evaluation', 'restart')
 
 
 def key_for(seed: int, purpose: str) -> jax.Array:
@@ -16,7 +16,8 @@ def key_for(seed: int, purpose: str) -> jax.Array:
         seed: of the run.
         purpose: one of `PURPOSES`. 'parameters': the networks' initial values. 'batches': which
             transitions are sampled, and the noise of losses and targets. 'exploration': actions in
-            the online phase. 'evaluation': actions in evaluation episodes.
+            the online phase. 'evaluation': actions in evaluation episodes. 'restart': in place of
+            'batches' for a run that starts from another one's agent.
 
     Raises:
         ValueError: the purpose is unknown.
