@@ -31,7 +31,7 @@ from utils.errors import UserError
 from utils.keys import key_for
 from utils.networks import MLP, Critic, apply_network
 from utils.replay import Batch
-from utils.shapes import check_shape
+from utils.shapes import check_shape, check_shapes
 
 Info = dict[str, jax.Array]
 SCORE_DTYPES = ('float32', 'bfloat16')
@@ -336,7 +336,8 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
             The new agent and scalars to log.
 
         Raises:
-            ValueError: an array of the batch has another shape than `Replay.sample` gives.
+            ValueError: an array of the batch is missing, or has another shape than
+                `Replay.sample` gives.
         """
         self._check_batch(batch)
         rng, target_rng, actor_rng = jax.random.split(self.rng, 3)
@@ -359,22 +360,17 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         return agent.after_update(), info
 
     def _check_batch(self, batch: Batch) -> None:
-        """Raises ValueError unless every array of the batch has its shape."""
-        check_shape('observations', batch['observations'], '[B, d_s]', d_s=self.observation_dim)
-        sizes = {
-            'B': batch['observations'].shape[0],
-            'h': self.horizon_length,
-            'd_s': self.observation_dim,
-            'd_a': self.action_dim,
+        """Raises ValueError unless the batch has all its arrays, each with its shape."""
+        sizes = {'h': self.horizon_length, 'd_s': self.observation_dim, 'd_a': self.action_dim}
+        check_shapes(batch, {'observations': '[B, d_s]'}, **sizes)
+        axes = {
+            'actions': '[B, h, d_a]',
+            'rewards': '[B]',
+            'masks': '[B]',
+            'next_observations': '[B, d_s]',
+            'valid': '[B, h]',
         }
-        for name, axes in (
-            ('actions', '[B, h, d_a]'),
-            ('rewards', '[B]'),
-            ('masks', '[B]'),
-            ('next_observations', '[B, d_s]'),
-            ('valid', '[B, h]'),
-        ):
-            check_shape(name, batch[name], axes, **sizes)
+        check_shapes(batch, axes, B=batch['observations'].shape[0], **sizes)
 
 
 def freeze(config: ml_collections.ConfigDict) -> Any:

@@ -346,6 +346,14 @@ def test_a_batch_with_a_wrong_shape_is_refused_by_name(name, shape, message):
         agent.update(batch)
 
 
+@pytest.mark.parametrize('name', sorted(make_batch()))
+def test_a_batch_without_one_of_its_arrays_is_refused_by_name(name):
+    batch = make_batch()
+    del batch[name]
+    with pytest.raises(ValueError, match=rf'^{name} is missing: must be \[B'):
+        make('dfp').update(batch)
+
+
 def test_under_vmap_a_batch_has_the_shapes_of_one_seed():
     agents = jax.tree.map(lambda *x: jnp.stack(x), make('bfn', seed=0), make('bfn', seed=1))
     batches = jax.tree.map(lambda *x: jnp.stack(x), make_batch(0), make_batch(1))

@@ -288,3 +288,46 @@ def test_seeds_share_the_data_set_and_have_online_rows_of_their_own():
             expected = add(expected, data, chunk)
         expected = sample(expected, data, keys[i], 64, 2, DISCOUNT)
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), batches, expected)
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'message'),
+    [
+        ('rewards', lambda x: x[:, None], r'rewards has shape \(8, 1\): must be \[R\] with R=8'),
+        ('masks', lambda x: x[:, None], r'masks has shape \(8, 1\): must be \[R\] with R=8'),
+        ('actions', lambda x: x[:-1], r'actions has shape \(7, 2\): must be \[R, d_a\] with R=8'),
+        ('observations', lambda x: x[:, 0], r'observations has shape \(8,\): .* \[R, d_s\]'),
+        ('terminals', lambda x: x[:, None], r'terminals has shape \(8, 1\): must be \[R\]'),
+    ],
+)
+def test_a_data_set_with_a_wrong_shape_is_refused_by_name(name, change, message):
+    rows = Experience().episodes([7])
+    with pytest.raises(ValueError, match=message):
+        Rows.from_dataset(rows | {name: change(rows[name])})
+    del rows[name]
+    with pytest.raises(ValueError, match=f'{name} is missing'):
+        Rows.from_dataset(rows)
+
+
+@pytest.mark.parametrize(
+    ('name', 'shape', 'message'),
+    [
+        ('observations', (4, 2), r'observations has shape \(4, 2\): .* \[n, d_s\] with d_s=3'),
+        ('actions', (4, 3), r'actions has shape \(4, 3\): .* \[n, d_a\] with n=4, d_a=2'),
+        ('rewards', (4, 1), r'rewards has shape \(4, 1\): must be \[n\] with n=4'),
+        ('masks', (1,), r'masks has shape \(1,\): must be \[n\] with n=4'),
+        ('next_observation', (4, 3), r'next_observation has shape \(4, 3\): must be \[d_s\]'),
+        ('length', (1,), r'length has shape \(1,\): must be \[\]'),
+        ('done', (4,), r'done has shape \(4,\): must be \[\]'),
+    ],
+)
+def test_transitions_of_a_wrong_shape_are_refused_by_name(name, shape, message):
+    experience = Experience()
+    data = Rows.from_dataset(experience.episodes([3]))
+    replay = Replay.create(data, 20).begin_online(data, 20)
+    chunk = experience.chunk(experience.states(1)[0], 2, done=False)
+    with pytest.raises(ValueError, match=message):
+        add(replay, data, chunk | {name: np.zeros(shape, np.float32)})
+    del chunk[name]
+    with pytest.raises(ValueError, match=f'{name} is missing'):
+        add(replay, data, chunk)

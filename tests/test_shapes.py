@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from utils.shapes import check_same_shape, check_shape
+from utils.shapes import check_same_shape, check_shape, check_shapes
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from utils.shapes import check_same_shape, check_shape
         ((3,), '[..., d_s]', {'d_s': 3}),
         ((5, 2, 3), '[..., d_s]', {'d_s': 3}),
         ((5, 0, 2), '[B, M, D]', {}),
+        ((), '[]', {}),
     ],
 )
 def test_a_right_shape_passes(shape, axes, sizes):
@@ -28,6 +29,7 @@ def test_a_right_shape_passes(shape, axes, sizes):
         ((4,), '[..., d_s]', {'d_s': 3}, 'x has shape (4,): must be [..., d_s] with d_s=3'),
         ((), '[..., d_s]', {'d_s': 3}, 'x has shape (): must be [..., d_s] with d_s=3'),
         ((2, 3), '[B, M, D]', {}, 'x has shape (2, 3): must be [B, M, D]'),
+        ((1,), '[]', {}, 'x has shape (1,): must be []'),
         (
             (2, 3, 4),
             '[B, P, D]',
@@ -40,6 +42,17 @@ def test_a_wrong_shape_is_named_in_one_line_with_what_it_must_be(shape, axes, si
     with pytest.raises(ValueError, match='x has shape') as error:
         check_shape('x', jnp.zeros(shape), axes, **sizes)
     assert str(error.value) == message
+
+
+def test_all_arrays_of_a_dict_must_be_there_and_be_arrays():
+    axes = {'x': '[B]', 'y': '[B, d]'}
+    check_shapes({'x': jnp.zeros(3), 'y': jnp.zeros((3, 2)), 'more': 0}, axes, B=3)
+    with pytest.raises(ValueError, match=r"y is missing: must be \[B, d\]; there are \['x'\]"):
+        check_shapes({'x': jnp.zeros(3)}, axes)
+    with pytest.raises(ValueError, match=r'y has shape \(4, 2\): must be \[B, d\] with B=3'):
+        check_shapes({'x': jnp.zeros(3), 'y': jnp.zeros((4, 2))}, axes, B=3)
+    with pytest.raises(ValueError, match=r'x is a list: must be an array \[B\]'):
+        check_shapes({'x': [0.0], 'y': jnp.zeros((3, 2))}, axes)
 
 
 def test_two_arrays_must_have_the_same_shape():

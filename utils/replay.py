@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import DTypeLike
 
+from utils.shapes import check_shapes
+
 Batch = dict[str, jax.Array]
 
 
@@ -50,10 +52,14 @@ class Rows(flax.struct.PyTreeNode):
                 must have the same size.
 
         Raises:
-            ValueError: the data set has more rows than `size`.
+            ValueError: the data set has more rows than `size`, an array is missing, or its shape is
+                wrong.
         """
+        check_shapes(rows, {'terminals': '[R]'})
         terminals = np.asarray(rows['terminals'], bool)
         num_rows = len(terminals)
+        axes = {'observations': '[R, d_s]', 'actions': '[R, d_a]', 'rewards': '[R]', 'masks': '[R]'}
+        check_shapes(rows, axes, R=num_rows)
         size = size or num_rows
         if num_rows > size:
             raise ValueError(f'The data set has {num_rows} rows, but there is room for {size}.')
@@ -79,6 +85,27 @@ class Rows(flax.struct.PyTreeNode):
             num_starts=jnp.int32(len(starts)),
             num_episodes=jnp.int32(terminals.sum()),
         )
+
+    def check_transitions(self, transitions: Batch) -> int:
+        """Returns n, how many transitions `Replay.add` is given, the padding included.
+
+        Raises:
+            ValueError: an array is missing, or its shape is not that of rows like these.
+        """
+        sizes = {'d_s': self.observations.shape[-1], 'd_a': self.actions.shape[-1]}
+        check_shapes(transitions, {'observations': '[n, d_s]'}, **sizes)
+        num = transitions['observations'].shape[0]
+        axes = {
+            'actions': '[n, d_a]',
+            'rewards': '[n]',
+            'masks': '[n]',
+            'next_observation': '[d_s]',
+            'length': '[]',
+            'done': '[]',
+        }
+        scalars = {k: jnp.asarray(transitions[k]) for k in ('length', 'done') if k in transitions}
+        check_shapes(transitions | scalars, axes, n=num, **sizes)
+        return num
 
     def empty(self, size: int) -> 'Rows':
         """Returns room for `size` rows of the same kind."""
@@ -137,10 +164,11 @@ class Replay(flax.struct.PyTreeNode):
                 whether the episode ends there.
 
         Raises:
-            ValueError: n transitions and the state after them do not fit the replay.
+            ValueError: n transitions and the state after them do not fit the replay, an array is
+                missing, or its shape is wrong.
         """
         rows, size = self.rows, self.rows.size
-        num = transitions['rewards'].shape[0]
+        num = rows.check_transitions(transitions)
         if num + 1 > size:
             raise ValueError(
                 f'{num} transitions do not fit a replay with room for {size} online rows; '
