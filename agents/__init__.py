@@ -57,18 +57,21 @@ def make_agent(description: Mapping[str, Any], seed: int) -> Agent:
     """Makes the agent that a run or a checkpoint describes.
 
     Args:
-        description: `agent` (the method's settings), `observation_dim`, `action_dim`,
-            `horizon_length` and `discount`, as `Agent.create` takes them.
+        description: `agent` (the method's settings; those it lacks, as an older checkpoint may, are
+            the defaults), `observation_dim`, `action_dim`, `horizon_length` and `discount`, as
+            `Agent.create` takes them.
         seed: of the run.
 
     Raises:
         UserError: there is no such method, or a setting cannot work.
     """
-    return find_class(description['agent'].get('agent_name')).create(
+    name = description['agent'].get('agent_name')
+    settings = get_config(name).to_dict() | dict(description['agent'])
+    return find_class(name).create(
         seed,
         description['observation_dim'],
         description['action_dim'],
-        ml_collections.ConfigDict(description['agent']),
+        ml_collections.ConfigDict(settings),
         description['horizon_length'],
         description['discount'],
     )

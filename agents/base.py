@@ -56,7 +56,8 @@ def base_config() -> ml_collections.ConfigDict:
             'num_qs': 2,  # E, size of the critic ensemble
             'q_agg': 'mean',  # mean or min over the ensemble, for targets and to rank proposals
             'score_dtype': 'float32',  # or bfloat16: the critic's precision when it ranks proposals
-            'num_samples': 16,  # N, proposals per state, for acting and for the critic's targets
+            'num_samples': 16,  # N, proposals per state, to play online and for the critic's targets
+            'eval_num_samples': 0,  # N of evaluation, videos and export; 0: num_samples
             'actor_hidden_dims': (512, 512, 512, 512),
             'critic_hidden_dims': (512, 512, 512, 512),
             'actor_layer_norm': False,
@@ -115,6 +116,8 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         for name in ('batch_size', 'num_qs', 'num_samples'):
             value = getattr(config, name)
             require(value >= 1, f'--agent.{name}={value}: must be at least 1')
+        num = config.eval_num_samples
+        require(num >= 0, f'--agent.eval_num_samples={num}: must be at least 1, or 0 for num_samples')
         for name in ('lr', 'tau'):
             value = getattr(config, name)
             require(0 < value <= 1, f'--agent.{name}={value}: must be in (0, 1]')
@@ -284,14 +287,23 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         chunks = self.best_of_n(observations, rng)
         return chunks.reshape(*chunks.shape[:-1], self.policy_horizon, self.action_dim)
 
-    def policy(self) -> Self:
-        """Returns what acts: this agent with `sample_actions` and `params`, and no other arrays.
+    def exploration_policy(self) -> Self:
+        """Returns what plays in the online phase: the best of `num_samples` proposals.
 
-        Acting, evaluation, videos and export use it. It is smaller to copy and to hand over than
-        the agent, and it cannot learn.
+        The critic's targets take the best of as many. So it learns the values of what is played.
         """
         arrays = {f.name for f in dataclasses.fields(self) if f.metadata.get('pytree_node', True)}
         return self.replace(**dict.fromkeys(arrays - {'params'}))
+
+    def policy(self) -> Self:
+        """Returns what acts once it has learnt: this agent with `sample_actions` and `params`.
+
+        It has no other arrays, so it is smaller to copy and to hand over than the agent, and cannot
+        learn. It takes the best of `eval_num_samples` proposals. Evaluation, videos and export use
+        it.
+        """
+        num = self.config.eval_num_samples or self.config.num_samples
+        return self.exploration_policy().replace(config=self.config._replace(num_samples=num))
 
     # ---- learning -------------------------------------------------------------------------------
 

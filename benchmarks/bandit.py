@@ -125,7 +125,8 @@ def play(method: str, seed: int, offline_steps: int, online_steps: int) -> dict[
     stacked, replays = begin_online(stacked, replays, data, online_steps)
     totals = zero_totals(stacked, replays, data)
     for step in tqdm(range(online_steps), desc=f'{method}, online'):
-        chunk = act(stacked.policy(), np.zeros((1, 1), np.float32), exploring, np.array([step]))
+        policies = stacked.exploration_policy()
+        chunk = act(policies, np.zeros((1, 1), np.float32), exploring, np.array([step]))
         replays = add_transitions(replays, data, transition(np.asarray(chunk)))
         stacked, totals = update_many(stacked, replays, data, 1, totals)
     return drawn | {'online': jax.device_get(draw(unstack(stacked.policy(), 0), drawing))}

@@ -249,9 +249,22 @@ def test_the_seed_decides_the_parameters_and_the_key_of_all_later_draws(method):
 def test_a_policy_acts_like_its_agent_and_holds_nothing_but_parameters(method):
     agent, rng = make(method), jax.random.PRNGKey(0)
     observations = make_batch()['observations']
-    policy = agent.policy()
-    assert equal(policy.sample_actions(observations, rng), agent.sample_actions(observations, rng))
-    assert len(jax.tree.leaves(policy)) == len(jax.tree.leaves(agent.params))
+    for policy in (agent.policy(), agent.exploration_policy()):
+        actions = policy.sample_actions(observations, rng)
+        assert equal(actions, agent.sample_actions(observations, rng))
+        assert len(jax.tree.leaves(policy)) == len(jax.tree.leaves(agent.params))
+
+
+@every_method
+def test_evaluation_may_choose_among_more_proposals_than_play_and_targets(method):
+    agent, more = make(method, num_samples=3, eval_num_samples=9), make(method, num_samples=9)
+    batch, rng = make_batch(), jax.random.PRNGKey(0)
+    act = lambda policy: policy.sample_actions(batch['observations'], rng)  # noqa: E731
+    assert equal(act(agent.policy()), act(more))
+    assert equal(act(agent.exploration_policy()), act(make(method, num_samples=3)))
+    assert not equal(act(agent.policy()), act(agent.exploration_policy()))
+    targets = [x.td_targets(batch, rng) for x in (agent, make(method, num_samples=3))]
+    assert equal(*targets)
 
 
 def test_updates_are_pure_and_reproducible():
@@ -401,6 +414,7 @@ def test_shape_checks_leave_nothing_in_the_program():
         ({'temperatures': (0.1, -1.0)}, r'--agent.temperatures=.*above 0'),
         ({'num_particles': 0}, r'--agent.num_particles=0: must be at least 1'),
         ({'num_samples': 0}, r'--agent.num_samples=0: must be at least 1'),
+        ({'eval_num_samples': -1}, r'--agent.eval_num_samples=-1: must be at least 1, or 0 for'),
         ({'q_agg': 'median'}, r'--agent.q_agg=median: use mean or min'),
         ({'score_dtype': 'half'}, r'--agent.score_dtype=half: use float32 or bfloat16'),
         ({'topk_weight': -1.0}, r'--agent.topk_weight=-1.0: must not be negative'),
@@ -424,6 +438,17 @@ def test_an_unknown_agent_is_named_with_those_there_are():
     description = {'agent': {'agent_name': 'sac'}}
     with pytest.raises(ValueError, match='agent_name=sac: unknown; there are bfn, dfp, fql, mvp'):
         make_agent(description, seed=0)
+
+
+def test_settings_that_an_older_description_lacks_are_the_defaults():
+    settings = dfp.get_config().to_dict() | {'top_k': 2, 'actor_hidden_dims': [8]}
+    del settings['eval_num_samples']
+    description = {
+        'agent': settings, 'observation_dim': 3, 'action_dim': 2, 'horizon_length': 1,
+        'discount': 0.9,
+    }  # fmt: skip
+    config = make_agent(description, seed=0).config
+    assert (config.eval_num_samples, config.top_k, config.actor_hidden_dims) == (0, 2, (8,))
 
 
 def test_frozen_settings_compare_by_value():

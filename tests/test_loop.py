@@ -31,15 +31,20 @@ class Counting(flax.struct.PyTreeNode):
     observation_dim: int = flax.struct.field(pytree_node=False, default=1)
     action_dim: int = flax.struct.field(pytree_node=False, default=1)
     discount: float = flax.struct.field(pytree_node=False, default=0.9)
+    acts: str = flax.struct.field(pytree_node=False, default='')
 
     def update(self, batch):
         return self.replace(count=self.count + 1), {'count': self.count}
 
     def sample_actions(self, observation, rng):
+        assert self.acts == 'online'
         return jnp.full((HORIZON, 1), UNIT) * self.count + 0 * observation[0]
 
     def policy(self):
-        return self
+        return self.replace(acts='in evaluation')
+
+    def exploration_policy(self):
+        return self.replace(acts='online')
 
     def begin_online(self):
         return self
@@ -124,6 +129,7 @@ class Run:
         )
 
     def evaluate(self, policies, *_):
+        assert {x.acts for x in policies} == {'in evaluation'}
         counts = np.concatenate([x.count for x in policies])
         self.evaluations.append((self.state.step, counts.tolist()))
         return [{'success': 0.0} for _ in counts]

@@ -252,7 +252,7 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
     due = np.where(playing, play.env_steps, play.trained_steps)
     if not config.overlap:
         state = learn(state, run, due)
-    policies = [part.agents.policy() for part in state.seeds]
+    policies = [part.agents.exploration_policy() for part in state.seeds]
     chunks = updates.on_each_device(
         updates.act, policies, play.observations, run.exploration_keys, play.env_steps
     )
