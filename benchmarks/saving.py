@@ -62,7 +62,7 @@ def online_state(config: RunConfig, offline: RunState, data: list[Rows]) -> RunS
     play = Play.create(
         config.num_seeds, config.horizon_length, agents.observation_dim, agents.action_dim
     )
-    state = states.begin_online(offline, data, play, config.online_steps)
+    state = states.begin_online(offline, data, play, config)
     own = make_rows(episodes=config.online_steps // (EPISODE_ROWS - 1))
     seeds = []
     for part in state.seeds:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from utils.replay import Replay, Rows, draw_integers, scale_bits
+from utils.replay import Replay, Rows, draw_integers, first_transitions, scale_bits
 from utils.seeds import stack
 
 DISCOUNT = 0.9
@@ -221,6 +221,54 @@ def test_online_data_replaces_the_first_offline_rows_when_the_data_set_fills_the
     drawn = set(np.asarray(batch['observations'][:, 0]).tolist())
     assert not {0.0, 1.0} & drawn
     assert {2.0, 14.0} <= drawn
+
+
+@pytest.mark.parametrize('ratio', [0.0, 0.3, 1.0])
+def test_a_batch_has_a_given_part_of_the_data_set_whatever_is_overwritten(ratio):
+    experience = Experience()
+    rows = experience.episodes([5, 4])
+    data = Rows.from_dataset(rows)
+    replay = Replay.create(data, 1).begin_online(data, 100, ratio)
+    assert replay.capacity == 13
+
+    def draw():
+        batch = sample(replay, data, jax.random.PRNGKey(0), 500, 2, DISCOUNT)
+        return np.asarray(batch['observations'][:, 0])
+
+    offline = {*range(5), *range(6, 10)}
+    assert set(draw().tolist()) == offline  # there is nothing else yet
+    online = []
+    for _ in range(6):
+        state = experience.states(1)[0]
+        chunk = experience.chunk(state, MAX_LENGTH, done=True)
+        online += chunk['observations'][:, 0].tolist()
+        replay = add(replay, data, chunk)
+        drawn = draw()
+        num = round(500 * ratio)
+        alive = online[-10:]  # two whole episodes of five rows, and two transitions more
+        assert set(drawn[:num].tolist()) == (offline if num else set())
+        assert set(drawn[num:].tolist()) == (set(alive) if num < 500 else set())
+    assert not set(online[:-10]) & set(drawn.tolist())
+
+
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), proportion=st.floats(0.01, 1.0)
+)
+@settings(deadline=None)
+def test_the_first_part_of_a_data_set_has_its_first_transitions(lengths, proportion):
+    rows = Experience().episodes(lengths)
+    num = int(proportion * sum(lengths))
+    if not num:
+        with pytest.raises(ValueError, match=f'leaves none of {sum(lengths)} transitions'):
+            first_transitions(rows, proportion)
+        return
+    part = first_transitions(rows, proportion)
+    starts = np.flatnonzero(~rows['terminals'])[:num]
+    np.testing.assert_array_equal(np.flatnonzero(~part['terminals']), starts)
+    for name in ('observations', 'actions', 'rewards', 'masks'):
+        np.testing.assert_array_equal(part[name], rows[name][: len(part[name])])
+    assert len(part['rewards']) == starts[-1] + 2
+    assert part['terminals'][-1]
 
 
 def test_a_termination_inside_an_episode_stops_the_bootstrap_not_the_rewards():

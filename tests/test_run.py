@@ -108,8 +108,15 @@ def test_a_run_that_is_left_again_and_again_ends_as_if_it_had_not_been(finished,
     assert again.scores == result.scores
 
 
-@pytest.mark.parametrize('changes', [{'overlap': False}, {'num_seeds': 2}])
-def test_so_does_one_without_overlap_and_one_of_several_seeds(tmp_path, changes):
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'overlap': False},
+        {'num_seeds': 2},
+        {'dataset_proportion': 0.5, 'offline_batch_ratio': 0.5, 'log_interval': 0},
+    ],
+)
+def test_so_does_one_without_overlap_of_several_seeds_or_with_other_batches(tmp_path, changes):
     config = make_config(tmp_path, **changes)
     result = start(config)
     again, interruptions = start_until_complete(
@@ -132,6 +139,18 @@ def test_a_complete_run_is_not_started_again_unless_anew_beside_it(finished, tmp
     assert fresh.directory.name == f'{first.directory.name}-2'
     assert_equal_outcomes(first.directory, fresh.directory)
     assert start(config).directory == fresh.directory  # the newest
+
+
+@pytest.mark.parametrize(
+    ('changes', 'phase'),
+    [({'dataset_proportion': 0.5}, 'offline'), ({'offline_batch_ratio': 0.9}, 'online')],
+)
+def test_which_data_a_batch_is_of_is_a_matter_of_its_phase(finished, tmp_path, changes, phase):
+    config, result = finished
+    other = start(with_path(config, tmp_path, **changes)).directory
+    tables = [read_table(each / 'offline.csv') for each in (result.directory, other)]
+    assert (tables[0] == tables[1]) is (phase == 'online')
+    assert len(read_table(other / 'online.csv')) == len(read_table(result.directory / 'online.csv'))
 
 
 def test_status_says_how_the_run_is(finished):

@@ -43,7 +43,7 @@ pending = {
 def play(devices):
     data = [jax.device_put(make_data(), device) for device in devices]
     begun = state.create(description, list(range(3)), data, 50)
-    begun = state.begin_online(begun, data, Play.create(3, 3, 3, 2), 20)
+    begun = state.begin_online(begun, data, Play.create(3, 3, 3, 2), config)
     begun = begun.replace(play=begun.play.replace(pending=pending))
     run = Resources(config, data, None, None, None, None, None)
     after = learn(begun, run, pending['length'])

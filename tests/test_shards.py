@@ -49,6 +49,16 @@ def test_shards_come_in_order_again_and_again_and_of_one_size():
     assert (number, second.size, int(second.num_starts)) == (1, 5, 3)
 
 
+def test_of_each_shard_the_first_part_is_used():
+    reader = ShardReader(Shards(8), proportion=0.5)
+    counts = [int(reader.take()[1].num_starts) for _ in range(8)]
+    assert counts == [1, 1, 2, 2, 3, 3, 4, 4]  # of 2 to 9 transitions
+    _, rows = ShardReader(Shards(1), proportion=0.5).take()
+    assert (rows.size, int(rows.num_rows), int(rows.num_starts)) == (2, 2, 1)
+    with pytest.raises(ValueError, match='--dataset_proportion=0.1: leaves none of 2 transitions'):
+        ShardReader(Shards(3), 'skip', proportion=0.1).take()
+
+
 def test_reading_begins_where_it_is_told_to():
     assert take(ShardReader(Shards(3), first=2), 4) == [2, 0, 1, 2]
 

@@ -25,9 +25,16 @@ def _setting(
     least: int | None = None,
     choices: tuple[str, ...] | None = None,
     decides_result: bool = True,
+    most: int | None = None,
 ) -> Any:
     """Returns a field with its flag's help, its limits, and whether results depend on it."""
-    metadata = {'help': help, 'least': least, 'choices': choices, 'decides': decides_result}
+    metadata = {
+        'help': help,
+        'least': least,
+        'most': most,
+        'choices': choices,
+        'decides': decides_result,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -71,6 +78,9 @@ class RunConfig:
     overlap: bool = _setting(True, 'Update while the environments play, so that the acting policy '
                              'is one chunk old; if not, they wait for each other.')  # fmt: skip
     buffer_size: int = _setting(2_000_000, 'Transitions, offline ones included.', 1)
+    offline_batch_ratio: float | None = _setting(None, 'Online, part of each batch that is drawn '
+                                                 'from the data set; default: offline and online '
+                                                 'data are one pool.', 0, most=1)  # fmt: skip
 
     eval_interval: int = _setting(100_000, 'Steps between evaluations.', 1)
     eval_episodes: int = _setting(50, 'Episodes per evaluation; the paper: 100.', 1)
@@ -79,6 +89,9 @@ class RunConfig:
 
     dataset_source: str = _setting('auto', 'auto: what is on disk, else download.',
                                    choices=('auto', 'download', 'collect'))  # fmt: skip
+    dataset_proportion: float = _setting(1.0, "Part of the data set's transitions to use, the "
+                                         'first ones; of each file, if it is in many.',
+                                         most=1)  # fmt: skip
     dataset_replace_interval: int = _setting(1_000, 'Updates before the next file of a data set '
                                              'in many files.', 1)  # fmt: skip
     on_bad_shard: str = _setting('fail', 'When a file of such a set cannot be read.',
@@ -135,6 +148,8 @@ class RunConfig:
                 f'--collect_episodes={self.collect_episodes}: has a meaning only with '
                 f'--dataset_source=collect, not with {self.dataset_source}'
             )
+        if self.dataset_proportion <= 0:
+            raise UserError(f'--dataset_proportion={self.dataset_proportion}: must be above 0')
         envs.check_options(self.task.suite, self.env_options)
         agents.check_settings(self.agent, self.horizon_length, self.discount)
         self._check_save_dir()
@@ -145,6 +160,8 @@ class RunConfig:
             return
         if limits['least'] is not None and value < limits['least']:
             raise UserError(f'--{field.name}={value}: must be at least {limits["least"]}')
+        if limits['most'] is not None and value > limits['most']:
+            raise UserError(f'--{field.name}={value}: must be at most {limits["most"]}')
         if limits['choices'] and value not in limits['choices']:
             raise UserError(f'--{field.name}={value}: use {" or ".join(limits["choices"])}')
 

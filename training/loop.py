@@ -116,7 +116,7 @@ def _next_phase(state: RunState, run: Resources) -> RunState | None:
     play = Play.create(
         len(config.seeds), config.horizon_length, agent.observation_dim, agent.action_dim
     )
-    state = begin_online(state, run.data, play, config.online_steps)
+    state = begin_online(state, run.data, play, config)
     return state.replace(play=play.replace(observations=place_simulators(play, run)))
 
 

@@ -141,7 +141,8 @@ class _Run:
         self.checkpoints = Checkpoints(place / 'checkpoints', config.keep_checkpoints)
         stack.callback(self.checkpoints.close)
         saved = self._newest_checkpoint()
-        shards = ShardReader(dataset, config.on_bad_shard, saved[0]['shard'] if saved else 0)
+        first = saved[0]['shard'] if saved else 0
+        shards = ShardReader(dataset, config.on_bad_shard, first, config.dataset_proportion)
         stack.callback(shards.close)
         shard, rows = shards.take()
         data = [jax.device_put(rows, device) for device in jax.local_devices()[: len(seeds)]]

@@ -8,7 +8,7 @@ import jax
 
 from envs import Dataset
 from utils.errors import UserError
-from utils.replay import Rows
+from utils.replay import Rows, first_transitions
 
 
 class ShardReader:
@@ -18,7 +18,13 @@ class ShardReader:
     for it. Drop the old shard between `take` and `read_ahead`; then at most two are in memory.
     """
 
-    def __init__(self, dataset: Dataset, on_bad_shard: str = 'fail', first: int = 0):
+    def __init__(
+        self,
+        dataset: Dataset,
+        on_bad_shard: str = 'fail',
+        first: int = 0,
+        proportion: float = 1.0,
+    ):
         """Starts no reading yet.
 
         Args:
@@ -26,9 +32,11 @@ class ShardReader:
             on_bad_shard: what to do with a shard that cannot be read: 'fail', or 'skip' it with a
                 warning that names it.
             first: number of the shard to begin with.
+            proportion: of each shard's transitions to use, the first ones.
         """
         self._dataset, self._skip = dataset, on_bad_shard == 'skip'
-        self._size = max(dataset.num_rows)
+        self._proportion = proportion
+        self._size = max(dataset.num_rows) if len(dataset.paths) > 1 else None
         self._order = itertools.islice(itertools.cycle(range(len(dataset.paths))), first, None)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix='shards')
         self._coming: Future | None = None
@@ -45,7 +53,8 @@ class ShardReader:
         """Returns the number of the next shard and its rows, with the same `size` for all shards.
 
         Raises:
-            UserError: the shard cannot be read (with 'skip': none can); the message names it.
+            UserError: the shard cannot be read (with 'skip': none can), which the message names, or
+                the proportion leaves nothing of it.
         """
         self.read_ahead()
         coming, self._coming = self._coming, None
@@ -66,5 +75,7 @@ class ShardReader:
                     raise
                 logging.warning('Skipping a shard. %s', error)
                 continue
+            if self._proportion < 1:
+                rows = first_transitions(rows, self._proportion)
             return shard, jax.block_until_ready(Rows.from_dataset(rows, self._size))
         raise UserError(f'None of the shards can be read: {self._dataset.paths[0]}, …')

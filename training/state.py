@@ -176,11 +176,14 @@ def with_agent(state: RunState, agent: Any, seed: int) -> RunState:
     return state.replace(seeds=(part.replace(agents=agents),))
 
 
-def begin_online(state: RunState, data: list[Rows], play: Play, num_transitions: int) -> RunState:
-    """Returns the state that the online phase begins with."""
+def begin_online(state: RunState, data: list[Rows], play: Play, config: Any) -> RunState:
+    """Returns the state that the online phase of the run with this `RunConfig` begins with."""
+    num_transitions = max(config.online_steps, config.horizon_length)  # room for a padded chunk
     seeds = []
     for part, rows in zip(state.seeds, data, strict=True):
-        agents, replays = updates.begin_online(part.agents, part.replays, rows, num_transitions)
+        agents, replays = updates.begin_online(
+            part.agents, part.replays, rows, num_transitions, config.offline_batch_ratio
+        )
         seeds.append(SeedState(agents, replays, updates.zero_totals(agents, replays, rows)))
     return state.replace(phase='online', step=0, reported=-1, seeds=tuple(seeds), play=play)
 
@@ -246,7 +249,7 @@ def from_arrays(
         play = Play.create(
             num_seeds, config.horizon_length, agent.observation_dim, agent.action_dim
         )
-        state = begin_online(fresh, data, play, config.online_steps)
+        state = begin_online(fresh, data, play, config)
         shape = arrays['play/actions'].shape
         play = play.replace(actions=np.zeros(shape, np.float32))
         state = state.replace(play=checkpoints.unflatten({'play': play}, arrays, where)['play'])

@@ -158,12 +158,14 @@ def act(policies, observations: jax.Array, rngs: jax.Array, steps: jax.Array) ->
     return over_seeds(act_one, (0, 0, 0, 0))(policies, observations, rngs, steps)
 
 
-@partial(jax.jit, static_argnames='num_transitions')
-def begin_online(agents, replays: Replay, data: Rows, num_transitions: int) -> tuple[Any, Replay]:
-    """Returns agents and replays in their online phase, with room for `num_transitions`."""
+@partial(jax.jit, static_argnames=('num_transitions', 'offline_ratio'))
+def begin_online(
+    agents, replays: Replay, data: Rows, num_transitions: int, offline_ratio: float | None = None
+) -> tuple[Any, Replay]:
+    """Returns agents and replays in their online phase; see `Replay.begin_online`."""
 
     def begin(agent, replay, data):
-        return agent.begin_online(), replay.begin_online(data, num_transitions)
+        return agent.begin_online(), replay.begin_online(data, num_transitions, offline_ratio)
 
     return over_seeds(begin, (0, 0, None))(agents, replays, data)
 

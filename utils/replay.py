@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import DTypeLike
 
+from utils.errors import UserError
 from utils.shapes import check_shapes
 
 Batch = dict[str, jax.Array]
@@ -114,6 +115,30 @@ class Rows(flax.struct.PyTreeNode):
         )
 
 
+def first_transitions(rows: dict[str, np.ndarray], proportion: float) -> dict[str, np.ndarray]:
+    """Returns the first part of a data set, as `Rows.from_dataset` takes it.
+
+    Args:
+        rows: the data set.
+        proportion: of its transitions, rounded down. The last one's episode is cut after it, as by
+            a time limit.
+
+    Raises:
+        UserError: no transition is left.
+    """
+    terminals = np.asarray(rows['terminals'], bool)
+    starts = np.flatnonzero(~terminals)
+    num = int(proportion * len(starts))
+    if num < 1:
+        raise UserError(
+            f'--dataset_proportion={proportion}: leaves none of {len(starts)} transitions; use more'
+        )
+    num_rows = starts[num - 1] + 2  # the row after a transition holds the state it led to
+    part = {name: values[:num_rows].copy() for name, values in rows.items()}
+    part['terminals'][-1] = True
+    return part
+
+
 class Replay(flax.struct.PyTreeNode):
     """What one seed added to the data set, and which rows of both are alive.
 
@@ -124,6 +149,7 @@ class Replay(flax.struct.PyTreeNode):
     num_dropped: jax.Array  # int32, starts that are not alive any more
     episode_is_open: jax.Array  # bool, the row after the last holds the state reached
     capacity: int = flax.struct.field(pytree_node=False)
+    offline_ratio: float | None = flax.struct.field(pytree_node=False, default=None)
 
     @classmethod
     def create(cls, data: Rows, buffer_size: int) -> 'Replay':
@@ -141,13 +167,23 @@ class Replay(flax.struct.PyTreeNode):
             capacity=max(buffer_size + int(data.num_episodes), data.size + 2),
         )
 
-    def begin_online(self, data: Rows, num_transitions: int) -> 'Replay':
+    def begin_online(
+        self, data: Rows, num_transitions: int, offline_ratio: float | None = None
+    ) -> 'Replay':
         """Returns the replay with room for `num_transitions` online ones.
 
         Each may need a second row, for the state an episode ends in. Beyond the capacity the
         oldest rows are overwritten.
+
+        Args:
+            data: the data set.
+            num_transitions: to make room for.
+            offline_ratio: part of each batch that `sample` draws from the whole data set, where
+                nothing is overwritten; the rest is from online transitions, as soon as there are
+                any. None: both are one pool.
         """
-        return self.replace(rows=data.empty(min(self.capacity, 2 * num_transitions + 1)))
+        size = min(self.capacity, 2 * num_transitions + 1)
+        return self.replace(rows=data.empty(size), offline_ratio=offline_ratio)
 
     def num_starts(self, data: Rows) -> jax.Array:
         """Returns the number of transitions that may be sampled."""
@@ -220,7 +256,8 @@ class Replay(flax.struct.PyTreeNode):
     ) -> Batch:
         """Draws chunks that start at rows drawn uniformly from those that hold an action.
 
-        A chunk that runs over the end of its episode keeps its valid prefix: later actions are
+        With an `offline_ratio`, the first round(offline_ratio · B) are drawn from the data set's and
+        the others from the online ones. A chunk that runs over the end of its episode keeps its valid prefix: later actions are
         zeros, later rewards and masks are left out, and the next observation is the last state
         of the episode. So a chunk never shows anything of another episode.
 
@@ -229,8 +266,7 @@ class Replay(flax.struct.PyTreeNode):
             chunk), `masks [B]` (0 if the task terminated within it), `next_observations [B, d_s]`
             and `valid [B, h]` (1 while the chunk is inside its episode).
         """
-        drawn = draw_integers(rng, batch_size, self.num_starts(data))
-        start = self._start(data, self.num_dropped + drawn)
+        start = self._start(data, self._draw(data, rng, batch_size))
         numbers = start[:, None] + jnp.arange(horizon + 1)
         episode_ids = self._read(data, 'episode_ids', numbers)
         written = numbers < self._next(data) + self.episode_is_open
@@ -247,6 +283,16 @@ class Replay(flax.struct.PyTreeNode):
             'next_observations': self._read(data, 'observations', start + jnp.sum(valid, axis=1)),
             'valid': valid.astype(jnp.float32),
         }
+
+    def _draw(self, data: Rows, rng: jax.Array, num: int) -> jax.Array:
+        """Draws places among all rows that hold an action."""
+        if self.offline_ratio is None:
+            return self.num_dropped + draw_integers(rng, num, self.num_starts(data))
+        first_online = jnp.maximum(self.num_dropped, data.num_starts)
+        num_online = data.num_starts + self.rows.num_starts - first_online
+        is_offline = (jnp.arange(num) < round(self.offline_ratio * num)) | (num_online == 0)
+        choices = jnp.where(is_offline, data.num_starts, num_online)
+        return jnp.where(is_offline, 0, first_online) + draw_integers(rng, num, choices)
 
     def _next(self, data: Rows) -> jax.Array:
         """Returns the number of the row written next."""
@@ -270,6 +316,8 @@ class Replay(flax.struct.PyTreeNode):
 
 def draw_integers(rng: jax.Array, num: int, below: jax.Array) -> jax.Array:
     """Draws `num` integers from 0 to `below` − 1, int32, each as likely as the others.
+
+    `below` is a scalar, or one for each integer `[num]`.
 
     Each is ⌊u · below⌋ for a number u of 64 random bits, so that two likelihoods differ by less
     than below / 2⁶⁴ of their value. With 32 bits, as `jax.random.randint` has in effect, rows of a
