@@ -39,6 +39,14 @@ def with_agent(**changes):
         ({'eval_interval': 0}, '--eval_interval=0: must be at least 1'),
         ({'save_minutes': -1.0}, '--save_minutes=-1.0: must be at least 0'),
         ({'keep_checkpoints': 0}, '--keep_checkpoints=0: must be at least 1'),
+        ({'seed': -1}, '--seed=-1: must be at least 0'),
+        ({'seed': 2**32}, f'--seed={2**32} --num_seeds=1: the last seed would be {2**32}; it must'),
+        ({'seed': 2**32 - 2, 'num_seeds': 3}, f'the last seed would be {2**32}; it must be at most'),
+        ({'offline_steps': 2**31}, f'--offline_steps={2**31}: must be at most 1000000000'),
+        ({'online_steps': 2**31}, f'--online_steps={2**31}: must be at most 1000000000'),
+        ({'buffer_size': 2**31}, f'--buffer_size={2**31}: must be at most 1000000000'),
+        ({'utd_ratio': 5000}, '--utd_ratio=5000 --online_steps=1000000: 5000000000 updates; there'),
+        ({'buffer_size': 4}, '--buffer_size=4 --horizon_length=5: must hold the transitions of a'),
         ({'num_seeds': 0}, '--num_seeds=0: must be at least 1'),
         ({'num_seeds': 2, 'restore_path': 'x'}, '--num_seeds=2 --restore_path=x: a checkpoint is'),
         ({'restore_path': '/no/such/run'}, '--restore_path=/no/such/run: no checkpoint there'),
@@ -75,6 +83,11 @@ def test_the_defaults_and_every_method_of_the_paper_pass(tmp_path):
     RunConfig(save_dir=str(tmp_path)).check()
     for method in ('BFN', 'QC-BFN', 'FQL', 'QC-FQL', 'MVP', 'DFP'):
         run_config(method, ENV_NAME, save_dir=str(tmp_path)).check()
+
+
+def test_the_largest_numbers_pass(tmp_path):
+    most = {'offline_steps': 10**9, 'online_steps': 10**9, 'buffer_size': 10**9}
+    RunConfig(seed=2**32 - 2, num_seeds=2, save_dir=str(tmp_path), **most).check()
 
 
 def test_a_config_survives_json(tmp_path):

@@ -153,6 +153,19 @@ def test_which_data_a_batch_is_of_is_a_matter_of_its_phase(finished, tmp_path, c
     assert len(read_table(other / 'online.csv')) == len(read_table(result.directory / 'online.csv'))
 
 
+def test_a_run_may_be_shorter_than_a_chunk_and_have_any_seed(tmp_path):
+    config = make_config(
+        tmp_path, horizon_length=5, offline_steps=1, online_steps=2, start_training=0,
+        seed=2**32 - 1,
+    )  # fmt: skip
+    directory = start(config).directory
+    (row,) = read_table(directory / 'online.csv')
+    assert (row['step'], row['seed']) == ('2', str(2**32 - 1))
+    assert float(row['critic/loss']) > 0
+    arrays, _ = outcome(directory)
+    assert arrays['seeds/0/rows/num_starts'].tolist() == [2]
+
+
 def test_status_says_how_the_run_is(finished):
     status = read_status(finished[1].directory)
     assert status['status'] == 'done'

@@ -16,6 +16,7 @@ import envs
 from training import checkpoints
 from utils.errors import UserError
 
+MOST = 10**9  # steps, and rows of replay, that the device counts in 32 bits, two rows for each step
 DEFAULT_ENV_NAME = 'cube-triple-play-singletask-task2-v0'
 
 
@@ -69,15 +70,16 @@ class RunConfig:
                                              'for the next run; empty: nowhere.')  # fmt: skip
     wandb_mode: str = _how('disabled', 'W&B logging.', choices=('disabled', 'offline', 'online'))
 
-    offline_steps: int = _setting(1_000_000, 'Updates on the data set alone.', 0)
-    online_steps: int = _setting(1_000_000, 'Environment steps after that.', 0)
+    offline_steps: int = _setting(1_000_000, 'Updates on the data set alone.', 0, most=MOST)
+    online_steps: int = _setting(1_000_000, 'Environment steps after that.', 0, most=MOST)
     horizon_length: int = _setting(5, 'Actions in a chunk (h).', 1)
     discount: float = _setting(0.99, 'Per environment step.')
     utd_ratio: int = _setting(1, 'Updates per environment step, online.', 1)
     start_training: int = _setting(5_000, 'Online step at which updates resume.', 0)
     overlap: bool = _setting(True, 'Update while the environments play, so that the acting policy '
                              'is one chunk old; if not, they wait for each other.')  # fmt: skip
-    buffer_size: int = _setting(2_000_000, 'Transitions, offline ones included.', 1)
+    buffer_size: int = _setting(2_000_000, 'Transitions, offline ones included.', 1,
+                                most=MOST)  # fmt: skip
     offline_batch_ratio: float | None = _setting(None, 'Online, part of each batch that is drawn '
                                                  'from the data set; default: offline and online '
                                                  'data are one pool.', 0, most=1)  # fmt: skip
@@ -135,6 +137,21 @@ class RunConfig:
         if not self.offline_steps + self.online_steps:
             raise UserError(
                 '--offline_steps=0 --online_steps=0: nothing to do; evaluate.py evaluates'
+            )
+        if self.seed + self.num_seeds > 2**32:
+            raise UserError(
+                f'--seed={self.seed} --num_seeds={self.num_seeds}: the last seed would be '
+                f'{self.seeds[-1]}; it must be at most {2**32 - 1}'
+            )
+        if self.utd_ratio * self.online_steps >= 2**31:
+            raise UserError(
+                f'--utd_ratio={self.utd_ratio} --online_steps={self.online_steps}: '
+                f'{self.utd_ratio * self.online_steps} updates; there must be less than {2**31}'
+            )
+        if self.buffer_size < self.horizon_length:
+            raise UserError(
+                f'--buffer_size={self.buffer_size} --horizon_length={self.horizon_length}: must '
+                'hold the transitions of a chunk'
             )
         if self.restore_path and self.num_seeds > 1:
             raise UserError(
