@@ -18,7 +18,8 @@ flags.DEFINE_string('restore_path', None, 'Run or checkpoint.', required=True)
 flags.DEFINE_integer('eval_episodes', 50, 'Episodes.', lower_bound=1)
 flags.DEFINE_integer('eval_envs', 10, 'Environments in parallel.', lower_bound=1)
 flags.DEFINE_integer('seed', None, 'Of start states and policy noise; default: each seed of the '
-                     'run its own, which gives its score.', lower_bound=0, upper_bound=2**32 - 1)  # fmt: skip
+                     'run its own, which gives its score.', lower_bound=0,
+                     upper_bound=2**32 - 1)  # fmt: skip
 
 
 def main(_) -> None:

@@ -56,7 +56,7 @@ def base_config() -> ml_collections.ConfigDict:
             'num_qs': 2,  # E, size of the critic ensemble
             'q_agg': 'mean',  # mean or min over the ensemble, for targets and to rank proposals
             'score_dtype': 'float32',  # or bfloat16: the critic's precision when it ranks proposals
-            'num_samples': 16,  # N, proposals per state, to play online and for the critic's targets
+            'num_samples': 16,  # N, proposals per state, for online play and the critic's targets
             'eval_num_samples': 0,  # N of evaluation, videos and export; 0: num_samples
             'actor_hidden_dims': (512, 512, 512, 512),
             'critic_hidden_dims': (512, 512, 512, 512),
@@ -117,7 +117,9 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
             value = getattr(config, name)
             require(value >= 1, f'--agent.{name}={value}: must be at least 1')
         num = config.eval_num_samples
-        require(num >= 0, f'--agent.eval_num_samples={num}: must be at least 1, or 0 for num_samples')
+        require(
+            num >= 0, f'--agent.eval_num_samples={num}: must be at least 1, or 0 for num_samples'
+        )
         for name in ('lr', 'tau'):
             value = getattr(config, name)
             require(0 < value <= 1, f'--agent.{name}={value}: must be in (0, 1]')

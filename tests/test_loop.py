@@ -210,6 +210,16 @@ def test_rows_and_evaluations_are_at_the_multiples_of_their_intervals_and_at_the
     assert len(run.evaluations) == len(steps['eval']) - 1
 
 
+def test_with_intervals_of_0_there_are_rows_and_evaluations_at_the_ends_only(monkeypatch):
+    run = Run(monkeypatch, [7], offline_steps=25, online_steps=33, log_interval=0, eval_interval=0)
+    rows = [(table, phase, step) for table, phase, step, _ in run.finish().log.rows]
+    assert rows == [
+        ('offline', 'offline', 25), ('eval', 'offline', 25), ('online', 'online', 33),
+        ('eval', 'online', 33),
+    ]  # fmt: skip
+    assert run.evaluations == [(25, [25]), (33, [25 + 33])]
+
+
 def test_a_phase_without_steps_is_left_out(monkeypatch):
     assert {phase for _, phase, _, _ in Run(monkeypatch, [5]).finish().log.rows} == {'online'}
     run = Run(monkeypatch, [5], offline_steps=3, online_steps=0).finish()
@@ -218,7 +228,12 @@ def test_a_phase_without_steps_is_left_out(monkeypatch):
 
 @pytest.mark.parametrize(
     ('intervals', 'end', 'stops'),
-    [([5, 7], 23, [5, 7, 10, 14, 15, 20, 21, 23]), ([5, 10], 10, [5, 10])],
+    [
+        ([5, 7], 23, [5, 7, 10, 14, 15, 20, 21, 23]),
+        ([5, 10], 10, [5, 10]),
+        ([0, 4], 9, [4, 8, 9]),
+        ([0, 0], 9, [9]),
+    ],
 )
 def test_stops_are_the_multiples_of_the_intervals_and_the_end(intervals, end, stops):
     step, found = 0, []

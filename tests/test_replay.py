@@ -186,7 +186,9 @@ def test_starts_are_uniform_however_short_the_episodes():
 @pytest.mark.parametrize('below', [3 << 29, 5 << 28, 7])
 def test_rows_of_a_large_range_are_as_likely_as_each_other(below):
     """χ² of ten equal parts. Draws of 32 bits would give the low ones up to 1.5 times as many."""
-    drawn = jax.jit(draw_integers, static_argnums=1)(jax.random.PRNGKey(0), 200_000, np.int32(below))
+    drawn = jax.jit(draw_integers, static_argnums=1)(
+        jax.random.PRNGKey(0), 200_000, np.int32(below)
+    )
     assert drawn.dtype == np.int32
     assert 0 <= drawn.min() <= drawn.max() < below
     parts = min(below, 10)
@@ -251,9 +253,7 @@ def test_a_batch_has_a_given_part_of_the_data_set_whatever_is_overwritten(ratio)
     assert not set(online[:-10]) & set(drawn.tolist())
 
 
-@given(
-    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), proportion=st.floats(0.01, 1.0)
-)
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), proportion=st.floats(0.01, 1.0))
 @settings(deadline=None)
 def test_the_first_part_of_a_data_set_has_its_first_transitions(lengths, proportion):
     rows = Experience().episodes(lengths)

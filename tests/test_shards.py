@@ -55,7 +55,7 @@ def test_of_each_shard_the_first_part_is_used():
     assert counts == [1, 1, 2, 2, 3, 3, 4, 4]  # of 2 to 9 transitions
     _, rows = ShardReader(Shards(1), proportion=0.5).take()
     assert (rows.size, int(rows.num_rows), int(rows.num_starts)) == (2, 2, 1)
-    with pytest.raises(ValueError, match='--dataset_proportion=0.1: leaves none of 2 transitions'):
+    with pytest.raises(ValueError, match=r'proportion=0\.1: leaves none of 2 transitions'):
         ShardReader(Shards(3), 'skip', proportion=0.1).take()
 
 

@@ -84,10 +84,12 @@ class RunConfig:
                                                  'from the data set; default: offline and online '
                                                  'data are one pool.', 0, most=1)  # fmt: skip
 
-    eval_interval: int = _setting(100_000, 'Steps between evaluations.', 1)
+    eval_interval: int = _setting(100_000, 'Steps between evaluations; 0: at the end of each '
+                                  'phase only.', 0)  # fmt: skip
     eval_episodes: int = _setting(50, 'Episodes per evaluation; the paper: 100.', 1)
     eval_envs: int = _how(10, 'Environments evaluated in parallel, of all seeds together.', 1)
-    log_interval: int = _setting(5_000, 'Steps between rows of offline.csv and online.csv.', 1)
+    log_interval: int = _setting(5_000, 'Steps between rows of offline.csv and online.csv; 0: at '
+                                 'the end of each phase only.', 0)  # fmt: skip
 
     dataset_source: str = _setting('auto', 'auto: what is on disk, else download.',
                                    choices=('auto', 'download', 'collect'))  # fmt: skip

@@ -83,7 +83,8 @@ def advance(state: RunState, run: Resources) -> RunState | None:
 def next_report(state: RunState, config: RunConfig) -> int | None:
     """Returns the step of the phase at which rows or an evaluation are due next, None at its end.
 
-    These are step 0, the multiples of `eval_interval` and `log_interval`, and the last step.
+    These are step 0, the multiples of `eval_interval` and `log_interval`, and the last step. An
+    interval of 0 has no multiples.
     """
     end = _num_steps(config, state.phase)
     if state.reported >= end:
@@ -94,8 +95,8 @@ def next_report(state: RunState, config: RunConfig) -> int | None:
 
 
 def next_stop(step: int, intervals: Sequence[int], end: int) -> int:
-    """Returns the first multiple of an interval after `step`, or the end."""
-    return min([end, *((step // interval + 1) * interval for interval in intervals)])
+    """Returns the first multiple of an interval after `step`, or the end. Intervals may be 0."""
+    return min([end, *((step // interval + 1) * interval for interval in intervals if interval)])
 
 
 def ends_phase(state: RunState, config: RunConfig) -> bool:
@@ -165,8 +166,8 @@ def report(state: RunState, run: Resources) -> RunState:
 
 
 def is_due(step: int, interval: int, end: int) -> bool:
-    """Tells whether something done every `interval` steps and at the end is due."""
-    return step % interval == 0 or step == end
+    """Tells whether something done every `interval` steps (0: never) and at the end is due."""
+    return step == end or bool(interval and step % interval == 0)
 
 
 def _of_episodes(play: Play, seed: int) -> dict[str, float | None]:
@@ -186,8 +187,7 @@ def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
     """
     config = run.config
     streams = len(run.shards) > 1
-    intervals = [config.save_interval] if config.save_interval else []
-    intervals += [config.dataset_replace_interval] if streams else []
+    intervals = [config.save_interval, config.dataset_replace_interval if streams else 0]
     num_updates = min(run.block, next_stop(state.step, intervals, stop) - state.step)
     if streams:
         run.shards.read_ahead()  # the shard before was dropped when this one was taken

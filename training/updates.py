@@ -16,6 +16,7 @@ import numpy as np
 from utils.replay import Batch, Replay, Rows
 from utils.seeds import over_seeds
 
+Array = jax.Array | np.ndarray
 NEVER = np.iinfo(np.int32).max
 
 
@@ -26,10 +27,10 @@ class Totals(flax.struct.PyTreeNode):
     that its last additions rounded away (Kahan, 1965): its error does not grow with their number.
     """
 
-    updates: jax.Array  # int32
-    sums: jax.Array  # [K]
-    excess: jax.Array  # [K], to be subtracted from the sums
-    first_bad: jax.Array  # [K] int32, updates before the first one whose scalar is not finite
+    updates: Array  # int32
+    sums: Array  # [K]
+    excess: Array  # [K], to be subtracted from the sums
+    first_bad: Array  # [K] int32, updates before the first one whose scalar is not finite
     names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
     @classmethod
@@ -127,7 +128,7 @@ def update_many(
     return over_seeds(function, axes)(agents, replays, data, groups, rest, totals)
 
 
-def group_size(device: jax.Device, num_updates: int) -> int:
+def group_size(device: Any, num_updates: int) -> int:
     """Returns the `group` with which `num_updates` updates in one dispatch are fast.
 
     A CPU asks nobody, and the second copy of the update would only take time to compile.

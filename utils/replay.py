@@ -256,10 +256,12 @@ class Replay(flax.struct.PyTreeNode):
     ) -> Batch:
         """Draws chunks that start at rows drawn uniformly from those that hold an action.
 
-        With an `offline_ratio`, the first round(offline_ratio · B) are drawn from the data set's and
-        the others from the online ones. A chunk that runs over the end of its episode keeps its valid prefix: later actions are
+        A chunk that runs over the end of its episode keeps its valid prefix: later actions are
         zeros, later rewards and masks are left out, and the next observation is the last state
         of the episode. So a chunk never shows anything of another episode.
+
+        With an `offline_ratio`, the first round(offline_ratio · B) chunks are drawn from the data
+        set's and the others from the online ones.
 
         Returns:
             `observations [B, d_s]`, `actions [B, h, d_a]`, `rewards [B]` (discounted sum over the
