@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -144,3 +146,80 @@ def test_a_save_that_fails_is_a_warning_and_leaves_the_last_good_one(tmp_path, c
         kept.wait()
     assert 'offline-000000010: could not be saved' in caplog.text
     assert kept.newest('agents')[0] == {'name': 'offline-000000005'}
+
+
+HOSTILE = (
+    b'',
+    b'null',
+    b'[]',
+    b'{}',
+    b'7',
+    b'"x"',
+    b'{"agents/x": 3}',
+    b'\xff\xfe',
+    b'[' * 100_000,
+)
+
+
+def sign(directory):
+    """Makes the digest that of the files as they are."""
+    files = [path for path in directory.rglob('*') if path.is_file()]
+    digest = {
+        str(path.relative_to(directory)): checkpoints._digest(path)
+        for path in files
+        if path.name != checkpoints.DIGEST
+    }
+    (directory / checkpoints.DIGEST).write_text(json.dumps(digest))
+
+
+def mutate(directory, rng):
+    """Does something to a checkpoint; tells whether its digest was made to agree."""
+    files = sorted(path for path in directory.rglob('*') if path.is_file())
+    path = files[rng.integers(len(files))]
+    whole = path.read_bytes()
+    match rng.integers(7):
+        case 0:
+            path.write_bytes(whole[: rng.integers(len(whole) + 1)])
+        case 1:
+            damaged = bytearray(whole or b'0')
+            damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+            path.write_bytes(damaged)
+        case 2:
+            path.write_bytes(HOSTILE[rng.integers(len(HOSTILE))])
+        case 3:
+            path.unlink()
+        case 4:
+            path.unlink()
+            os.mkfifo(path)
+        case 5:
+            path.unlink()
+            path.symlink_to(('/dev/zero', '/nowhere', path.parent)[rng.integers(3)])
+        case 6:
+            path.write_bytes(files[rng.integers(len(files))].read_bytes())
+    if rng.integers(2) and path.name != checkpoints.DIGEST:
+        sign(directory)
+        return True
+    return False
+
+
+def test_a_hostile_checkpoint_is_refused_or_is_what_was_saved(tmp_path):
+    """More of them: HOSTILE_CHECKPOINTS=1000 python -m pytest tests/test_checkpoints.py."""
+    whole = write(tmp_path / 'whole')
+    _, arrays = checkpoints.load(whole, 'agents', 'seeds')
+    refused = []
+    for seed in range(int(os.environ.get('HOSTILE_CHECKPOINTS', 60))):
+        directory = tmp_path / 'hostile'
+        shutil.copytree(whole, directory)
+        is_signed = mutate(directory, np.random.default_rng(seed))
+        try:
+            found, found_arrays = checkpoints.load(directory, 'agents', 'seeds')
+            checkpoints.check_metadata(found, {'env_name': str}, str(directory))
+            checkpoints.unflatten({'agents': TREE}, found_arrays, str(directory))
+        except CheckpointError as error:
+            refused.append(str(error))
+        else:
+            for name, array in arrays.items() if not is_signed else ():
+                np.testing.assert_array_equal(found_arrays[name], array, err_msg=f'{seed}')
+        shutil.rmtree(directory)
+    assert len(refused) > 30
+    assert not [message for message in refused if '\n' in message]

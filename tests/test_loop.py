@@ -57,7 +57,7 @@ class Fixed(gymnasium.Env):
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
 
     def __init__(self, length):
-        self.length = length
+        self.length, self.observation, self.reward = length, 0.0, 0.0
 
     def reset(self, *, seed=None, options=None):
         self.steps = 0
@@ -66,7 +66,8 @@ class Fixed(gymnasium.Env):
     def step(self, action):
         self.steps += 1
         done = self.steps == self.length
-        return np.zeros(1, np.float32), 0.0, done, False, {'success': done}
+        observation = np.full(1, self.observation, np.float32)
+        return observation, self.reward, done, False, {'success': done}
 
 
 class InThisProcess(gymnasium.vector.SyncVectorEnv):
@@ -224,6 +225,42 @@ def test_a_phase_without_steps_is_left_out(monkeypatch):
     assert {phase for _, phase, _, _ in Run(monkeypatch, [5]).finish().log.rows} == {'online'}
     run = Run(monkeypatch, [5], offline_steps=3, online_steps=0).finish()
     assert {phase for _, phase, _, _ in run.log.rows} == {'offline'}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'observation': np.nan}, 'environment of seed 1 gave an observation that is not finite'),
+        ({'reward': -np.inf}, 'environment of seed 1 gave a reward that is not finite'),
+    ],
+)
+def test_what_a_simulator_gives_is_finite_or_the_run_ends(monkeypatch, changes, message):
+    run = Run(monkeypatch, [4, 4])
+    make = run.resources.make_play_env
+
+    def make_faulty():
+        env = make()
+        for name, value in changes.items():
+            setattr(env.envs[1].unwrapped, name, value)
+        return env
+
+    run.resources.make_play_env = make_faulty
+    with pytest.raises(loop.NotFinite, match=f'{message}, in the chunk after online step 0'):
+        run.finish()
+
+
+def test_values_beyond_what_rewards_allow_are_warned_of_once(monkeypatch, caplog):
+    run = Run(monkeypatch, [4], discount=0.9)
+    run.resources.largest_reward = 2.0
+    averages = {'critic/q_min': -199.0, 'critic/q_max': 10.0}
+    loop._warn_of_values(0, averages, run.state, run.resources)
+    assert not caplog.records
+    averages['critic/q_min'] = -201.0
+    for _ in range(2):
+        loop._warn_of_values(0, averages, run.state, run.resources)
+    (record,) = caplog.records
+    message = 'critic/q_min of seed 0 is -201 at offline step 0, but with rewards up to 2 and '
+    assert f'{message}--discount=0.9 no value is beyond 20' in record.getMessage()
 
 
 @pytest.mark.parametrize(

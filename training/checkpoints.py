@@ -79,7 +79,7 @@ def save(directory: pathlib.Path, groups: Mapping[str, Arrays], metadata: Mappin
         metadata: ready for JSON.
 
     Raises:
-        OSError: it cannot be written.
+        Exception: it cannot be written; of many kinds, as libraries raise them.
     """
     import orbax.checkpoint as ocp  # takes two seconds; only those who save wait for it
 
@@ -126,11 +126,33 @@ def load(directory: str | pathlib.Path, *groups: str) -> tuple[dict, Arrays]:
     import orbax.checkpoint as ocp
 
     arrays = {}
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        for group in filter(lambda group: (directory / group).is_dir(), groups):
-            for name, array in checkpointer.restore(directory / group).items():
-                arrays[f'{group}/{name}'] = np.asarray(array)
-    return json.loads((directory / METADATA).read_text()), arrays
+    try:
+        metadata = json.loads((directory / METADATA).read_text())
+        with _silent_libraries(), ocp.PyTreeCheckpointer() as checkpointer:
+            for group in filter(lambda group: (directory / group).is_dir(), groups):
+                for name, array in checkpointer.restore(directory / group).items():
+                    arrays[f'{group}/{name}'] = np.asarray(array)
+    except Exception as error:  # libraries have errors of many kinds for what is not theirs
+        raise CheckpointError(f'{directory}: cannot be read ({_one_line(error)})') from error
+    return metadata, arrays
+
+
+def check_metadata(metadata: Any, kinds: Mapping[str, type | tuple[type, ...]], where: str) -> None:
+    """Raises CheckpointError unless metadata is a mapping with entries of these kinds."""
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f'{where}: its {METADATA} holds no settings')
+    for name, kind in kinds.items():
+        if name not in metadata:
+            raise CheckpointError(f'{where}: its {METADATA} has no {name}')
+        if not isinstance(metadata[name], kind):
+            raise CheckpointError(
+                f'{where}: its {METADATA} has {name}={metadata[name]!r:.50}, which is not of its '
+                'kind'
+            )
+
+
+def _one_line(error: Exception) -> str:
+    return f'{error}'.strip().partition('\n')[0][:300] or type(error).__name__
 
 
 def verify(directory: pathlib.Path) -> None:
@@ -144,10 +166,13 @@ def verify(directory: pathlib.Path) -> None:
             f'{directory}: no checkpoint there (no {DIGEST}); give the directory of a run, or one '
             'of its checkpoints'
         )
+    for path in directory.rglob('*'):  # a pipe would be waited for, a link may lead anywhere
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise CheckpointError(f'{path}: neither a file nor a directory')
     try:
         expected = json.loads((directory / DIGEST).read_text())
         wanted = {name: (int(size), str(sha)) for name, (size, sha) in expected.items()}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f'{directory}: its {DIGEST} is damaged') from error
     found = {
         str(path.relative_to(directory)) for path in directory.rglob('*') if path.is_file()
@@ -220,6 +245,18 @@ def _warn_of_damage(path: pathlib.Path):
         logging.warning('%s; trying the checkpoint before it.', error)
 
 
+@contextlib.contextmanager
+def _silent_libraries():
+    """Keeps off the screen what orbax logs: of one error, it has hundreds of lines to say."""
+    logger = logging.getLogger('absl')
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 class Checkpoints:
     """The checkpoints of a run: the newest few, written in the background.
 
@@ -236,11 +273,14 @@ class Checkpoints:
         self._folder, self._keep = folder, keep
         self._executor = ThreadPoolExecutor(1, thread_name_prefix='checkpoints')
         self._saving: Future | None = None
+        self._last_is_written = True
         for path in folder.glob(f'{UNFINISHED}-*'):
             shutil.rmtree(path, ignore_errors=True)
 
     def save(self, name: str, groups: Mapping[str, Arrays], metadata: Mapping) -> None:
         """Starts to write a checkpoint, after waiting for the one before.
+
+        If it cannot be written, a warning says so, and the checkpoints before it stay.
 
         Args:
             name: '<phase>-<step>' with the step in nine digits.
@@ -249,13 +289,16 @@ class Checkpoints:
         self.wait()
         self._saving = self._executor.submit(self._save, self._folder / name, groups, metadata)
 
-    def _save(self, directory, groups, metadata) -> None:
+    def _save(self, directory, groups, metadata) -> bool:
         try:
-            save(directory, groups, metadata)
-        except (OSError, ValueError) as error:
-            logging.warning('%s: could not be saved (%s); the run goes on.', directory, error)
-            return
-        self._prune()
+            with _silent_libraries():
+                save(directory, groups, metadata)
+            self._prune()
+        except Exception as error:  # whatever it is, it is not worth the run
+            why = _one_line(error)
+            logging.warning('%s: could not be saved (%s); the run goes on.', directory, why)
+            return False
+        return True
 
     def _prune(self) -> None:
         finished = _newest_first(self._folder)
@@ -267,11 +310,17 @@ class Checkpoints:
             (path / DIGEST).unlink()
             shutil.rmtree(path)
 
-    def wait(self) -> None:
-        """Waits until the checkpoint that was started is written."""
+    def wait(self) -> bool:
+        """Waits for the checkpoint that was started; tells whether the last one was written."""
         if self._saving is not None:
-            self._saving.result()
+            self._last_is_written = self._saving.result()
             self._saving = None
+        return self._last_is_written
+
+    @property
+    def last(self) -> pathlib.Path | None:
+        """The newest checkpoint that is finished; None if there is none."""
+        return next(iter(_newest_first(self._folder)), None)
 
     def newest(self, *groups: str) -> tuple[dict, Arrays] | None:
         """Loads the newest whole checkpoint as `load` does; returns None if there is none.

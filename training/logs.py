@@ -1,5 +1,6 @@
 """What a run leaves behind: its folder, tables that grow, its settings, and W&B if asked for."""
 
+import contextlib
 import csv
 import fcntl
 import importlib.metadata
@@ -12,13 +13,14 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any
 
 from utils.errors import UserError
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'gymnasium', 'mujoco', 'ogbench')
 TABLES = ('offline', 'online', 'eval')
+STATUS, LOCK = 'status.json', '.lock'
 
 
 class Table:
@@ -35,27 +37,37 @@ class Table:
         Raises:
             UserError: the file is shorter than `size`.
         """
-        self._file = path.open('a+', newline='')
+        self._path = path
+        with cannot_write(path):
+            self._file = path.open('a+', newline='')
         found = path.stat().st_size
         if found < size:
             raise UserError(
                 f'{path}: has {found} bytes, but the checkpoint was made when it had {size}; '
                 'put it back, or start anew with --fresh'
             )
-        self._file.truncate(size)
-        self._file.seek(0)
-        self._columns = next(csv.reader(self._file), None)
-        self._file.seek(0, io.SEEK_END)
+        self._columns: list[str] | None = None
+        if found > size:
+            self._file.truncate(size)
+        if size:
+            self._file.seek(0)
+            self._columns = next(csv.reader(self._file))
+            self._file.seek(0, io.SEEK_END)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends a row."""
+        """Appends a row.
+
+        Raises:
+            UserError: it cannot be written, as when the disk is full.
+        """
         columns = self._columns or list(row)
         writer = csv.DictWriter(self._file, columns)
-        if self._columns is None:
-            writer.writeheader()
-        writer.writerow(row)
+        with cannot_write(self._path):
+            if self._columns is None:
+                writer.writeheader()
+            writer.writerow(row)
+            self._file.flush()
         self._columns = columns
-        self._file.flush()
 
     @property
     def size(self) -> int:
@@ -64,10 +76,24 @@ class Table:
 
     def sync(self) -> None:
         """Waits until what was written is on the disk."""
-        os.fsync(self._file.fileno())
+        with cannot_write(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a row that could not be written, and was told of
+            self._file.close()
+
+
+@contextlib.contextmanager
+def cannot_write(path: pathlib.Path) -> Iterator[None]:
+    """Turns an error of the disk into a UserError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f'{path}: cannot be written ({error.strerror or error}); the run ends. Put that right '
+            'and start it again: it goes on from its last checkpoint'
+        ) from error
 
 
 class RunFolder:
@@ -85,43 +111,76 @@ class RunFolder:
             UserError: the folder cannot be written, or another process has locked it.
         """
         self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / '.lock').open('w')
-        except OSError as error:
-            raise UserError(
-                f'--save_dir: cannot write {path} ({error.strerror}); choose a directory of yours'
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            status = read_status(path)
-            raise UserError(
-                f'{path}: this run is at work already (process {status.get("pid")} on '
-                f'{status.get("host")}); wait for it, or start another with --fresh'
-            ) from error
+        self._made = [each for each in [path, *path.parents] if not each.exists()]
+        while True:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                self._lock = (path / LOCK).open('w')
+            except OSError as error:
+                self._remove_if_empty()
+                raise UserError(
+                    f'--save_dir: cannot write {path} ({error.strerror}); choose a directory of '
+                    'yours'
+                ) from error
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                self._lock.close()
+                raise UserError(_who_is_at_work(path)) from error
+            if _is_open_at(self._lock, path / LOCK):
+                return
+            self._lock.close()  # its owner removed it when it ended
 
     def write_status(self, status: str, **more) -> None:
-        """Updates `status.json`; fields that are not given keep their values."""
+        """Updates `status.json`; fields that are not given keep their values.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         now = {
             'status': status,
             'updated': time.strftime('%Y-%m-%d %H:%M:%S %z'),
             'host': socket.gethostname(),
             'pid': os.getpid(),
         }
-        write_json(self.path / 'status.json', read_status(self.path) | now | more)
+        file = self.path / STATUS
+        with cannot_write(file):
+            write_json(file, read_status(self.path) | now | more)
 
     def close(self) -> None:
-        """Releases the lock."""
+        """Releases the lock; a folder that was made here and has nothing in it goes again."""
+        self._remove_if_empty()
         self._lock.close()
+
+    def _remove_if_empty(self) -> None:
+        if not self._made or any(path.name != LOCK for path in self.path.glob('*')):
+            return
+        with contextlib.suppress(OSError):  # another run began in one of them
+            (self.path / LOCK).unlink(missing_ok=True)
+            for path in self._made:
+                path.rmdir()
+
+
+def _who_is_at_work(folder: pathlib.Path) -> str:
+    status = read_status(folder)
+    who = f' (process {status["pid"]} on {status["host"]})' if 'pid' in status else ''
+    return f'{folder}: this run is at work already{who}; wait for it, or start another with --fresh'
+
+
+def _is_open_at(file: IO, path: pathlib.Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def read_status(folder: pathlib.Path) -> dict[str, Any]:
     """Returns what `status.json` says, or {} if there is none."""
     try:
-        return json.loads((folder / 'status.json').read_text())
+        found = json.loads((folder / STATUS).read_text())
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def newest_copy(folder: pathlib.Path) -> pathlib.Path:
@@ -243,8 +302,12 @@ def versions() -> dict[str, str | None]:
 def write_json(path: pathlib.Path, content: Mapping) -> None:
     """Writes a JSON file whole: readers see the old content or the new."""
     part = path.with_name(f'.{path.name}.part')
-    part.write_text(json.dumps(content, indent=2, default=str) + '\n')
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(content, indent=2, default=str) + '\n')
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def start_wandb(

@@ -6,6 +6,7 @@ and left. `RunState.reported` tells whether the report of a step has been made.
 """
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,8 +26,13 @@ from utils.keys import key_for
 from utils.replay import Rows
 
 OFFLINE_GROUP = 32  # updates that run without the host, see `updates.update_many`
+FAR_BEYOND = 10  # times what rewards allow: a critic with such values diverges
 Row = Mapping[str, float | None]  # None: there is no such number; an empty cell in the tables
 Metrics = Callable[[str, str, int, list[Row]], None]
+
+
+class NotFinite(UserError):
+    """A loss or something that a simulator gave is NaN or infinite. The run must not go on."""
 
 
 @dataclasses.dataclass
@@ -46,6 +52,8 @@ class Resources:
     play_env: Any = None
     block: int = 1  # updates in one dispatch of the offline phase
     exploration_keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
+    largest_reward: float = 0.0  # absolute, of all that were seen
+    has_warned_of_values: bool = False
 
     def write(self, table: str, state: RunState, rows: Sequence[Row]) -> None:
         """Writes rows to a table, and hands them to the callback."""
@@ -140,7 +148,7 @@ def report(state: RunState, run: Resources) -> RunState:
     config, end = run.config, _num_steps(run.config, state.phase)
     seeds, play, scores = state.seeds, state.play, state.scores
     if state.step and is_due(state.step, config.log_interval, end):
-        rows = [each.averages for part in seeds for each in updates.summaries(part.totals)]
+        rows = [summary.averages for summary in check_updates(state, run)]
         if play is not None:
             rows = [_of_episodes(play, i) | row for i, row in enumerate(rows)]
             zeros = np.zeros_like(play.finished)
@@ -163,6 +171,53 @@ def report(state: RunState, run: Resources) -> RunState:
     return state.replace(
         seeds=seeds, play=play, scores=scores, reported=state.step, tables=run.log.sizes
     )
+
+
+def largest(rewards: Any) -> float:
+    """Returns the largest absolute value, on the host."""
+    return float(abs(rewards).max())
+
+
+def check_updates(state: RunState, run: Resources) -> list[updates.Summary]:
+    """Returns what each seed's updates since the last row came to.
+
+    Waits for them. Warns once of values that diverge.
+
+    Raises:
+        NotFinite: a loss or another logged scalar is not.
+    """
+    config, summaries = run.config, []
+    for summary in (x for part in state.seeds for x in updates.summaries(part.totals)):
+        i = len(summaries)
+        if summary.first_bad is not None:
+            # The last update made is that of the last step trained.
+            trained = state.step if state.play is None else int(state.play.trained_steps[i])
+            per_step = 1 if state.play is None else config.utd_ratio
+            step = trained - (summary.updates - 1 - summary.first_bad) // per_step
+            raise NotFinite(
+                f'{config.env_name}: {", ".join(summary.bad)} of seed {config.seeds[i]} not finite '
+                f'at {state.phase} step {step:,}'
+            )
+        _warn_of_values(config.seeds[i], summary.averages, state, run)
+        summaries.append(summary)
+    return summaries
+
+
+def _warn_of_values(seed: int, averages: Row, state: RunState, run: Resources) -> None:
+    config = run.config
+    if run.has_warned_of_values or config.discount >= 1:
+        return
+    limit = run.largest_reward / (1 - config.discount)
+    for name in ('critic/q_min', 'critic/q_max'):
+        value = averages.get(name)
+        if value is not None and abs(value) > FAR_BEYOND * limit:
+            run.has_warned_of_values = True
+            logging.warning(
+                '%s: %s of seed %d is %.4g at %s step %s, but with rewards up to %.4g and '
+                '--discount=%g no value is beyond %.4g: the critic diverges.',
+                config.env_name, name, seed, value, state.phase, f'{state.step:,}',
+                run.largest_reward, config.discount, limit,
+            )  # fmt: skip
 
 
 def is_due(step: int, interval: int, end: int) -> bool:
@@ -210,6 +265,7 @@ def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
     if streams and step % config.dataset_replace_interval == 0:
         shard, rows = run.shards.take()
         run.data = [jax.device_put(rows, old.rewards.device) for old in run.data]
+        run.largest_reward = max(run.largest_reward, largest(rows.rewards))
     return state.replace(seeds=tuple(seeds), step=step, shard=shard)
 
 
@@ -263,6 +319,7 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
     observations, _, _, _, info = run.play_env.step_wait()
     pending = {k: v for k, v in info['transitions'].items() if not k.startswith('_')}
     done, taken = pending['done'].astype(bool), pending['length']
+    _check_simulators(observations, pending, play, run)
     play = state.online.with_actions(pending['actions'], taken, done).replace(
         observations=observations,
         env_steps=play.env_steps + taken,
@@ -272,6 +329,24 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
         succeeded=play.succeeded + (done & info['success'].astype(bool)),
     )
     return state.replace(play=play, step=int(play.env_steps.min()))
+
+
+def _check_simulators(observations: np.ndarray, pending: dict, play: Play, run: Resources) -> None:
+    """Raises NotFinite if something that the simulators gave, `[S, …]` each, is not finite."""
+    for what, values in (
+        ('a reward', pending['rewards']),
+        ('an observation', pending['observations']),
+        ('an observation', pending['next_observation']),
+        ('an observation', observations),
+    ):
+        if not np.isfinite(values).all():
+            seed = int(np.argwhere(~np.isfinite(values))[0, 0])
+            raise NotFinite(
+                f'{run.config.env_name}: the environment of seed {run.config.seeds[seed]} gave '
+                f'{what} that is not finite, in the chunk after online step '
+                f'{play.env_steps[seed]:,}'
+            )
+    run.largest_reward = max(run.largest_reward, largest(pending['rewards']))
 
 
 def catch_up(state: RunState, run: Resources, stop: int) -> RunState:

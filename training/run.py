@@ -22,6 +22,7 @@ from training.interruption import Interrupted, Interruption
 from training.logs import (
     RunFolder,
     RunLog,
+    cannot_write,
     newest_copy,
     next_copy,
     read_status,
@@ -33,6 +34,26 @@ from training.state import RunState
 from utils.errors import UserError
 
 GROUPS = ('agents', 'seeds', 'play')  # of a checkpoint; 'play' is there online only
+METADATA = {  # of a checkpoint
+    'config': dict,
+    'description': dict,
+    'seeds': list,
+    'data': str,
+    'seconds': (int, float),
+    'phase': str,
+    'step': int,
+    'reported': int,
+    'shard': int,
+    'scores': list,
+    'tables': dict,
+}
+DESCRIPTION = {
+    'agent': dict,
+    'observation_dim': int,
+    'action_dim': int,
+    'horizon_length': int,
+    'discount': (int, float),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +105,7 @@ def train(
                 raise
             # Libraries may have changed the exception on its way here.
             raise interruption.while_starting() from None
-        try:
-            return Result(place, run.advance_to_the_end())
-        except Interrupted as error:
-            raise Interrupted(f'{error} at {run.where}; its state is saved') from None
+        return Result(place, run.advance_to_the_end())
 
 
 class _Run:
@@ -110,34 +128,20 @@ class _Run:
             interruption: tells whether to stop.
             stack: closes what is opened here.
         """
-        self.config, self.interruption = config, interruption
-        task, options, seeds = config.task, dict(config.env_options), config.seeds
+        self.config, self.interruption, self._stack = config, interruption, stack
         say = print if show_progress else lambda *_: None
-
-        def open_envs(num_envs: int, mode: str):
-            env = envs.make_vector_env(task, num_envs, config.horizon_length, mode, **options)
-            stack.callback(envs.end, env)
-            return env
-
-        envs.start_workers(task)
-        spaces = envs.make_env(task, **options)
-        self.description = {
-            'agent': config.agent,
-            'observation_dim': gymnasium.spaces.flatdim(spaces.observation_space),
-            'action_dim': gymnasium.spaces.flatdim(spaces.action_space),
-            'horizon_length': config.horizon_length,
-            'discount': config.discount,
-        }
-        envs_of_seed = max(1, min(config.eval_envs // len(seeds), config.eval_episodes))
-        eval_env = open_envs(envs_of_seed * len(seeds), 'evaluate')
-        eval_env.reset_async()  # builds the scenes while the data is read
-        dataset = envs.make_dataset(
-            task, source=config.dataset_source, num_episodes=config.collect_episodes, **options
-        )
-        self.fingerprint = dataset.fingerprint
         self.folder = RunFolder(place)
         stack.callback(self.folder.close)
         stack.push(self._note_error)
+        eval_env = self._open_eval_env()
+        eval_env.reset_async()  # builds the scenes while the data is read
+        dataset = envs.make_dataset(
+            config.task,
+            source=config.dataset_source,
+            num_episodes=config.collect_episodes,
+            **config.env_options,
+        )
+        self.fingerprint = dataset.fingerprint
         self.checkpoints = Checkpoints(place / 'checkpoints', config.keep_checkpoints)
         stack.callback(self.checkpoints.close)
         saved = self._newest_checkpoint()
@@ -145,17 +149,17 @@ class _Run:
         shards = ShardReader(dataset, config.on_bad_shard, first, config.dataset_proportion)
         stack.callback(shards.close)
         shard, rows = shards.take()
-        data = [jax.device_put(rows, device) for device in jax.local_devices()[: len(seeds)]]
         say(
             f'{dataset.name} ({dataset.provenance["source"]}): {int(rows.num_starts):,} transitions'
         )
-        self.state = self._initial_state(data).replace(shard=shard)
-        if saved:
-            self.state = states.from_arrays(*saved, self.state, data, config, str(place))
+        data = [jax.device_put(rows, device) for device in jax.local_devices()[: config.num_seeds]]
+        self.state = self._first_state(saved, data, shard)
+        self.saved = self._identify(self.state) if saved else None
+        self.last_save = time.monotonic()
         self.log = RunLog(
             place,
             f'{config.env_name}, {config.label}',
-            seeds,
+            config.seeds,
             self.state.tables,
             saved[0]['seconds'] if saved else 0.0,
         )
@@ -167,29 +171,56 @@ class _Run:
             shards=shards,
             log=self.log,
             eval_env=eval_env,
-            make_play_env=partial(open_envs, len(seeds), 'play'),
+            make_play_env=partial(self._open_envs, config.num_seeds, 'play'),
             check=interruption.check,
             on_metrics=on_metrics,
             show_progress=show_progress,
+            largest_reward=loop.largest(rows.rewards),
         )
         stack.callback(self.resources.close_bar)
         eval_env.reset_wait()
         if self.state.play is not None:
             loop.place_simulators(self.state.play, self.resources)
-        self.saved = self._identify(self.state) if saved else None
-        self.last_save = time.monotonic()
         say(f'Resuming at {self.where} in {place}' if saved else f'Writing to {place}')
         interruption.wait_for_check()
 
+    def _open_eval_env(self):
+        """Starts the environments of all evaluations, and learns the agent's sizes from one."""
+        config = self.config
+        envs.start_workers(config.task)
+        spaces = envs.make_env(config.task, **config.env_options)
+        self.description = {
+            'agent': config.agent,
+            'observation_dim': gymnasium.spaces.flatdim(spaces.observation_space),
+            'action_dim': gymnasium.spaces.flatdim(spaces.action_space),
+            'horizon_length': config.horizon_length,
+            'discount': config.discount,
+        }
+        per_seed = max(1, min(config.eval_envs // config.num_seeds, config.eval_episodes))
+        return self._open_envs(per_seed * config.num_seeds, 'evaluate')
+
+    def _open_envs(self, num_envs: int, mode: str):
+        config = self.config
+        env = envs.make_vector_env(
+            config.task, num_envs, config.horizon_length, mode, **config.env_options
+        )
+        self._stack.callback(envs.end, env)
+        return env
+
     def _note_error(self, kind: type | None, error: BaseException | None, _) -> None:
-        """Writes into the status why the run is left, if it is left by an exception."""
-        if isinstance(error, Interrupted):
-            self.folder.write_status('interrupted')
-        elif error is not None:
-            self.folder.write_status('failed', error=f'{type(error).__name__}: {error}')
+        """Writes into the status why the run is left, if it began and is left by an exception."""
+        if error is None or not read_status(self.folder.path):
+            return
+        with contextlib.suppress(UserError):  # what cannot be written now is told already
+            if isinstance(error, Interrupted):
+                self.folder.write_status('interrupted')
+            else:
+                self.folder.write_status('failed', error=f'{type(error).__name__}: {error}')
 
     def _newest_checkpoint(self) -> tuple[dict, Arrays] | None:
         saved = self.checkpoints.newest(*GROUPS)
+        if saved:
+            _check_metadata(saved[0], str(self.folder.path))
         if saved and saved[0]['data'] != self.fingerprint:
             raise UserError(
                 f'{self.folder.path}: this run began with other data of the same name; put that '
@@ -197,13 +228,18 @@ class _Run:
             )
         return saved
 
-    def _initial_state(self, data: list) -> RunState:
+    def _first_state(self, saved: tuple[dict, Arrays] | None, data: list, shard: int) -> RunState:
+        """Returns the state that was saved, or that the run begins with."""
         config = self.config
         state = states.create(self.description, config.seeds, data, config.buffer_size)
-        if config.restore_path is None:
-            return state
-        agent, _ = load_agent(config.restore_path, config.seed, self.description)
-        return states.with_agent(state, agent, config.seed)
+        if saved:
+            where = str(self.folder.path)
+            state = states.from_arrays(*saved, state, data, config, where)
+            return state.replace(shard=shard)
+        if config.restore_path:
+            agent, _ = load_agent(config.restore_path, config.seed, self.description)
+            state = states.with_agent(state, agent, config.seed)
+        return state.replace(shard=shard)
 
     def _describe(self, provenance: dict) -> None:
         """Writes `flags.json` and `status.json`, and starts W&B."""
@@ -212,7 +248,8 @@ class _Run:
             settings = self.config.to_json()
             settings = {'agent': settings.pop('agent'), 'flags': settings}
             settings |= {'identity': self.config.identity, 'data': provenance, 'versions': found}
-            write_json(path / 'flags.json', settings)
+            with cannot_write(path):
+                write_json(path / 'flags.json', settings)
         start = {'time': time.strftime('%Y-%m-%d %H:%M:%S %z'), 'commit': found['commit']}
         starts = [*read_status(path).get('starts', []), start | self.position]
         self.folder.write_status('running', starts=starts, error=None, **self.position)
@@ -229,26 +266,36 @@ class _Run:
         return f'{self.state.phase} step {self.state.step:,}'
 
     def advance_to_the_end(self) -> tuple[dict[str, float], ...]:
-        """Makes the rest of the run; returns the scores of its last evaluation."""
-        while True:
-            if self._save_is_due():
-                self._save()
-            try:
-                self.interruption.check()
-                state = loop.advance(self.state, self.resources)
-            except Interrupted:
-                self._save()
-                self.checkpoints.wait()
-                self.folder.write_status('running', **self.position)
-                raise
-            if state is None:
-                self.checkpoints.wait()
-                scores = self.state.scores
-                self.folder.write_status('done', scores=list(scores), **self.position)
-                return scores
-            reported, self.state = state.reported > self.state.reported, state
-            if reported:
-                self.folder.write_status('running', **self.position)
+        """Makes the rest of the run; returns the scores of its last evaluation.
+
+        Raises:
+            UserError: the run must not go on, or cannot.
+            Interrupted: a signal asked it to stop; its state is saved.
+        """
+        try:
+            while (state := self._advance()) is not None:
+                reported, self.state = state.reported > self.state.reported, state
+                if reported:
+                    self.folder.write_status('running', **self.position)
+        except loop.NotFinite as error:
+            self.checkpoints.wait()
+            raise UserError(f'{error}; {self._last_checkpoint()}') from None
+        self.checkpoints.wait()
+        scores = self.state.scores
+        self.folder.write_status('done', scores=list(scores), **self.position)
+        return scores
+
+    def _advance(self) -> RunState | None:
+        """Saves if that is due, and makes the next step."""
+        if self._save_is_due():
+            self._save()
+        try:
+            self.interruption.check()
+            return loop.advance(self.state, self.resources)
+        except Interrupted as error:
+            how = self._save_and_wait()
+            self.folder.write_status('running', **self.position)
+            raise Interrupted(f'{error} at {self.where}; {how}') from None
 
     @staticmethod
     def _identify(state: RunState) -> tuple:
@@ -272,11 +319,18 @@ class _Run:
         return step // config.save_interval > last // config.save_interval
 
     def _save(self) -> None:
-        """Starts to write a checkpoint of the state, unless it is the one saved last."""
+        """Starts to write a checkpoint of the state, unless it is the one saved last.
+
+        Raises:
+            NotFinite: a loss or a parameter is not. Nothing is saved then.
+        """
         identity = self._identify(self.state)
         if identity == self.saved:
             return
+        loop.check_updates(self.state, self.resources)
         groups, metadata = states.to_arrays(self.state)
+        if name := states.not_finite(groups['agents']):
+            raise loop.NotFinite(f'{self.config.env_name}: {name} not finite at {self.where}')
         metadata |= {
             'config': self.config.to_json(),
             'description': self.description,
@@ -287,6 +341,25 @@ class _Run:
         self.log.sync()
         self.checkpoints.save(f'{self.state.phase}-{self.state.step:09d}', groups, metadata)
         self.saved, self.last_save = identity, time.monotonic()
+
+    def _save_and_wait(self) -> str:
+        """Saves the state; returns what came of it, in words."""
+        self._save()
+        if self.checkpoints.wait():
+            return 'its state is saved'
+        return f'its state could not be saved; {self._last_checkpoint()}'
+
+    def _last_checkpoint(self) -> str:
+        last = self.checkpoints.last
+        return f'its last good checkpoint is {last}' if last else 'it has no checkpoint yet'
+
+
+def _check_metadata(metadata: dict, where: str) -> None:
+    """Raises CheckpointError unless it is the metadata of a run's checkpoint."""
+    checkpoints.check_metadata(metadata, METADATA, where)
+    checkpoints.check_metadata(metadata['description'], DESCRIPTION, f'{where}: description')
+    if not metadata['seeds']:
+        raise checkpoints.CheckpointError(f'{where}: it has no seeds')
 
 
 def load_agent(
@@ -307,12 +380,15 @@ def load_agent(
     """
     path = checkpoints.find(path)
     metadata, arrays = checkpoints.load(path, 'agents')
+    _check_metadata(metadata, str(path))
     seeds = metadata['seeds']
     index = seeds.index(seed) if seed in seeds else 0
     template = jax.eval_shape(partial(make_agent, description or metadata['description'], 0))
-    own = {name: array[index] for name, array in arrays.items()}
-    agent = checkpoints.unflatten({'agents': template}, own, str(path))['agents']
-    return jax.tree.map(jax.numpy.asarray, agent), metadata
+    template = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((len(seeds), *x.shape), x.dtype), template
+    )
+    agents = checkpoints.unflatten({'agents': template}, arrays, str(path))['agents']
+    return jax.tree.map(lambda x: jax.numpy.asarray(x[index]), agents), metadata
 
 
 def load_policy(path: str | pathlib.Path, seed: int | None = None) -> Agent:

@@ -227,6 +227,14 @@ def to_arrays(state: RunState) -> tuple[dict[str, Arrays], dict]:
     return groups, metadata
 
 
+def not_finite(arrays: Arrays) -> str | None:
+    """Returns the name of an array with NaN or infinity in it, or None if all are finite."""
+    for name, array in arrays.items():
+        if array.dtype.kind == 'f' and not np.isfinite(array).all():
+            return name
+    return None
+
+
 def from_arrays(
     metadata: dict, arrays: Arrays, fresh: RunState, data: list[Rows], config, where: str
 ) -> RunState:
