@@ -2,19 +2,26 @@
 
     python -m reports.curves --output=curves.png exp/quickstart/*/*/eval.csv
 
-draws the mean over the seeds of each method, and prints the success at the end of each phase.
+draws the mean over the seeds of each method, and prints the success at the end of each phase. Only
+runs of the same task, method and settings are averaged. Runs that are unfinished, empty or there
+twice are named and left out.
 """
 
 import csv
+import json
 import pathlib
+import re
 import statistics
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import matplotlib
 from absl import app, flags
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 Row = dict[str, str]
 
@@ -59,6 +66,14 @@ def learning_curve(runs: Mapping[str, list[pathlib.Path]], path: pathlib.Path, t
         title: above the axes.
     """
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout='constrained')
+    try:
+        _draw(axes, runs, title)
+        figure.savefig(path, dpi=150)
+    finally:
+        plt.close(figure)
+
+
+def _draw(axes: Axes, runs: Mapping[str, list[pathlib.Path]], title: str) -> None:
     boundary = 0
     for label, files in runs.items():
         curves: dict[int, list[float]] = {}
@@ -88,8 +103,6 @@ def learning_curve(runs: Mapping[str, list[pathlib.Path]], path: pathlib.Path, t
     axes.grid(alpha=0.3)
     axes.set_title(title, pad=18, fontsize=11)
     axes.legend(loc='upper left', fontsize=9)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def final_successes(files: Iterable[pathlib.Path], phase: str) -> list[float]:
@@ -115,19 +128,122 @@ def summary(runs: Mapping[str, list[pathlib.Path]]) -> str:
     return '\n'.join(lines)
 
 
+class Group(NamedTuple):
+    """What runs have in common that differ in their seeds alone."""
+
+    task: str
+    method: str
+    identity: str  # of the settings; empty for runs from before there were identities
+
+
+def group_of(file: pathlib.Path) -> Group:
+    """Returns the group of a run: what `flags.json` beside its `eval.csv` says, or its folder."""
+    folder = file.absolute().parent
+    task, (method, identity, _) = folder.parent.name, _parts(file)
+    try:
+        written = json.loads((folder / 'flags.json').read_text())
+        flags_of_run = written['flags']
+        task, identity = flags_of_run['env_name'], written['identity']
+        method = flags_of_run['method'] or written['agent']['agent_name']
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # results are often kept without it
+    return Group(task, method, identity)
+
+
+def _parts(file: pathlib.Path) -> tuple[str, str, int]:
+    """Returns method, identity and number of the copy, which the name of a run's folder says."""
+    name = file.absolute().parent.name  # <method>-sd<seeds>-<identity>-<copy>
+    match = re.fullmatch(r'(.+)-sd\d{3,}(?:-\d{3,7})?(?:-([0-9a-f]{8}))?(?:-(\d+))?', name)
+    return (match[1], match[2] or '', int(match[3] or 1)) if match else (name, '', 1)
+
+
+def grouped(
+    files: Iterable[pathlib.Path], warn: Callable[[str], None]
+) -> dict[Group, list[pathlib.Path]]:
+    """Returns the `eval.csv` files of runs that may be averaged.
+
+    Args:
+        files: `eval.csv` files of any runs.
+        warn: called with a line for each file that is left out: it cannot be read, has no rows, its
+            run is unfinished, or a newer one has its seeds.
+    """
+    groups: dict[Group, list[pathlib.Path]] = {}
+    for file in sorted(set(files), key=lambda file: (-_parts(file)[2], file)):  # newest first
+        group = groups.setdefault(group_of(file), [])
+        if problem := _problem(file, group):
+            warn(f'{file}: {problem}; left out')
+        else:
+            group.append(file)
+    for group in groups.values():
+        furthest = max((_end(file) for file in group), default=None)
+        for file in [file for file in group if _end(file) != furthest]:
+            warn(f'{file}: unfinished (others of its kind went on); left out')
+            group.remove(file)
+    return {key: sorted(groups[key]) for key in sorted(groups) if groups[key]}
+
+
+def _problem(file: pathlib.Path, others: list[pathlib.Path]) -> str | None:
+    """Returns why a file cannot be averaged with others of its group, or None if it can."""
+    try:
+        rows = [(row['seed'], _where(row), float(row['success'])) for row in read_table(file)]
+    except OSError as error:
+        return f'cannot be read ({error.strerror})'
+    except (KeyError, ValueError, TypeError, csv.Error):
+        return 'not the eval.csv of a run'
+    if not rows:
+        return 'empty'
+    try:
+        status = json.loads((file.parent / 'status.json').read_text())['status']
+    except (OSError, ValueError, KeyError, TypeError):
+        status = 'done'  # results are often kept without it
+    if status != 'done':
+        return f'unfinished ({status})'
+    seeds = {seed for seed, *_ in rows}
+    for other in others:
+        if seeds & {row['seed'] for row in read_table(other)}:
+            return f'the same seeds as {other}'
+    return None
+
+
+def _where(row: Row) -> tuple[bool, int]:
+    """Returns phase and step of a row, later ones greater."""
+    return row['phase'] == 'online', int(row['step'])
+
+
+def _end(file: pathlib.Path) -> tuple[bool, int]:
+    return max(map(_where, read_table(file)))
+
+
+def labelled(groups: Mapping[Group, list[pathlib.Path]]) -> dict[str, list[pathlib.Path]]:
+    """Returns the files of each group by a label: the method, and what else tells it apart."""
+    labels = {}
+    for group, files in groups.items():
+        parts = [group.method]
+        if len({other.task for other in groups}) > 1:
+            parts.append(group.task)
+        if sum(group[:2] == other[:2] for other in groups) > 1:
+            parts.append(group.identity or 'no identity')
+        labels[', '.join(parts)] = files
+    return labels
+
+
 def main(argv) -> None:
-    files = [pathlib.Path(name) for name in argv[1:]]
-    if not files:
-        raise app.UsageError('Name one or more eval.csv files.')
-    runs: dict[str, list[pathlib.Path]] = {}
-    for file in sorted(files):
-        runs.setdefault(file.parent.name.split('-sd')[0], []).append(file)
-    title = flags.FLAGS.title or files[0].parent.parent.name
-    learning_curve(runs, pathlib.Path(flags.FLAGS.output), title)
+    if len(argv) < 2:
+        sys.exit('Name one or more eval.csv files.')
+    groups = grouped(map(pathlib.Path, argv[1:]), lambda line: print(line, file=sys.stderr))
+    if not groups:
+        sys.exit('No finished run among these files: nothing to draw.')
+    tasks = {group.task for group in groups}
+    title = flags.FLAGS.title or (tasks.pop() if len(tasks) == 1 else f'{len(tasks)} tasks')
+    runs = labelled(groups)
+    try:
+        learning_curve(runs, pathlib.Path(flags.FLAGS.output), title)
+    except (OSError, ValueError) as error:
+        sys.exit(f'--output={flags.FLAGS.output}: cannot be written ({error})')
     print(summary(runs))
 
 
 if __name__ == '__main__':
     flags.DEFINE_string('output', 'learning_curve.png', 'Picture to write.')
-    flags.DEFINE_string('title', None, "Above it; default: the first file's environment.")
+    flags.DEFINE_string('title', None, 'Above it; default: the task.')
     app.run(main)
