@@ -1,7 +1,8 @@
-"""What a run leaves behind: tables, its folder, Weights & Biases."""
+"""What a run leaves behind: tables, its folder, a picture."""
 
 import pytest
 
+from reports import curves
 from reports.curves import read_table
 from training import logs
 
@@ -79,13 +80,16 @@ def test_copies_of_a_run_are_numbered_and_the_newest_is_the_run(tmp_path):
     assert logs.next_copy(folder).name == f'{folder.name}-11'
 
 
-def test_wandb_without_account_or_network_logs_offline_at_once(tmp_path, monkeypatch):
-    monkeypatch.setenv('NETRC', str(tmp_path / 'none'))
-    monkeypatch.delenv('WANDB_API_KEY', raising=False)
-    assert 'no account' in logs._wandb_problem()
-    monkeypatch.setenv('WANDB_API_KEY', 'x' * 40)
-    monkeypatch.setenv('WANDB_BASE_URL', 'http://127.0.0.1:9')
-    assert 'cannot be reached' in logs._wandb_problem()
-    run = logs.start_wandb('online', tmp_path, 'group', 'name', {})
-    assert run.settings.mode == 'offline'
-    run.finish()
+@pytest.mark.parametrize('problem', ['directory', 'matplotlib'])
+def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch, caplog, problem):
+    if problem == 'directory':
+        (tmp_path / 'learning_curve.png').mkdir()
+    else:
+        monkeypatch.setattr(curves, 'learning_curve', lambda *_: 1 / 0)
+    log = logs.RunLog(tmp_path, 'title', [3], {})
+    log.write('eval', 'offline', 0, [{'success': 0.1}])
+    log.close()
+    assert len(read_table(tmp_path / 'eval.csv')) == 1
+    (message,) = caplog.messages
+    assert message.startswith('learning_curve.png: not drawn (')
+    assert message.endswith('; the run goes on.')

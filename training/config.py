@@ -69,6 +69,9 @@ class RunConfig:
     compilation_cache_dir: str | None = _how('~/.cache/dfp/jax', 'Compiled programs are kept here '
                                              'for the next run; empty: nowhere.')  # fmt: skip
     wandb_mode: str = _how('disabled', 'W&B logging.', choices=('disabled', 'offline', 'online'))
+    wandb_project: str = _how('dfp', "W&B project that the run's curves are in.")
+    wandb_entity: str | None = _how(None, 'W&B user or team; default: yours.')
+    wandb_tags: str = _how('', 'W&B tags, separated by commas.')
 
     offline_steps: int = _setting(1_000_000, 'Updates on the data set alone.', 0, most=MOST)
     online_steps: int = _setting(1_000_000, 'Environment steps after that.', 0, most=MOST)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its folder, tables that grow, its settings, and W&B if asked for."""
+"""What a run leaves behind: its folder, tables that grow, its settings; W&B is beside this."""
 
 import contextlib
 import csv
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+from training.wandb_runs import WandbRuns
 from utils.errors import UserError
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'gymnasium', 'mujoco', 'ogbench')
@@ -228,13 +229,16 @@ class RunLog:
         self._folder, self._title, self._seeds = folder, title, seeds
         self._tables = {name: Table(folder / f'{name}.csv', sizes.get(name, 0)) for name in TABLES}
         self._start = time.time() - seconds
-        self._wandb: list[Any] = []
+        self._wandb: WandbRuns | None = None
 
-    def start_wandb(self, mode: str, group: str, settings: Mapping[str, Any]) -> None:
-        """Starts a W&B run for each seed, unless `mode` is 'disabled'."""
-        for seed in self._seeds if mode != 'disabled' else []:
-            name = f'{self._folder.name}-sd{seed:03d}'
-            self._wandb.append(start_wandb(mode, self._folder, group, name, settings))
+    def start_wandb(self, settings: Mapping[str, Any]) -> None:
+        """Starts a W&B run for each seed, or continues it, unless `wandb_mode` is 'disabled'.
+
+        Args:
+            settings: of the run, as `RunConfig.to_json` gives them.
+        """
+        if settings['wandb_mode'] != 'disabled':
+            self._wandb = WandbRuns(self._folder, self._seeds, settings)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -261,15 +265,22 @@ class RunLog:
         for i, (seed, row) in enumerate(zip(self._seeds, rows, strict=True)):
             where = {'phase': phase, 'step': step, 'seed': seed, 'seconds': seconds}
             self._tables[table].write(where | dict(row))
-            if self._wandb and self._wandb[i]:
-                prefix = 'evaluation' if table == 'eval' else phase
-                named = {f'{prefix}/{k}': v for k, v in row.items() if v is not None}
-                self._wandb[i].log(named | {f'{phase}_step': step})
+            if self._wandb:
+                named = {name: value for name, value in row.items() if value is not None}
+                self._wandb.log(i, table, phase, step, named | {'seconds': seconds})
         if table == 'eval':
+            self._draw()
+
+    def _draw(self) -> None:
+        """Draws the learning curve again; what goes wrong is a warning, never the run's end."""
+        try:
             from reports.curves import learning_curve  # matplotlib is slow to import
 
             file = self._folder / 'eval.csv'
             learning_curve({'success': [file]}, self._folder / 'learning_curve.png', self._title)
+        except Exception as error:  # no picture is worth a training run
+            problem = ' '.join(f'{type(error).__name__}: {error}'.split())
+            logging.warning('learning_curve.png: not drawn (%s); the run goes on.', problem)
 
     def sync(self) -> None:
         """Waits until the rows are on the disk."""
@@ -280,8 +291,8 @@ class RunLog:
         """Closes the tables, and ends the W&B runs."""
         for table in self._tables.values():
             table.close()
-        for run in filter(None, self._wandb):
-            run.finish()
+        if self._wandb:
+            self._wandb.finish()
 
 
 def versions() -> dict[str, str | None]:
@@ -308,61 +319,3 @@ def write_json(path: pathlib.Path, content: Mapping) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
-
-
-def start_wandb(
-    mode: str, run_dir: pathlib.Path, group: str, name: str, settings: Mapping[str, Any]
-) -> Any:
-    """Starts a W&B run. What goes wrong is a warning; it never stops the training.
-
-    Args:
-        mode: 'offline' (files under the run's directory, for `wandb sync`) or
-            'online' (the same as offline if there is no account or no network).
-        run_dir: where its files go.
-        group: `--run_group`.
-        name: of the W&B run.
-        settings: shown with the run.
-
-    Returns:
-        The W&B run, or None if it did not start.
-    """
-    import wandb
-
-    if mode == 'online' and (problem := _wandb_problem()):
-        logging.warning(
-            '--wandb_mode=online: %s; logging offline to %s, `wandb sync` uploads it.',
-            problem,
-            run_dir / 'wandb',
-        )
-        mode = 'offline'
-    try:
-        return wandb.init(
-            mode='offline' if mode == 'offline' else 'online',
-            project='dfp',
-            group=group,
-            name=name,
-            dir=str(run_dir),
-            config=dict(settings),
-            settings=wandb.Settings(save_code=False, silent=True, init_timeout=20),
-            reinit='create_new',  # seeds trained together are runs of their own
-        )
-    except Exception as error:  # no error of W&B is worth a training run
-        logging.warning('--wandb_mode=%s: did not start (%s); going on without.', mode, error)
-        return None
-
-
-def _wandb_problem() -> str | None:
-    """Returns why uploads cannot work, or None if they can."""
-    netrc = pathlib.Path(os.environ.get('NETRC', '~/.netrc')).expanduser()
-    has_key = os.environ.get('WANDB_API_KEY') or (
-        netrc.is_file() and 'wandb' in netrc.read_text(errors='ignore')
-    )
-    if not has_key:
-        return 'no account (run `wandb login`)'
-    host = os.environ.get('WANDB_BASE_URL', 'https://api.wandb.ai').split('//')[-1].split('/')[0]
-    host, _, port = host.partition(':')
-    try:
-        socket.create_connection((host, int(port or 443)), timeout=3).close()
-    except OSError as error:
-        return f'{host} cannot be reached ({error})'
-    return None

@@ -253,7 +253,7 @@ class _Run:
         start = {'time': time.strftime('%Y-%m-%d %H:%M:%S %z'), 'commit': found['commit']}
         starts = [*read_status(path).get('starts', []), start | self.position]
         self.folder.write_status('running', starts=starts, error=None, **self.position)
-        self.log.start_wandb(self.config.wandb_mode, self.config.run_group, self.config.to_json())
+        self.log.start_wandb(self.config.to_json())
 
     @property
     def position(self) -> dict[str, Any]:

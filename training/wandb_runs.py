@@ -1,0 +1,144 @@
+"""Weights & Biases: a run there for each seed, whose curves lie beside those of FQL and QC."""
+
+import json
+import logging
+import os
+import pathlib
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+# Columns of the tables that FQL and QC have under another name.
+NAMES = {
+    'return': 'episode.return',
+    'length': 'episode.length',
+    'critic/loss': 'critic/critic_loss',
+}
+
+
+class WandbRuns:
+    """A W&B run for each seed. What goes wrong there is a warning; it never stops the training.
+
+    W&B's step counts through both phases: offline steps, then offline_steps + online steps.
+    """
+
+    def __init__(self, folder: pathlib.Path, seeds: Sequence[int], settings: Mapping[str, Any]):
+        """Starts the runs, or continues those of the same folder.
+
+        Args:
+            folder: of the run; W&B's files go there.
+            seeds: trained together, a W&B run each.
+            settings: of the run. `wandb_mode` is 'offline' (for `wandb sync` later) or 'online'
+                (the same as offline if there is no account or no network).
+        """
+        self._offline_steps = settings['offline_steps']
+        self._runs: list[Any] = []
+        then = {
+            'online': f'logging offline, `wandb sync {folder / "wandb"}` uploads it',
+            'offline': 'going on without',
+        }
+        for mode in then if settings['wandb_mode'] == 'online' else ['offline']:
+            try:
+                self._runs = [_start(mode, folder, seed, settings) for seed in seeds]
+                break
+            except Exception as error:  # no error of W&B is worth a training run
+                self._give_up(f'--wandb_mode={mode}: did not start', error, then[mode])
+
+    def log(self, index: int, table: str, phase: str, step: int, row: Mapping[str, Any]) -> None:
+        """Logs a row of a table.
+
+        Args:
+            index: of the seed.
+            table, phase, step: as for `RunLog.write`.
+            row: of the table, with 'seconds'.
+        """
+        if not self._runs:
+            return
+        step += self._offline_steps if phase == 'online' else 0
+        values = {
+            name: value
+            for key, value in row.items()
+            if isinstance(value, Real)  # a cell may be empty
+            for name in names(table, key)
+        }
+        try:
+            self._runs[index].log(values, step=step)
+        except Exception as error:
+            self._give_up('W&B: does not log any more', error)
+
+    def finish(self) -> None:
+        """Ends the runs when all is written or uploaded; an upload has a minute."""
+        try:
+            for run in self._runs:
+                run.finish()
+        except Exception as error:
+            self._give_up('W&B: did not end', error)
+
+    def _give_up(self, what: str, error: Exception, then: str = 'going on without') -> None:
+        logging.warning('%s (%s); %s.', what, ' '.join(str(error).split()), then)
+        self._runs = []
+
+
+def names(table: str, column: str) -> list[str]:
+    """Returns the names that a column of a table has in W&B.
+
+    Evaluations have two: 'evaluation/…' as in FQL, and 'eval/…' as in QC. The rest has FQL's.
+    """
+    if column == 'seconds':
+        return ['time/total_time']
+    prefixes = ['evaluation', 'eval'] if table == 'eval' else ['training']
+    return [f'{prefix}/{NAMES.get(column, column)}' for prefix in prefixes]
+
+
+def _start(mode: str, folder: pathlib.Path, seed: int, settings: Mapping[str, Any]) -> Any:
+    import wandb
+
+    if mode == 'online' and (problem := _problem()):
+        raise ConnectionError(problem)
+    return wandb.init(
+        mode='offline' if mode == 'offline' else 'online',
+        project=settings['wandb_project'],
+        entity=settings['wandb_entity'],
+        tags=[tag.strip() for tag in settings['wandb_tags'].split(',') if tag.strip()],
+        group=settings['run_group'],
+        name=f'{folder.name}-sd{seed:03d}',
+        id=f'{_kept_id(folder)}-sd{seed:03d}',
+        resume='allow',
+        dir=str(folder),
+        config=dict(settings),
+        settings=wandb.Settings(save_code=False, silent=True, init_timeout=20, finish_timeout=60),
+        reinit='create_new',  # seeds trained together are runs of their own
+    )
+
+
+def _kept_id(folder: pathlib.Path) -> str:
+    """Returns what the ids of a folder's W&B runs begin with.
+
+    It is drawn once and kept in the folder: the same whenever the run goes on, another one if the
+    folder is made anew.
+    """
+    path = folder / 'wandb.json'
+    if not path.exists():
+        part = path.with_name('.wandb.json.part')
+        part.write_text(json.dumps({'id': secrets.token_hex(4)}))
+        part.replace(path)
+    return json.loads(path.read_text())['id']
+
+
+def _problem() -> str | None:
+    """Returns why uploads cannot work, or None if they can."""
+    netrc = pathlib.Path(os.environ.get('NETRC', '~/.netrc')).expanduser()
+    has_key = os.environ.get('WANDB_API_KEY') or (
+        netrc.is_file() and 'wandb' in netrc.read_text(errors='ignore')
+    )
+    if not has_key:
+        return 'no account (run `wandb login`)'
+    host = os.environ.get('WANDB_BASE_URL', 'https://api.wandb.ai').split('//')[-1].split('/')[0]
+    host, _, port = host.partition(':')
+    try:
+        socket.create_connection((host, int(port or 443)), timeout=3).close()
+    except OSError as error:
+        return f'{host} cannot be reached ({error})'
+    return None
