@@ -1,10 +1,19 @@
-"""Devices and compiled programs, set up before JAX starts."""
+"""Devices and compiled programs: set up before JAX starts, and described when it runs."""
 
 import contextlib
+import logging
 import os
 import pathlib
+import platform
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
 
 import jax
+
+DEVICE_FILES = '/dev'  # not /proc/driver/nvidia: a container without a GPU sees its host's
 
 
 def set_up_jax(num_seeds: int, compilation_cache_dir: str | None) -> None:
@@ -36,3 +45,45 @@ def num_cores() -> int:
     if hasattr(os, 'sched_getaffinity'):  # not everywhere
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def describe_machine() -> dict[str, str]:
+    """Returns what this process runs on and how it was started; JAX starts if it does not run."""
+    kinds = [device.device_kind for device in jax.local_devices()]
+    if jax.default_backend() == 'cpu':
+        kinds = [f'CPU ({platform.machine()}, {num_cores()} cores)']
+    counts = [f'{kinds.count(kind)} x {kind}' for kind in dict.fromkeys(kinds)]
+    return {
+        'device': ', '.join(counts).removeprefix('1 x '),
+        'python': platform.python_version(),
+        'host': socket.gethostname(),
+        'command': shlex.join(sys.argv),
+    }
+
+
+def warn_of_unused_gpu() -> None:
+    """Warns if there is a GPU and JAX runs on the CPU, unless the environment tells it to."""
+    hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
+    wanted = os.environ.get('JAX_PLATFORMS') or os.environ.get('JAX_PLATFORM_NAME')
+    if jax.default_backend() != 'cpu' or hidden or wanted or not _driver_sees_gpu():
+        return
+    logging.warning(
+        'There is an NVIDIA GPU, but JAX runs on the CPU; use the GPU after: '
+        '%s -m pip install "jax[cuda13]==%s" (or set JAX_PLATFORMS=cpu).',
+        sys.executable,
+        jax.__version__,
+    )
+
+
+def _driver_sees_gpu() -> bool:
+    """Tells whether the NVIDIA driver knows of a GPU."""
+    if list(pathlib.Path(DEVICE_FILES).glob('nvidia[0-9]*')):
+        return True
+    command = shutil.which('nvidia-smi')  # all there is in WSL
+    if command is None:
+        return False
+    try:
+        found = subprocess.run([command, '-L'], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return found.returncode == 0 and 'GPU' in found.stdout

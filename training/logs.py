@@ -266,8 +266,7 @@ class RunLog:
             where = {'phase': phase, 'step': step, 'seed': seed, 'seconds': seconds}
             self._tables[table].write(where | dict(row))
             if self._wandb:
-                named = {name: value for name, value in row.items() if value is not None}
-                self._wandb.log(i, table, phase, step, named | {'seconds': seconds})
+                self._wandb.log(i, table, phase, step, dict(row) | {'seconds': seconds})
         if table == 'eval':
             self._draw()
 

@@ -17,7 +17,7 @@ from training import checkpoints, loop
 from training import state as states
 from training.checkpoints import Arrays, Checkpoints
 from training.config import RunConfig
-from training.devices import set_up_jax
+from training.devices import describe_machine, set_up_jax, warn_of_unused_gpu
 from training.interruption import Interrupted, Interruption
 from training.logs import (
     RunFolder,
@@ -135,6 +135,9 @@ class _Run:
         stack.push(self._note_error)
         eval_env = self._open_eval_env()
         eval_env.reset_async()  # builds the scenes while the data is read
+        self.machine = describe_machine()
+        say('On {host}: {device}, Python {python}: {command}'.format(**self.machine))
+        warn_of_unused_gpu()
         dataset = envs.make_dataset(
             config.task,
             source=config.dataset_source,
@@ -248,9 +251,11 @@ class _Run:
             settings = self.config.to_json()
             settings = {'agent': settings.pop('agent'), 'flags': settings}
             settings |= {'identity': self.config.identity, 'data': provenance, 'versions': found}
+            settings['machine'] = self.machine
             with cannot_write(path):
                 write_json(path / 'flags.json', settings)
         start = {'time': time.strftime('%Y-%m-%d %H:%M:%S %z'), 'commit': found['commit']}
+        start |= {name: self.machine[name] for name in ('host', 'device', 'command')}
         starts = [*read_status(path).get('starts', []), start | self.position]
         self.folder.write_status('running', starts=starts, error=None, **self.position)
         self.log.start_wandb(self.config.to_json())
