@@ -8,6 +8,7 @@ import json
 from absl import app, flags, logging
 
 import envs
+from experiments.command_line import one_line_errors, refuse_arguments
 from training import RunConfig, checkpoints, load_policy
 from training.evaluation import evaluate
 from utils.seeds import stack
@@ -22,7 +23,8 @@ flags.DEFINE_integer('seed', None, 'Of start states and policy noise; default: e
                      upper_bound=2**32 - 1)  # fmt: skip
 
 
-def main(_) -> None:
+def main(argv) -> None:
+    refuse_arguments(argv)
     if not FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)
     path = checkpoints.find(FLAGS.restore_path)
@@ -45,4 +47,5 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    with one_line_errors():
+        app.run(main, flags_parser=FLAGS)

@@ -17,23 +17,37 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import envs
-from experiments.methods import expand_method, peek
+from experiments import command_line
+from experiments.methods import expand_method
 from training import Interrupted, RunConfig, train
 from training.interruption import SIGNALS
-from utils.errors import UserError
 
 FLAGS = flags.FLAGS
+AGENT = 'agents/dfp.py'
+OPTIONS: list[envs.Option] = []  # of the suites; `define_flags` finds them
 INTERRUPTED = 75  # exit status: start the same command again (EX_TEMPFAIL)
 
 
-def define_flags(argv: list[str]) -> None:
+def define_flags(argv: list[str]) -> list[str]:
     """Defines a flag for each setting of a run, and for the options of the suites.
 
     Args:
-        argv: program and flags, flag files and methods already expanded.
+        argv: program and flags.
+
+    Returns:
+        The same with flag files read and the method's flags put in.
     """
+    argv = FLAGS.read_flags_from_files(argv)
+    name = command_line.peek(argv, 'suite')
+    suites = [envs.load_suite(name)] if name else envs.suites()
+    OPTIONS.extend(option for suite in suites for option in suite.options)
+    command_line.refuse_other_names(argv, [option.name for option in OPTIONS])
+    argv = expand_method(argv, RunConfig.env_name)
+    path = command_line.peek(argv, 'agent', AGENT)
+    settings = command_line.agent_settings(path)
+    command_line.refuse_unknown_settings(argv, path, settings)
     config_flags.DEFINE_config_file(
-        'agent', 'agents/dfp.py', 'The method: a file with get_config().', sys_argv=argv
+        'agent', AGENT, 'The method: a file with get_config().', sys_argv=argv
     )
     for field in dataclasses.fields(RunConfig):
         if field.metadata:
@@ -41,6 +55,10 @@ def define_flags(argv: list[str]) -> None:
     for option in OPTIONS:
         define_flag(option.name, option.type, None, option.help, option.choices)
     flags.DEFINE_bool('fresh', False, 'Start anew beside a run of the same settings.')
+    if command_line.HELP & set(argv):
+        print(command_line.help_text(__doc__, FLAGS.main_module_help(), path, settings))
+        sys.exit()
+    return argv
 
 
 def define_flag(name, kind, default, help, choices=None, **_) -> None:
@@ -65,8 +83,7 @@ def config_from_flags() -> RunConfig:
 
 
 def main(argv) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f'{argv[1]!r}: not a flag; flags start with --')
+    command_line.refuse_arguments(argv)
     if not FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)  # orbax has much to say
     config = config_from_flags()
@@ -79,8 +96,6 @@ def main(argv) -> None:
         command = shlex.join([os.path.relpath(sys.executable), *again])
         print(f'{error}. Continue with: {command}', file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (UserError, OSError) as error:
-        sys.exit(f'{error}')
     if result.was_complete:
         print(f'Complete already: {result.directory} (--fresh starts it anew beside it)')
     for seed, score in zip(config.seeds, result.scores, strict=True):
@@ -88,13 +103,5 @@ def main(argv) -> None:
 
 
 if __name__ == '__main__':
-    try:
-        ARGV = FLAGS.read_flags_from_files(sys.argv)
-        NAME = peek(ARGV, 'suite')['suite']
-        SUITES = [envs.load_suite(NAME)] if NAME else envs.suites()
-        OPTIONS = [option for suite in SUITES for option in suite.options]
-        ARGV = expand_method(ARGV, RunConfig.env_name)
-        define_flags(ARGV)
-    except UserError as problem:
-        sys.exit(f'{problem}')
-    app.run(main, argv=ARGV)
+    with command_line.one_line_errors():
+        app.run(main, argv=define_flags(sys.argv), flags_parser=FLAGS)

@@ -1,6 +1,5 @@
 """Reads methods.toml: the flags that a method of the paper's table stands for on a task."""
 
-import argparse
 import fnmatch
 import pathlib
 import tomllib
@@ -9,6 +8,7 @@ from collections.abc import Mapping
 from absl import flags
 from ml_collections import config_flags
 
+from experiments.command_line import peek, take
 from training import RunConfig
 from utils.errors import UserError
 
@@ -30,38 +30,27 @@ def method_flags(method: str, env_name: str) -> list[str]:
     return settings['flags']
 
 
-def peek(argv: list[str], *names: str) -> dict[str, str | None]:
-    """Returns the values of some flags before all flags are defined; the last one given counts.
-
-    Args:
-        argv: program and flags, flag files already read.
-        names: of the flags.
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in names:
-        parser.add_argument(f'--{name}')
-    return vars(parser.parse_known_args(argv[1:])[0])
-
-
 def expand_method(argv: list[str], default_env_name: str) -> list[str]:
-    """Returns the command line with the flags of its last `--method` put first.
+    """Returns the command line with the chosen agent and its method's flags put first.
 
-    Because they come first, explicit flags override them.
+    `--method` and `--agent` both choose the agent. The last of all of them counts, and the others
+    are dropped. Because a method's flags come first, explicit flags override them.
 
     Args:
         argv: program and flags, flag files already read.
         default_env_name: the task if none is named.
 
     Raises:
-        UserError: the method is unknown, or an agent is named besides.
+        UserError: the method is unknown.
     """
-    given = peek(argv, 'method', 'agent', 'env_name')
-    method, agent = given['method'], given['agent']
-    if method is None:
+    choices, rest = take(argv, 'method', 'agent')
+    if not choices:
         return argv
-    if agent is not None:
-        raise UserError(f'--method={method} --agent={agent}: a method names its agent; give one')
-    return [argv[0], *method_flags(method, given['env_name'] or default_env_name), *argv[1:]]
+    kind, value = choices[-1]
+    chosen = [f'--{kind}={value}']
+    if kind == 'method':
+        chosen += method_flags(value, peek(argv, 'env_name', default_env_name))
+    return [argv[0], *chosen, *rest[1:]]
 
 
 def run_config(method: str, env_name: str, agent: Mapping | None = None, **settings) -> RunConfig:

@@ -11,6 +11,7 @@ import sys
 import pytest
 import toy_suite
 from small_runs import AGENT, assert_equal_outcomes, read_table
+from wandb_files import history, read_records
 
 from envs.collect import collect
 from training import Interrupted, RunConfig, train
@@ -90,6 +91,11 @@ def test_a_run_says_how_it_was_made(finished):
     assert written['data']['source'] == 'collected'
     assert written['versions']['jax']
     assert 'commit' in written['versions']
+    machine = written['machine']
+    assert machine['command'].startswith('main.py --env_name=')
+    assert finished[2].stdout.startswith(
+        f'On {machine["host"]}: {machine["device"]}, Python {machine["python"]}: main.py --env_name'
+    )
     assert finished[1].name == f'dfp-sd000-{written["identity"]}'
 
 
@@ -107,7 +113,16 @@ def test_a_run_leaves_tables_and_a_picture_and_shows_progress(finished):
     assert 'offline: 100%' in result.stderr
     assert 'online: 100%' in result.stderr
     assert 'success=' in result.stderr
-    assert (directory / 'wandb').is_dir()
+
+
+def test_wandb_has_the_scores_at_steps_that_count_through_both_phases(finished):
+    (records,) = read_records(finished[1])
+    found = {row['_step']: row['evaluation/success'] for row in history(records)
+             if 'evaluation/success' in row}  # fmt: skip
+    expected = {int(row['step']) + 25 * (row['phase'] == 'online'): float(row['success'])
+                for row in read_table(finished[1] / 'eval.csv')}  # fmt: skip
+    assert found == expected
+    assert list(expected) == [0, 10, 20, 25, 35, 45, 55, 58]
 
 
 def test_the_same_command_again_says_that_the_run_is_complete(finished):
@@ -210,21 +225,49 @@ def test_a_suite_of_ones_own_runs_by_its_name_and_a_method_by_its(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--agent=agents/sac.py'], 'agents/sac.py'),
+        (['--agent=agents/sac.py'], '--agent=agents/sac.py: no such file; there are agents/bfn.py'),
         (['--horizon_length=0'], '--horizon_length=0: must be at least 1'),
         (['--method=QCFQL', '--agent.no_such_key=1'], '--method=QCFQL: unknown; there are BFN'),
+        (['--agent.topk=1'], '--agent.topk: not a setting of agents/dfp.py; did you mean'),
+        (['--entity=us'], '--entity: use --wandb_entity'),
+        (['--seed=one'], 'flag --seed=one: invalid literal'),
+        (['--flagfile=none.flags'], 'none.flags'),
         (['stray'], "'stray': not a flag"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
 )
-def test_bad_input_is_named_before_any_training(arguments, message, tmp_path):
+def test_bad_input_is_named_in_one_line_before_any_training(arguments, message, tmp_path):
     """What a config refuses is tested in test_config.py; here the program's own answers."""
     result = run(
         f'--save_dir={tmp_path}', '--ogbench_dataset_dir=/nowhere', *arguments, check=False
     )
-    assert result.returncode != 0
-    assert message in result.stderr + result.stdout
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert message in line
     assert not list(tmp_path.rglob('flags.json'))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--restore_path=/nowhere'], '/nowhere: no checkpoint there'),
+        (['--restore_path=x', '--eval_episodes=0'], 'flag --eval_episodes=0'),
+        (['--restore_path=x', 'stray'], "'stray': not a flag"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else '',
+)
+def test_evaluate_answers_bad_input_in_one_line(arguments, message):
+    result = run(*arguments, program='evaluate.py', check=False)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert message in line
+
+
+def test_help_lists_flags_and_the_settings_of_the_chosen_agent():
+    result = run('--method=QC-FQL', '--help')
+    assert '--agent.alpha (default 300.0)' in result.stdout
+    assert '--utd_ratio: Updates per environment step, online.' in result.stdout
+    assert 'top_k' not in result.stdout
 
 
 def test_data_that_cannot_be_had_is_an_error_with_the_command_that_makes_it(tmp_path, monkeypatch):

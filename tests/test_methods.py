@@ -59,11 +59,20 @@ def test_dfp_has_the_settings_of_the_paper():
     assert {name: settings[name] for name in expected} == expected
 
 
-def test_the_command_line_wins_over_the_method():
+def test_explicit_flags_win_over_the_method_wherever_they_are():
     argv = ['main.py', '--method=BFN', '--agent.num_samples=8', '--method', 'QC-BFN']
-    expanded = expand_method(argv, CUBES[0])
-    assert expanded[1:4] == method_flags('QC-BFN', CUBES[0])
-    assert expanded[4:] == argv[1:]
+    assert expand_method(argv, CUBES[0]) == [
+        'main.py', '--method=QC-BFN', *method_flags('QC-BFN', CUBES[0]), '--agent.num_samples=8',
+    ]  # fmt: skip
+
+
+def test_the_last_method_or_agent_is_the_one_that_counts():
+    flags_of_file = ['--method=DFP', '--agent.batch_size=64']
+    own = expand_method(['main.py', *flags_of_file, '--agent', 'agents/mine.py'], CUBES[0])
+    assert own == ['main.py', '--agent=agents/mine.py', '--agent.batch_size=64']
+    back = expand_method(['main.py', '--agent=agents/mine.py', *flags_of_file], CUBES[0])
+    assert back == expand_method(['main.py', *flags_of_file], CUBES[0])
+    assert '--method=DFP' in back
 
 
 def test_the_task_is_that_of_the_command_line_or_the_default():
@@ -78,11 +87,9 @@ def test_without_a_method_the_command_line_stays():
     assert expand_method(argv, CUBES[0]) == argv
 
 
-def test_an_unknown_method_and_a_second_agent_are_named():
+def test_an_unknown_method_is_named():
     with pytest.raises(ValueError, match=r'--method=QCFQL: unknown; there are BFN, QC-BFN, FQL'):
         expand_method(['main.py', '--method=QCFQL'], CUBES[0])
-    with pytest.raises(ValueError, match=r'--method=DFP --agent=agents/bfn.py: .*give one'):
-        expand_method(['main.py', '--method=DFP', '--agent=agents/bfn.py'], CUBES[0])
 
 
 def test_every_method_is_an_agent_with_its_flags():

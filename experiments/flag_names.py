@@ -1,0 +1,56 @@
+"""Flags of FQL, QC and what descends from them that have another name here, or none.
+
+Flags that are spelled the same need no entry. The README has this table;
+`python -m experiments.flag_names` prints it.
+"""
+
+import re
+
+_NO_IMAGES = 'observations are vectors, not images; leave it out'
+_NO_VIDEOS = 'no videos are made; leave it out'
+_NUM_SAMPLES = "use --agent.num_samples, for acting and for the critic's targets alike"
+_NO_FOURIER = 'the flow takes its time as it is; leave it out'
+
+# What to do instead, by the name that others give.
+OTHER_NAMES = {
+    'project': 'use --wandb_project',
+    'entity': 'use --wandb_entity',
+    'tags': 'use --wandb_tags',
+    'group': 'use --run_group',
+    'dataset_dir': 'use --ogbench_dataset_dir',
+    'restore_epoch': 'name the checkpoint: --restore_path=<run>/checkpoints/offline-001000000',
+    'agent.discount': 'use --discount',
+    'agent.horizon_length': 'use --horizon_length',
+    'agent.actor_num_samples': _NUM_SAMPLES,
+    'agent.best_of_n': _NUM_SAMPLES,
+    'eval_bon': _NUM_SAMPLES,
+    'q_bon': _NUM_SAMPLES,
+    'agent.actor_type': 'use --method=QC-BFN for best-of-n, --method=QC-FQL for distill-ddpg',
+    'agent.value_hidden_dims': 'use --agent.critic_hidden_dims',
+    'agent.layer_norm': 'use --agent.critic_layer_norm',
+    'agent.value_layer_norm': 'use --agent.critic_layer_norm',
+    'agent.weight_decay': 'Adam has none here; leave it out',
+    'agent.use_fourier_features': _NO_FOURIER,
+    'agent.fourier_feature_dim': _NO_FOURIER,
+    'agent.encoder': _NO_IMAGES,
+    'frame_stack': _NO_IMAGES,
+    'p_aug': _NO_IMAGES,
+    'video_episodes': _NO_VIDEOS,
+    'video_frame_skip': _NO_VIDEOS,
+    'balanced_sampling': 'online batches come from data and replay as one; leave it out',
+    'save_all_online_states': 'the replay of a run is in its checkpoints; leave it out',
+}
+
+
+def table() -> str:
+    """Returns the README's table, in Markdown."""
+    rows = [f'| `--{name}` | {_with_code(text)} |' for name, text in OTHER_NAMES.items()]
+    return '\n'.join(['| there | here |', '|---|---|', *rows])
+
+
+def _with_code(text: str) -> str:
+    return re.sub(r'--[\w.]+(=\S*[^\s,.])?', r'`\g<0>`', text)
+
+
+if __name__ == '__main__':
+    print(table())
