@@ -8,19 +8,34 @@ READY := .venv/.ready
 help:
 	@echo 'make demo   set up, collect data, train DFP on a MuJoCo task, draw learning_curve.png'
 	@echo 'make test   set up, run every test'
+	@echo 'make setup  set up .venv; with PYTHON=python3.12, for that Python'
 	@echo 'make lint   set up, run ruff'
 	@echo 'make types  set up, run the type checker'
 	@echo 'make bench  set up, run the benchmarks, write exp/benchmarks.md'
 	@echo 'make lock   resolve requirements.in into requirements.txt'
 
+# Tells Pythons apart; empty if there is none. A .venv is that of the Python it was made with.
+describe = $(shell $(1) -c 'import sys; print(sys.base_prefix, sys.version)' 2>/dev/null)
+# The Python that was asked for, or whatever .venv has.
+ifneq ($(origin PYTHON),file)
+  ifneq ($(call describe,$(PYTHON)),$(call describe,$(BIN)/python))
+    REMAKE := remake
+  endif
+endif
+
 setup: $(READY)
 
-$(READY): requirements.txt
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
-	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv .venv
+$(READY): requirements.txt $(REMAKE)
+	@$(PYTHON) -c '' 2>/dev/null || \
+	  { echo "$(PYTHON): no such Python here; install Python 3.11, 3.12 or 3.13, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON): is older than Python 3.11; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(if $(REMAKE),--clear) .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
 	@touch $(READY)
+
+.PHONY: remake
+remake:
 
 demo: $(READY)
 	$(BIN)/python main.py --flagfile=experiments/quickstart.flags
