@@ -125,6 +125,10 @@ def help_text(doc: str, flags_help: str, path: str, settings: Mapping[str, Any])
         path: of the agent's file, which says what each setting means.
         settings: of the agent.
     """
-    lines = [f'  --agent.{name} (default {value!r})' for name, value in settings.items()]
+    lines = [
+        f'  --agent.{name} (default {value!r})'
+        for name, value in settings.items()
+        if name != 'agent_name'  # says what `path` is
+    ]
     own = '\n'.join([f'Settings of {path}:', *lines])
     return f'{doc}\n{flags_help}\n\n{own}\n\n--helpfull lists the flags of all modules.'

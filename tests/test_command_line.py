@@ -90,8 +90,10 @@ def test_help_lists_the_settings_of_the_agent_with_their_defaults():
     for name in agents:
         path = f'agents/{name}.py'
         text = command_line.help_text('doc', 'flags', path, command_line.agent_settings(path))
-        for setting, value in get_config(name).items():
-            assert f'--agent.{setting} (default {value!r})' in text
+        found = dict(re.findall(r'^  --agent\.(\w+) \(default (.*)\)$', text, re.MULTILINE))
+        assert found | {'agent_name': f"'{name}'"} == {
+            setting: repr(value) for setting, value in get_config(name).items()
+        }
 
 
 def test_a_flag_that_others_spell_otherwise_is_answered_with_ours():

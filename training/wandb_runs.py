@@ -93,6 +93,8 @@ def names(table: str, column: str) -> list[str]:
 
 
 def _start(mode: str, folder: pathlib.Path, seed: int, settings: Mapping[str, Any]) -> Any:
+    # Our package `agents` looks like another one of that name, for which W&B advertises Weave.
+    os.environ.setdefault('WANDB_DISABLE_WEAVE', 'true')
     import wandb
 
     if mode == 'online' and (problem := _problem()):
