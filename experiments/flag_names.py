@@ -8,7 +8,7 @@ import re
 
 _NO_IMAGES = 'observations are vectors, not images; leave it out'
 _NO_VIDEOS = 'no videos are made; leave it out'
-_NUM_SAMPLES = "use --agent.num_samples, for acting and for the critic's targets alike"
+_NUM_SAMPLES = 'use --agent.num_samples, and --agent.eval_num_samples if evaluation has another N'
 _NO_FOURIER = 'the flow takes its time as it is; leave it out'
 
 # What to do instead, by the name that others give.
@@ -23,8 +23,8 @@ OTHER_NAMES = {
     'agent.horizon_length': 'use --horizon_length',
     'agent.actor_num_samples': _NUM_SAMPLES,
     'agent.best_of_n': _NUM_SAMPLES,
-    'eval_bon': _NUM_SAMPLES,
-    'q_bon': _NUM_SAMPLES,
+    'eval_bon': 'use --agent.eval_num_samples',
+    'q_bon': 'use --agent.num_samples',
     'agent.actor_type': 'use --method=QC-BFN for best-of-n, --method=QC-FQL for distill-ddpg',
     'agent.value_hidden_dims': 'use --agent.critic_hidden_dims',
     'agent.layer_norm': 'use --agent.critic_layer_norm',
