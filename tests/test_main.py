@@ -164,7 +164,7 @@ def test_seeds_trained_together_are_what_each_would_be_alone(finished, tmp_path)
         first, second = ([x for x in both if x['seed'] == seed] for seed in '01')
         assert len(first) == len(second) == len(alone)
         for row, expected in zip(first, alone, strict=True):
-            row, expected = ({k: float(v) for k, v in x.items()} for x in (row, expected))
+            row, expected = ({k: float(v or 'nan') for k, v in x.items()} for x in (row, expected))
             assert row == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
         differences = ({k: v for k, v in x.items() if k != 'seed'} for x in (first[-1], second[-1]))
         assert name == 'eval' or next(differences) != next(differences)

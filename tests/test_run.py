@@ -113,7 +113,7 @@ def test_a_run_that_is_left_again_and_again_ends_as_if_it_had_not_been(finished,
     [
         {'overlap': False},
         {'num_seeds': 2},
-        {'dataset_proportion': 0.5, 'offline_batch_ratio': 0.5, 'log_interval': 0},
+        {'dataset_proportion': 0.5, 'offline_batch_ratio': 0.5},
     ],
 )
 def test_so_does_one_without_overlap_of_several_seeds_or_with_other_batches(tmp_path, changes):
