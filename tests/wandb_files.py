@@ -2,15 +2,24 @@
 
 import json
 import struct
+import time
 
 HEADER, BLOCK = 7, 32768  # bytes: of the file and of each piece; of a block
 WHOLE, LAST = 1, 4  # kinds of pieces that end a record
 
 
 def read_records(folder):
-    """Returns the records of each W&B run in a run's folder, one list for each start, in order."""
+    """Returns the records of each W&B run in a run's folder, one list for each start, in order.
+
+    W&B may still write when a run has ended; this waits for the record of its end.
+    """
     paths = sorted(folder.glob('wandb/offline-run-*/run-*.wandb'))
-    return [list(_records(path.read_bytes())) for path in paths]
+    for _ in range(300):
+        found = [list(_records(path.read_bytes())) for path in paths]
+        if all(records and records[-1].HasField('exit') for records in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f'{paths}: not ended')
 
 
 def _records(content):
@@ -18,12 +27,14 @@ def _records(content):
 
     assert content.startswith(b':W&B')
     position, record = HEADER, b''
-    while position < len(content):
+    while position + HEADER <= len(content):
         left = BLOCK - position % BLOCK
         if left < HEADER:
             position += left
             continue
         size, kind = struct.unpack_from('<HB', content, position + 4)
+        if position + HEADER + size > len(content):
+            return
         record += content[position + HEADER : position + HEADER + size]
         position += HEADER + size
         if kind in (WHOLE, LAST):
