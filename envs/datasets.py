@@ -5,40 +5,48 @@ of an episode is its final state, so a state is stored once and is the next stat
 it; the final row's action and reward mean nothing.
 """
 
-import contextlib
 import functools
 import hashlib
-import http.client
 import json
+import math
 import os
 import re
+import shlex
 import subprocess
 import sys
-import urllib.request
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
-from tqdm import tqdm
 
+from envs.npz import (
+    REPLACE,
+    Checked,
+    Content,
+    DatasetError,
+    NpzFile,
+    bad_file,
+    check_finite,
+    check_npz,
+    check_regular_file,
+    open_npz,
+)
 from envs.processes import python_path
 from envs.suite import Suite
 from utils.errors import UserError
 
 SOURCES = ('auto', 'download', 'collect')
-REPLACE = 'delete it and download or collect it again'
+ON_BAD_SHARD = ('fail', 'skip')
+MOST_SHARDS = 10_000
+LARGEST_MANIFEST = 1 << 24  # bytes
+ROOT = Path(__file__).absolute().parents[1]  # of the project
 OUTSIDE = 1e-3  # how far an action may leave its bounds, as a part of their range
 
 Arrays = dict[str, np.ndarray]
-
-
-class DatasetError(UserError):
-    """A data file is missing, broken, or not what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,12 @@ class Dataset:
     Attributes:
         name: such as 'cube-double-play-v0'.
         paths: the shards, in order.
-        num_rows: of each shard.
+        num_rows: of each shard; 0 for one that cannot be used.
         provenance: where the data comes from, ready for JSON: 'source' is 'downloaded',
             'collected' or 'on disk' (there before, made by means unknown).
         read_shard: what `load` calls with a path.
+        contents: of each shard when it was checked, ready for JSON; by default those of the files.
+        problems: of each shard what is wrong with it, None if nothing is. By default nothing is.
     """
 
     name: str
@@ -59,6 +69,8 @@ class Dataset:
     num_rows: tuple[int, ...]
     provenance: dict[str, Any]
     read_shard: Callable[[Path], Arrays] = field(repr=False, compare=False)
+    contents: tuple[Any, ...] = field(default=(), repr=False)
+    problems: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -75,25 +87,35 @@ class Dataset:
             terminals [R] bool (True on the last row of each episode, whose action means nothing).
 
         Raises:
-            DatasetError: the file is damaged or holds numbers that make no sense.
+            DatasetError: the file is damaged, changed since it was checked, or holds numbers that
+                make no sense.
         """
+        if self.problems and (problem := self.problems[shard]):
+            raise DatasetError(problem)
         return self.read_shard(self.paths[shard])
+
+    @property
+    def usable(self) -> tuple[int, ...]:
+        """The numbers of the shards without a known problem."""
+        if not self.problems:
+            return tuple(range(len(self)))
+        return tuple(i for i, problem in enumerate(self.problems) if problem is None)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A short hash of the contents of all files, independent of their names and places.
 
-        Of an .npz file it reads only the zip directory: names, sizes and CRC-32s of the arrays. Any
-        other file it reads whole.
+        Of an .npz file it is that of the zip directory: names, sizes and CRC-32s of the arrays. Any
+        other file is read whole.
         """
-        contents = [_content(path) for path in self.paths]
+        contents = self.contents or [_content(path) for path in self.paths]
         return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 
-def _content(path: Path) -> list | str:
+def _content(path: Path) -> Content | str:
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return [[entry.filename, entry.file_size, entry.CRC] for entry in archive.infolist()]
+        with open_npz(path) as file:
+            return file.content
     with path.open('rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
@@ -119,6 +141,7 @@ def obtain(
     download: Callable[[], Path],
     collect: Callable[[], None],
     manifest_keys: Sequence[str] = ('episodes', 'seed'),
+    find: Callable[[Path, str], list[Path]] | None = None,
 ) -> tuple[list[Path], dict[str, Any]]:
     """Finds files in `directory`; downloads or collects them if there are none.
 
@@ -133,21 +156,27 @@ def obtain(
         download: puts a file into `directory` and returns its path.
         collect: collects into `directory`, such as `run_collection`.
         manifest_keys: what provenance takes from a collection's manifest.
+        find: finds the files, by default `find_files`.
 
     Returns:
-        The files in order, and their provenance (see `Dataset`).
+        The files in order, and their provenance (see `Dataset`). A file that is known to be missing
+        is among them.
 
     Raises:
         DatasetError: the files found are not what was asked for.
     """
-    paths, made = find_files(directory, name), 'on disk'
+    if directory.exists() and not directory.is_dir():
+        raise DatasetError(f'{directory}: not a directory; give the one where data is or shall be')
+    find = find or find_files
+    paths, made = find(directory, name), 'on disk'
     if not paths and source == 'collect':
         collect()
-        paths = find_files(directory, name)
+        if not (paths := find(directory, name)):
+            raise DatasetError(f'{directory}: the collection of {name} left no files there')
     elif not paths:
         paths, made = [download()], 'downloaded'
 
-    manifest = read_manifest(paths, name)
+    manifest = read_manifest(paths, name, manifest_keys)
     if source == 'collect':
         _check_collection(paths[0], manifest, num_episodes, seed)
     elif source == 'download' and manifest:
@@ -155,6 +184,9 @@ def obtain(
             f'{paths[0]}: collected here, not downloaded; delete it and its manifest {name}.json, '
             "choose another directory, or take it with source='auto'"
         )
+    if manifest:
+        lost = set(manifest['bytes']) - {path.name for path in paths}
+        paths = [*paths, *(paths[0].parent / file for file in sorted(lost))]
     provenance = {
         'source': 'collected' if manifest else made,
         'directory': str(paths[0].parent),
@@ -166,43 +198,120 @@ def obtain(
 
 
 def find_files(directory: Path, name: str) -> list[Path]:
-    """The training files of `name` in `directory` or its subdirectory `name`, in order."""
-    for folder in (directory, directory / name):
-        single = folder / f'{name}.npz'
-        if single.exists():
-            return [single]
-        shards = {}
-        for path in folder.glob(f'{name}-*.npz'):
-            if match := re.fullmatch(r'-(\d+)\.npz', path.name.removeprefix(name)):
-                shards[int(match[1])] = path
-        if shards:
-            return [shards[number] for number in sorted(shards)]
-    return []
+    """The training files of `name` in `directory` or its subdirectory `name`, in order.
+
+    Raises: see `files_in`.
+    """
+    return files_in(directory, [name]) or files_in(directory / name, [name])
 
 
-def read_manifest(paths: list[Path], name: str) -> dict[str, Any] | None:
+def files_in(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The training files in a folder: <name>.npz of the first name, or shards of any, in order.
+
+    A shard that is missing before others is in the list, too, and will be an error to whoever reads
+    it.
+
+    Raises:
+        DatasetError: the folder cannot be read, or two files are the same shard.
+    """
+    try:
+        entries = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DatasetError(
+            f'{folder}: cannot be read ({error.strerror}); make it readable'
+        ) from error
+    if f'{names[0]}.npz' in entries:
+        return [folder / f'{names[0]}.npz']
+    shards: dict[int, Path] = {}
+    pattern = re.compile(rf'({"|".join(map(re.escape, names))})-([0-9]+)\.npz')
+    for match in filter(None, map(pattern.fullmatch, entries)):
+        path, number = folder / match[0], int(match[2])
+        if number >= MOST_SHARDS:
+            raise DatasetError(f'{path}: shards have numbers below {MOST_SHARDS}; rename it')
+        if number in shards:
+            raise DatasetError(
+                f'{path}: is shard {number}, and so is {shards[number].name}; delete one of them'
+            )
+        shards[number] = path
+    prefix = next(iter(shards.values())).name.rpartition('-')[0] if shards else ''
+    return [
+        shards.get(number, folder / f'{prefix}-{number:03d}.npz')
+        for number in range(max(shards, default=-1) + 1)
+    ]
+
+
+def read_manifest(
+    paths: Sequence[Path], name: str, keys: Collection[str] = ('episodes', 'seed')
+) -> dict[str, Any] | None:
     """What `envs.collect` wrote about the files `paths`, or None if it did not make them.
+
+    Args:
+        paths: files in one folder. Missing ones and those that are no .npz files are not compared:
+            whoever reads them finds that.
+        name: of the data.
+        keys: what it must say, besides the files' sizes in 'bytes'.
 
     Raises:
         DatasetError: the manifest beside them is unreadable or speaks of other files.
     """
-    manifest_path = paths[0].parent / f'{name}.json'
-    if not manifest_path.exists():
+    path = paths[0].parent / f'{name}.json'
+    if not os.path.lexists(path):
         return None
     fix = 'delete the manifest if other files took the place of the collected ones'
+    if check_regular_file(path, fix) > LARGEST_MANIFEST:
+        raise bad_file(path, 'not a manifest (too large)', fix)
     try:
-        manifest = json.loads(manifest_path.read_text())
-        expected = manifest['bytes']
-    except (ValueError, TypeError, KeyError) as error:
-        raise DatasetError(f'{manifest_path}: not a manifest ({error!r}); {fix}') from error
-    found = {path.name: path.stat().st_size for path in paths}
-    if found != expected:
-        wrong = sorted(dict(found.items() ^ expected.items()))
+        manifest = json.loads(path.read_text('utf-8'), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise bad_file(path, f'cannot be read ({error.strerror})', 'make it readable') from error
+    except UnicodeDecodeError as error:
+        raise bad_file(path, 'not a manifest (not UTF-8)', fix) from error
+    except RecursionError as error:
+        raise bad_file(path, 'not a manifest (nested too deeply)', fix) from error
+    except ValueError as error:
+        raise bad_file(path, f'not a manifest ({error})', fix) from error
+    if wrong := _wrong_part(manifest, keys):
+        raise bad_file(path, f'not a manifest ({wrong})', fix)
+    expected = manifest['bytes']
+    found = {p.name: p.stat().st_size for p in paths if p.is_file() and zipfile.is_zipfile(p)}
+    if wrong := sorted(file for file, size in found.items() if expected.get(file) != size):
         raise DatasetError(
-            f'{manifest_path}: describes other files than those there (missing, added or of '
-            f'another size: {", ".join(wrong)}); {fix}, or delete all of them and collect again'
+            f'{path}: describes other files than those there (added or of another size: '
+            f'{", ".join(wrong)}); {fix}, or delete all of them and collect again'
         )
     return manifest
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f'{constant} is not a number')
+
+
+def _wrong_part(manifest: Any, keys: Collection[str]) -> str | None:
+    """Returns what is wrong with a manifest, or None."""
+
+    def is_count(value: Any) -> bool:
+        return type(value) is int and value >= 0
+
+    def is_plain(value: Any) -> bool:
+        is_finite = type(value) is not float or math.isfinite(value)
+        return value is None or (isinstance(value, (str, bool, int, float)) and is_finite)
+
+    if not isinstance(manifest, dict):
+        return 'not an object'
+    if missing := [key for key in ('bytes', *keys) if key not in manifest]:
+        return f'has no {", ".join(missing)}'
+    if wrong := [key for key in ('episodes', 'seed') if not is_count(manifest.get(key, 0))]:
+        return f'{wrong[0]} is not a number of 0 or more'
+    if wrong := [key for key in keys if not is_plain(manifest[key])]:
+        return f'{wrong[0]} is neither text nor a number'
+    sizes = manifest['bytes']
+    if not isinstance(sizes, dict) or not sizes or not all(map(is_count, sizes.values())):
+        return 'bytes does not hold the sizes of files'
+    if wrong := [file for file in sizes if not re.fullmatch(r'[^/\0]+\.npz', file)]:
+        return f'bytes names {wrong[0]!r}'
+    return None
 
 
 def _check_collection(
@@ -220,170 +329,107 @@ def _check_collection(
 
 
 def collect_command(
-    name: str, num_episodes: int, num_shards: int = 1, suite: Suite | None = None
+    name: str,
+    num_episodes: int,
+    num_shards: int = 1,
+    suite: Suite | None = None,
+    save_dir: Path | None = None,
 ) -> str:
-    """Returns the command that collects data like `name`.
+    """Returns the command that collects data like `name`, for a shell in the current directory.
 
     Args:
         name: of the data.
         num_episodes: training episodes.
         num_shards: files to spread them over.
         suite: of the data; needed only if it is not registered with `envs`.
+        save_dir: where the files go; by default the suite's directory.
     """
-    command = f'python -m envs.collect --env_name={name} --num_episodes={num_episodes}'
+    is_in_root = Path.cwd() == ROOT
+    arguments = [os.path.relpath(sys.executable) if is_in_root else sys.executable]
+    arguments += ['-m', 'envs.collect', f'--env_name={name}', f'--num_episodes={num_episodes}']
     if num_shards > 1:
-        command += f' --num_shards={num_shards}'
+        arguments.append(f'--num_shards={num_shards}')
     if suite is not None:
         if suite.reference is None:
             raise UserError(
                 f'suite {suite.name}: collecting needs it as an attribute of the module that its '
                 f'class is in ({type(suite).__module__})'
             )
-        command += f' --suite={suite.reference}'
-    return command
+        arguments.append(f'--suite={suite.reference}')
+    if save_dir is not None:
+        arguments.append(f'--save_dir={save_dir.absolute()}')
+    command = shlex.join(arguments)
+    return command if is_in_root else f'cd {shlex.quote(str(ROOT))} && {command}'
 
 
 def run_collection(command: str, directory: Path, seed: int, num_workers: int | None) -> None:
     """Runs a command of `collect_command` in a process of its own, into `directory`.
 
-    It stops and removes its files when this process leaves here or dies, however that happens.
+    It stops and removes its files when this process leaves here or dies, however that happens. If
+    another process is collecting the same data, it waits for that instead.
 
     Raises:
         UserError: it failed.
     """
-    arguments = [sys.executable, *command.split()[1:]]
+    arguments = shlex.split(command)
+    arguments = [sys.executable, *arguments[arguments.index('-m') :]]
     arguments += [f'--seed={seed}', f'--save_dir={directory.absolute()}']
     arguments.append('--end_with_stdin')
     if num_workers is not None:
         arguments.append(f'--num_workers={num_workers}')
     environment = {**os.environ, 'PYTHONPATH': python_path()}
-    root = Path(__file__).parents[1]
     pipe = subprocess.PIPE  # closed at the end of the block, or by the system
     with subprocess.Popen(
-        arguments, cwd=root, env=environment, stdin=pipe, start_new_session=True
+        arguments, cwd=ROOT, env=environment, stdin=pipe, start_new_session=True
     ) as process:
         status = process.wait()
     if status != 0:
         raise UserError(f'`{" ".join(arguments)}` failed (status {status}); see above')
 
 
-def download_file(url: str, directory: Path, name: str, otherwise: str) -> Path:
-    """Downloads `<directory>/<name>.npz`; it appears there only once it is complete and intact.
+def open_shards(
+    name: str,
+    paths: Sequence[Path],
+    provenance: dict[str, Any],
+    check: Callable[[Path], Checked],
+    read: Callable[[NpzFile], Arrays],
+    fix: str = REPLACE,
+) -> Dataset:
+    """Checks .npz files, and returns their data.
+
+    A file that cannot be used is a problem of its shard: `envs.make_dataset` says whether that is
+    an error.
 
     Args:
-        url: of the file.
-        directory: made if need be.
-        name: of the data.
-        otherwise: what else the user can do, for the error.
-
-    Raises:
-        DatasetError: a collection's manifest is in the way.
-        UserError: the download failed.
-    """
-    path = directory / f'{name}.npz'
-    if (manifest := directory / f'{name}.json').exists():
-        raise DatasetError(f'{manifest}: left over from a collection that is gone; delete it')
-    directory.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f'.npz.{os.getpid()}.part')  # another run may be downloading too
-    try:
-        _fetch(url, part)
-        part.replace(path)
-    except (OSError, http.client.HTTPException, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f'{url}: download failed ({error}). Try again, or {otherwise}') from error
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def _fetch(url: str, part: Path) -> None:
-    with (
-        urllib.request.urlopen(url, timeout=60) as response,
-        part.open('wb') as file,
-        tqdm(total=response.length, desc=url.split('/')[-1], unit='B', unit_scale=True) as bar,
-    ):
-        expected = response.length
-        while chunk := response.read(1 << 20):
-            file.write(chunk)
-            bar.update(len(chunk))
-    if expected is not None and part.stat().st_size != expected:
-        raise OSError(f'{part.stat().st_size} of {expected} bytes arrived')
-    with zipfile.ZipFile(part) as archive:
-        if (damaged := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f'{damaged} is damaged')
-
-
-def check_npz(
-    path: Path, widths: Mapping[str, tuple[int, ...]], env_name: str, fix: str = REPLACE
-) -> int:
-    """Checks all of an .npz file that can be checked without reading it whole.
-
-    Args:
-        path: the file.
-        widths: the arrays it must have, 'observations' and 'terminals' among them, and the shape
-            of a row of each.
-        env_name: what the data is for, for the error.
+        name, paths, provenance: see `Dataset`.
+        check: checks a file.
+        read: reads what `Dataset.load` returns from a file that has not changed since.
         fix: what to do about a bad file, for the error.
-
-    Returns:
-        The number of its rows.
-
-    Raises:
-        DatasetError: the file is damaged, lacks an array, or does not fit the environment.
     """
-    with reading(path, fix), zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if missing := [key for key in widths if f'{key}.npy' not in names]:
-            raise bad_file(path, f'has no {", ".join(missing)}', fix)
-        shapes = {key: _shape(archive, key) for key in widths}
-    for key, shape in shapes.items():
-        if shape[1:] != widths[key] or not shape:
-            needs = ', '.join(map(str, ('R', *widths[key])))
-            raise bad_file(path, f'{key} has shape {shape}, {env_name} needs ({needs})', fix)
-        if shape[0] != shapes['observations'][0]:
-            rows = ', '.join(f'{key} {shape[0]}' for key, shape in shapes.items())
-            raise bad_file(path, f'row counts differ: {rows}', fix)
-    with reading(path, fix), np.load(path) as file:
-        terminals = file['terminals']
-    if not terminals.any():
-        raise bad_file(path, 'terminals is True nowhere, so no episode ends', fix)
-    if not terminals[-1]:
-        raise bad_file(path, 'the last row is not terminal, so its last episode is cut off', fix)
-    return len(terminals)
+    found: list[Checked] = []
+    problems: list[str | None] = []
+    for path in paths:
+        try:
+            found.append(check(path))
+            problems.append(None)
+        except DatasetError as error:
+            found.append(Checked(0, None))
+            problems.append(str(error))
+    contents = tuple(checked.content for checked in found)
+    read_shard = functools.partial(
+        _read_unchanged, contents=dict(zip(paths, contents, strict=True)), read=read, fix=fix
+    )
+    num_rows = tuple(checked.num_rows for checked in found)
+    return Dataset(name, tuple(paths), num_rows, provenance, read_shard, contents, tuple(problems))
 
 
-def _shape(archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
-    with archive.open(f'{key}.npy') as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0
-        if version != (1, 0):
-            read = np.lib.format.read_array_header_2_0
-        return read(file)[0]
-
-
-def check_finite(path: Path, key: str, rows: np.ndarray, fix: str = REPLACE) -> None:
-    """Raises DatasetError if some number of `rows` [R, ...] is not finite."""
-    # The extremes are finite if and only if everything is, and they need no temporary array.
-    if not np.isfinite([rows.min(), rows.max()]).all():
-        row = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0]
-        raise bad_file(path, f'{key} is not finite in row {row}', fix)
-
-
-def bad_file(path: Path, what: str, fix: str = REPLACE) -> DatasetError:
-    """The error of a file: which, what is wrong with it, what to do."""
-    return DatasetError(f'{path}: {what}; {fix}')
-
-
-@contextlib.contextmanager
-def reading(path: Path, fix: str = REPLACE) -> Iterator[None]:
-    """Turns the errors of a damaged file into a DatasetError that names it."""
-    try:
-        yield
-    except DatasetError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise bad_file(
-            path, f'cannot be read, it may be cut off or damaged ({error})', fix
-        ) from error
+def _read_unchanged(
+    path: Path, contents: Mapping[Path, Content | None], read: Callable, fix: str
+) -> Arrays:
+    with open_npz(path, fix) as file:
+        if file.content != contents[path]:
+            raise bad_file(path, 'has changed since it was checked', 'put it back or start again')
+        return read(file)
 
 
 def npz_dataset(
@@ -402,8 +448,8 @@ def npz_dataset(
     - terminals [R], True on the last row of each episode: its final state, whose action and reward
       mean nothing and become 0;
     - optionally masks [R], 0 where the row's action ended the task, so that no reward comes after
-      it. Without masks all are 1: each episode counts as cut off (by a time limit, say), and its
-      last state still has a value.
+      it, else 1. Without masks all are 1: each episode counts as cut off (by a time limit, say),
+      and its last state still has a value.
 
     Args:
         name: of the data.
@@ -412,9 +458,11 @@ def npz_dataset(
         provenance: see `Dataset`; by default, the files were there before.
 
     Raises:
-        DatasetError: here, or when loaded: a file is damaged, does not fit the environment, or has
-            an action outside the bounds by more than 1e-3 of their range.
+        DatasetError: no files are given. When loaded: a file is damaged, does not fit the
+            environment, or has an action outside the bounds by more than 1e-3 of their range.
     """
+    if not paths:
+        raise DatasetError(f'{name}: no files were given')
     space = env.action_space
     assert isinstance(space, gymnasium.spaces.Box)
     assert env.observation_space.shape is not None
@@ -423,51 +471,47 @@ def npz_dataset(
         'actions': space.shape,
         'rewards': (),
         'terminals': (),
+        'masks': (),
     }
     fix = 'correct what wrote it'
     label = type(env.unwrapped).__name__ if env.spec is None else env.spec.id
-    num_rows = []
-    for path in paths:
-        with reading(path, fix), zipfile.ZipFile(path) as archive:
-            masks: dict[str, tuple[int, ...]] = {'masks': ()}
-            extra = masks if 'masks.npy' in archive.namelist() else {}
-        num_rows.append(check_npz(path, widths | extra, label, fix))
     if provenance is None:
         provenance = {
             'source': 'on disk',
             'directory': str(paths[0].parent),
             'files': [path.name for path in paths],
         }
+    check = functools.partial(
+        check_npz, widths=widths, env_name=label, fix=fix, optional=('masks',)
+    )
     read = functools.partial(_read_npz, low=space.low, high=space.high, fix=fix)
-    return Dataset(name, tuple(paths), tuple(num_rows), provenance, read)
+    return open_shards(name, paths, provenance, check, read, fix)
 
 
-def _read_npz(path: Path, low: np.ndarray, high: np.ndarray, fix: str) -> Arrays:
-    with reading(path, fix), np.load(path) as file:
-        terminals = file['terminals'].astype(bool, copy=False)
-        observations, rewards, actions = (
-            file[key].astype(np.float32, copy=False)
-            for key in ('observations', 'rewards', 'actions')
-        )
-        masks = np.ones(len(terminals), np.float32)
-        if 'masks' in file:
-            masks = file['masks'].astype(np.float32, copy=False)
+def _read_npz(file: NpzFile, low: np.ndarray, high: np.ndarray, fix: str) -> Arrays:
+    terminals = file.read_flags('terminals')
+    observations, rewards, actions = map(file.read_numbers, ('observations', 'rewards', 'actions'))
+    masks = np.ones(len(terminals), np.float32)
+    if 'masks' in file:
+        masks = file.read_flags('masks').astype(np.float32)
     actions[terminals], rewards[terminals] = (low + high) / 2, 0
-    arrays = {'observations': observations, 'actions': actions, 'rewards': rewards, 'masks': masks}
-    for key, rows in arrays.items():
-        check_finite(path, key, rows, fix)
+    for key, rows in (('observations', observations), ('rewards', rewards), ('actions', actions)):
+        check_finite(file.path, key, rows, fix)
     slack = OUTSIDE * (high - low)
     outside = (actions < low - slack) | (actions > high + slack)
     if outside.any():
         row, part = np.argwhere(outside)[0]
-        raise bad_file(
-            path,
+        raise file.error(
             f'actions[{row}, {part}] is {actions[row, part]:g}, outside of the bounds '
-            f'{low[part]:g} to {high[part]:g}',
-            fix,
+            f'{low[part]:g} to {high[part]:g}'
         )
-    arrays['actions'] = to_unit(actions, low, high)
-    return arrays | {'terminals': terminals}
+    return {
+        'observations': observations,
+        'actions': to_unit(actions, low, high),
+        'rewards': rewards,
+        'masks': masks,
+        'terminals': terminals,
+    }
 
 
 def to_unit(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

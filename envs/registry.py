@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from gymnasium.spaces import Box
 
-from envs.datasets import Dataset, check_source
+from envs.datasets import ON_BAD_SHARD, Dataset, DatasetError, check_source
 from envs.ogbench import suite as ogbench
 from envs.suite import Suite, Task, Value
 from utils.errors import UserError
@@ -208,6 +208,7 @@ def make_dataset(
     num_episodes: int | None = None,
     seed: int = 0,
     num_workers: int | None = None,
+    on_bad_shard: str = 'fail',
     **options,
 ) -> Dataset:
     """Finds, downloads or collects the offline data of an environment, and checks it.
@@ -220,15 +221,19 @@ def make_dataset(
         num_episodes: episodes to collect; by default as many as the public data set has.
         seed: of the collection.
         num_workers: processes that collect; by default one per core.
+        on_bad_shard: what to do with a file that cannot be used: 'fail', or 'skip' it with a
+            warning that names it.
         options: of the task's suite (`task.suite.options`).
 
     Raises:
         UserError: no such environment, option or source.
-        DatasetError: files that are broken, or are not what was asked for.
+        DatasetError: files that are broken, or are not what was asked for (with 'skip': all are).
         UserError: the download or the collection failed.
     """
     task = _as_task(task)
     check_source(source, num_episodes)
+    if on_bad_shard not in ON_BAD_SHARD:
+        raise UserError(f'on_bad_shard={on_bad_shard}: must be one of {", ".join(ON_BAD_SHARD)}')
     dataset = task.suite.make_dataset(
         task,
         source=source,
@@ -237,5 +242,14 @@ def make_dataset(
         num_workers=num_workers,
         **check_options(task, options),
     )
+    _judge_shards(dataset, on_bad_shard)
     logging.info('Offline data %s: %s', dataset.name, json.dumps(dataset.provenance))
     return dataset
+
+
+def _judge_shards(dataset: Dataset, on_bad_shard: str) -> None:
+    problems = [problem for problem in dataset.problems if problem is not None]
+    if problems and (on_bad_shard == 'fail' or len(problems) == len(dataset)):
+        raise DatasetError(problems[0])
+    for problem in problems:
+        logging.warning('Skipping a shard. %s', problem)

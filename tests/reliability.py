@@ -215,7 +215,10 @@ happened: agents, replays and tables are the same bit by bit, on the same machin
 - The time to start again: imports, data and simulators. Compiled programs are kept on the disk.
 - Killed before its first checkpoint, a run begins anew.
 - A collection of data that is killed begins anew. Its unfinished files are removed.
-- A download that is killed begins anew. Its `<name>.npz.<pid>.part` stays; delete it.
+- A download that is killed goes on where it was, if the server can; what has arrived is in
+  `<name>.npz.part`.
+- Of several processes that need the same data, one makes it and the others wait. If that one is
+  killed, another takes over: at once on the same machine, after three minutes on another.
 
 A checkpoint is written beside its place and renamed when it is whole, so a kill while it is written
 leaves the one before. Rows that were written after the checkpoint are cut off the tables and

@@ -142,6 +142,7 @@ class _Run:
             config.task,
             source=config.dataset_source,
             num_episodes=config.collect_episodes,
+            on_bad_shard=config.on_bad_shard,
             **config.env_options,
         )
         self.fingerprint = dataset.fingerprint

@@ -29,15 +29,17 @@ class ShardReader:
 
         Args:
             dataset: from `envs.make_dataset`.
-            on_bad_shard: what to do with a shard that cannot be read: 'fail', or 'skip' it with a
-                warning that names it.
+            on_bad_shard: what to do with a shard that cannot be used: 'fail', or 'skip' it with a
+                warning that names it. Those that are known to be bad are skipped without one:
+                `envs.make_dataset` gave it.
             first: number of the shard to begin with.
             proportion: of each shard's transitions to use, the first ones.
         """
         self._dataset, self._skip = dataset, on_bad_shard == 'skip'
         self._proportion = proportion
         self._size = max(dataset.num_rows) if len(dataset.paths) > 1 else None
-        self._order = itertools.islice(itertools.cycle(range(len(dataset.paths))), first, None)
+        shards = dataset.usable if self._skip else range(len(dataset.paths))
+        self._order = itertools.cycle(sorted(shards, key=lambda shard: (shard < first, shard)))
         self._executor = ThreadPoolExecutor(1, thread_name_prefix='shards')
         self._coming: Future | None = None
 
@@ -67,10 +69,11 @@ class ShardReader:
 
     def _load(self) -> tuple[int, Rows]:
         for _ in self._dataset.paths:
-            shard = next(self._order)
+            if (shard := next(self._order, None)) is None:
+                break
             try:
                 rows = self._dataset.load(shard)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 if not self._skip:
                     raise
                 logging.warning('Skipping a shard. %s', error)

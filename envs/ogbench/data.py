@@ -15,8 +15,10 @@ from ogbench.relabel_utils import relabel_dataset
 from ogbench.utils import DATASET_URL
 
 from envs import datasets
-from envs.datasets import Arrays, Dataset, DatasetError
-from envs.ogbench.names import CubeTask, cubes_of
+from envs.datasets import Arrays, Dataset, DatasetError, files_in
+from envs.downloads import download_file
+from envs.npz import NpzFile, check_finite, check_npz
+from envs.ogbench.names import CubeTask, cubes_of, is_large, large_name, plain_name
 from envs.ogbench.tasks import make_env
 
 ACTION_LIMIT = 1 - 1e-5  # keeps actions inside the open interval
@@ -65,22 +67,43 @@ def make_dataset(
             num_workers,
         ),
         manifest_keys=('episodes', 'seed', 'ogbench'),
+        find=find_files,
     )
     env = make_env(task)
-    num_rows = tuple(check_file(path, env) for path in paths)
-    read_shard = functools.partial(_read_shard, env=env, sparse=sparse)
-    return Dataset(name, tuple(paths), num_rows, provenance, read_shard)
+    check = functools.partial(check_npz, widths=row_shapes(env), env_name=task.env_id)
+    read = functools.partial(_read_shard, env=env, sparse=sparse)
+    return datasets.open_shards(name, paths, provenance, check, read)
+
+
+def find_files(directory: Path, name: str) -> list[Path]:
+    """The training files of `name` in `directory` or its subdirectory `name`, in order.
+
+    The public 100M data is in a folder such as cube-quadruple-play-100m-v0, but its files are
+    called cube-quadruple-play-v0-000.npz and so on. In a folder of that name these are the 100M
+    data, elsewhere shards of the plain data.
+
+    Raises: see `datasets.files_in`.
+    """
+    plain, large = plain_name(name), large_name(name)
+    for folder in (directory, directory / name):
+        is_of_large = large in (folder.absolute().name, Path(os.path.realpath(folder)).name)
+        paths = files_in(folder, [name, plain] if is_of_large and name == large else [name])
+        if is_of_large and name == plain:
+            paths = [path for path in paths if path.name == f'{name}.npz']
+        if paths:
+            return paths
+    return []
 
 
 def public_episodes(name: str) -> int:
     """The number of training episodes, of 1000 transitions each, in the public data set."""
-    return 100_000 if '-100m-' in name else PUBLIC_EPISODES[cubes_of(name)]
+    return 100_000 if is_large(name) else PUBLIC_EPISODES[cubes_of(name)]
 
 
-def collect_command(name: str, num_episodes: int) -> str:
+def collect_command(name: str, num_episodes: int, directory: Path | None = None) -> str:
     """The command that collects data like `name`, in shards of 1M transitions where those are."""
-    num_shards = -(-num_episodes // 1000) if '-100m-' in name else 1
-    return datasets.collect_command(name, num_episodes, num_shards)
+    num_shards = -(-num_episodes // 1000) if is_large(name) else 1
+    return datasets.collect_command(name, num_episodes, num_shards, save_dir=directory)
 
 
 def download(name: str, directory: Path) -> Path:
@@ -90,52 +113,44 @@ def download(name: str, directory: Path) -> Path:
         DatasetError: this data set is not downloaded automatically.
         UserError: the download failed; the message has the command that collects such data.
     """
-    command = collect_command(name, public_episodes(name))
-    if '-100m-' in name:
+    command = collect_command(name, public_episodes(name), directory)
+    if is_large(name):
+        folder = directory if directory.name == name else directory / name
         raise DatasetError(
             f'{name}: not in {directory}, and too large to be downloaded automatically; download '
-            'its files by hand and give their directory with --ogbench_dataset_dir, or collect '
-            f'such data: {command}'
+            f'its files by hand into {folder} ({plain_name(name)}-000.npz and so on) and give that '
+            f'with --ogbench_dataset_dir, or collect such data: {command}'
         )
-    url = f'{os.environ.get("OGBENCH_DATASET_URL", DATASET_URL)}/{name}.npz'
-    return datasets.download_file(url, directory, name, f'collect such data here: {command}')
+    url = f'{os.environ.get("OGBENCH_DATASET_URL", DATASET_URL).rstrip("/")}/{name}.npz'
+    otherwise = f'name a mirror with OGBENCH_DATASET_URL, or collect such data here: {command}'
+    return download_file(url, directory, name, otherwise)
 
 
-def check_file(path: Path, env: gymnasium.Env) -> int:
-    """Checks all of a data file that can be checked without reading it whole.
+def row_shapes(env: gymnasium.Env) -> dict[str, tuple[int, ...]]:
+    """The arrays that a file must have, and the shape of a row of each.
 
     Args:
-        path: .npz file.
         env: the environment that the data is for; is reset.
-
-    Returns:
-        The number of its rows.
-
-    Raises:
-        DatasetError: the file is damaged, lacks an array, or does not fit the environment.
     """
     env.reset()  # builds the model
     scene: Any = env.unwrapped
-    widths = {
+    return {
         'observations': scene.observation_space.shape,
         'actions': scene.action_space.shape,
         'terminals': (),
         'qpos': (scene.model.nq,),
     }
-    return datasets.check_npz(path, widths, scene.spec.id)
 
 
-def _read_shard(path: Path, env: gymnasium.Env, sparse: bool) -> Arrays:
-    with datasets.reading(path), np.load(path) as file:
-        qpos = file['qpos']
-        datasets.check_finite(path, 'qpos', qpos)
-        rewards, masks = _label(qpos, env)
-        del qpos  # before the next large array is read
-        terminals = file['terminals'].astype(bool, copy=False)
-        observations = file['observations'].astype(np.float32, copy=False)
-        actions = file['actions'].astype(np.float32, copy=False)
+def _read_shard(file: NpzFile, env: gymnasium.Env, sparse: bool) -> Arrays:
+    qpos = file.read_numbers('qpos')
+    check_finite(file.path, 'qpos', qpos)
+    rewards, masks = _label(qpos, env)
+    del qpos  # before the next large array is read
+    terminals = file.read_flags('terminals')
+    observations, actions = file.read_numbers('observations'), file.read_numbers('actions')
     for key, rows in (('observations', observations), ('actions', actions)):
-        datasets.check_finite(path, key, rows)
+        check_finite(file.path, key, rows)
     np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT, out=actions)
     if sparse:
         rewards[rewards != 0] = -1

@@ -56,3 +56,18 @@ def cubes_of(name: str) -> str:
     if (cubes := parse_dataset(name)) is None:
         raise UserError(f'{name}: not the name of cube play data; there are {DATASET_NAMES}')
     return cubes
+
+
+def is_large(name: str) -> bool:
+    """Tells whether a data set's name is that of 100M data."""
+    return '-100m-' in name
+
+
+def plain_name(name: str) -> str:
+    """Returns 'cube-double-play-v0' for it and for 'cube-double-play-100m-v0'."""
+    return name.replace('-100m-', '-')
+
+
+def large_name(name: str) -> str:
+    """Returns 'cube-double-play-100m-v0' for it and for 'cube-double-play-v0'."""
+    return plain_name(name).replace('-play-', '-play-100m-')

@@ -1,0 +1,134 @@
+"""Downloads data files: one process at a time, from where it stopped, checked before it is used."""
+
+import contextlib
+import http.client
+import re
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from envs import locks
+from envs.npz import DAMAGE, DatasetError
+from utils.errors import UserError
+
+
+def download_file(url: str, directory: Path, name: str, otherwise: str) -> Path:
+    """Downloads `<directory>/<name>.npz`; it appears there only once it is complete and intact.
+
+    What has arrived is in `<name>.npz.part` until then. If the connection breaks or this process is
+    killed, it stays there, and the next download goes on from it. While another process downloads
+    or collects data of that name, this one waits, and takes its file.
+
+    Args:
+        url: of the file.
+        directory: made if need be.
+        name: of the data.
+        otherwise: what else the user can do, for the error.
+
+    Raises:
+        DatasetError: a collection's manifest is in the way.
+        UserError: the download failed.
+    """
+    path = directory / f'{name}.npz'
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with locks.hold(directory / f'{name}.lock', 'downloading'):
+            if not path.exists():
+                if (manifest := directory / f'{name}.json').exists():
+                    raise DatasetError(
+                        f'{manifest}: left over from a collection that is gone; delete it'
+                    )
+                _download(url, path, name)
+    except UserError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError, zipfile.BadZipFile) as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise UserError(f'{url}: download failed ({reason}). Try again, or {otherwise}') from error
+    return path
+
+
+def _download(url: str, path: Path, name: str) -> None:
+    part = path.with_name(f'{path.name}.part')
+    for other in path.parent.iterdir():
+        if locks.is_unfinished(other.name, name) and other != part and not other.is_dir():
+            other.unlink()  # of a version that did not go on
+    while True:
+        is_continued = _size(part) > 0
+        _fetch(url, part)
+        try:
+            _verify(part)
+            break
+        except zipfile.BadZipFile:
+            part.unlink()
+            if not is_continued:  # else it may have been the beginning of another file
+                raise
+    part.replace(path)
+
+
+def _fetch(url: str, part: Path) -> None:
+    """Fetches the rest of a file; goes on as long as each connection brings something."""
+    while True:
+        before = _size(part)
+        try:
+            return _fetch_once(url, part)
+        except urllib.error.HTTPError:
+            raise
+        except (OSError, http.client.HTTPException):
+            if _size(part) <= before:
+                raise
+
+
+def _fetch_once(url: str, part: Path) -> None:
+    start = _size(part)
+    request = urllib.request.Request(url)
+    if start:
+        request.add_header('Range', f'bytes={start}-')
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not start:  # 416: there is nothing from `start` on
+            raise
+        error.close()
+        if error.headers.get('Content-Range') != f'bytes */{start}':
+            part.unlink()
+            _fetch_once(url, part)
+        return
+    with response:
+        span = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', response.headers.get('Content-Range') or '')
+        expected = None
+        if span and int(span[1]) == start:
+            expected = int(span[2])
+        else:  # the server sends all of it
+            start = 0
+            if (length := response.headers.get('Content-Length')) is not None:
+                expected = int(length)
+        with (
+            part.open('ab' if start else 'wb') as file,
+            tqdm(
+                initial=start, total=expected, desc=url.split('/')[-1], unit='B', unit_scale=True
+            ) as bar,
+        ):
+            while chunk := response.read(1 << 20):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if expected is not None and _size(part) != expected:
+        raise OSError(f'{_size(part)} of {expected} bytes arrived')
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
+def _verify(part: Path) -> None:
+    try:
+        with zipfile.ZipFile(part) as archive:
+            damaged = archive.testzip()
+    except DAMAGE as error:
+        raise zipfile.BadZipFile(str(error)) from error
+    if damaged is not None:
+        raise zipfile.BadZipFile(f'{damaged} is damaged')
