@@ -7,7 +7,6 @@ of workers.
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
 import multiprocessing
@@ -16,6 +15,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -28,12 +28,15 @@ from absl import app, flags
 from gymnasium.vector.utils import CloudpickleWrapper
 from tqdm import tqdm
 
+from envs import locks
+from envs.datasets import find_files, read_manifest
 from envs.processes import SIGNALS, obey_parent_alone, without_main
 from envs.registry import find_collection
 from envs.suite import Script, Suite
 from utils.errors import UserError
 
 SPLITS = {'train': 0, 'val': 1}
+TIME_TO_CLEAN_UP = 60.0  # seconds
 
 Seed = tuple[int, ...]
 Episode = dict[str, np.ndarray]
@@ -51,8 +54,11 @@ def collect(
 ) -> list[Path]:
     """Collects a data set into `save_dir`. Files appear there only once all of them are complete.
 
-    Until then they are in <name>.part, which is removed at the end. If this process is killed, that
-    folder is left, and the next collection of that name removes it.
+    Until then they are in <name>.<host>-<process>-<random>.part, which is removed at the end. If
+    this process is killed, that folder is left, and the next collection of that name removes it.
+
+    While another process collects or downloads data of that name into `save_dir`, this one waits.
+    If the same arguments made what is there, that is the result.
 
     One shard becomes <name>.npz, <name>-val.npz and <name>.json (the manifest: what made the
     files) in `save_dir`. Several become a folder <name>/ with <name>-000.npz and so on.
@@ -72,8 +78,8 @@ def collect(
 
     Raises:
         UserError: an argument makes no sense.
-        UserError: there are files already, or another process is collecting them.
-        UserError: a worker died.
+        UserError: there are other files already, or `save_dir` cannot be written.
+        UserError: a worker died, or the suite's script made no episodes.
     """
     suite = find_collection(env_name, suite)
     if num_workers is None:
@@ -87,34 +93,42 @@ def collect(
         raise UserError(f'--save_dir: say where; suite {suite.name} has no directory of its own')
 
     save_dir = Path(save_dir).expanduser()
-    with _reserve(save_dir, env_name) as part:
-        folder, names = part, [f'{env_name}.npz']
-        if num_shards > 1:
-            folder, names = part / env_name, [f'{env_name}-{i:03d}.npz' for i in range(num_shards)]
-            folder.mkdir()
-        bounds = np.linspace(0, num_episodes, num_shards + 1).astype(int).tolist()
-        plan = [(f'{env_name}-val.npz', 'val', range(num_val_episodes))] if num_val_episodes else []
-        for name, span in zip(names, itertools.pairwise(bounds), strict=True):
-            plan.append((name, 'train', range(*span)))
+    names = [f'{env_name}.npz']
+    if num_shards > 1:
+        names = [f'{env_name}-{i:03d}.npz' for i in range(num_shards)]
+    bounds = np.linspace(0, num_episodes, num_shards + 1).astype(int).tolist()
+    plan = [(f'{env_name}-val.npz', 'val', range(num_val_episodes))] if num_val_episodes else []
+    for name, span in zip(names, itertools.pairwise(bounds), strict=True):
+        plan.append((name, 'train', range(*span)))
+    made_by = {
+        'source': 'collected',
+        'name': env_name,
+        'episodes': num_episodes,
+        'val_episodes': num_val_episodes,
+        'shards': num_shards,
+        'seed': seed,
+        **suite.collection_details(env_name),
+    }
+    with _reserve(save_dir, env_name, made_by) as (found, part, lock):
+        if found:
+            return found
+        folder = part / env_name if num_shards > 1 else part
         with (
             _workers(num_workers, partial(suite.make_script, env_name)) as workers,
             _Progress(env_name, num_episodes + num_val_episodes) as progress,
         ):
             for name, split, episodes in plan:
                 jobs = [(seed, SPLITS[split], episode) for episode in episodes]
-                _write(folder / name, _play_all(workers, jobs, progress))
-        manifest = {
-            'source': 'collected',
-            'name': env_name,
-            'episodes': num_episodes,
-            'val_episodes': num_val_episodes,
-            'shards': num_shards,
-            'seed': seed,
-            'bytes': {name: (folder / name).stat().st_size for name in names},
-            **suite.collection_details(env_name),
-        }
-        (folder / f'{env_name}.json').write_text(json.dumps(manifest, indent=2) + '\n')
-        return _publish(part, save_dir, env_name, names)
+                played = _play_all(workers, jobs, progress)
+                with _writing(save_dir):
+                    folder.mkdir(exist_ok=True)
+                    _write(folder / name, played)
+        lock.check()
+        with _writing(save_dir):
+            sizes = {name: (folder / name).stat().st_size for name in names}
+            manifest = json.dumps(made_by | {'bytes': sizes}, indent=2)
+            (folder / f'{env_name}.json').write_text(f'{manifest}\n')
+            return _publish(part, save_dir, env_name, names)
 
 
 def _num_cores() -> int:
@@ -143,52 +157,76 @@ def _check_numbers(
 
 
 @contextlib.contextmanager
-def _reserve(save_dir: Path, name: str) -> Iterator[Path]:
-    """Makes an empty folder for unfinished files, holds it, and removes it at exit.
+def _writing(save_dir: Path) -> Iterator[None]:
+    """Turns the errors of a directory that cannot be written into one that names it."""
+    try:
+        yield
+    except OSError as error:
+        at = f' at {error.filename}' if error.filename else ''
+        raise UserError(
+            f'--save_dir={save_dir}: cannot be written ({error.strerror or error}{at}); choose a '
+            'directory of yours with room for the data'
+        ) from error
 
-    A lock on a file in it says that its owner lives. A folder that nobody holds was left by a
-    collection that was killed.
+
+@contextlib.contextmanager
+def _reserve(
+    save_dir: Path, name: str, made_by: dict[str, Any]
+) -> Iterator[tuple[list[Path], Path, locks.Lock]]:
+    """Locks the name in `save_dir`, and makes an empty folder for unfinished files until the exit.
+
+    What others did not finish is removed first: who holds the lock is the only one at work.
+
+    Yields:
+        The files that are there already if `made_by` describes them, else none; the folder; the
+        lock.
+
+    Raises:
+        UserError: there are other files.
     """
-    part = save_dir / f'{name}.part'
-    is_left_over = part.exists()
-    if not is_left_over:
-        _refuse_to_overwrite(save_dir, name)
-    part.mkdir(parents=True, exist_ok=True)
-    with (part / '.lock').open('w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f'{part} exists: another collection is at work; wait for it or choose another '
-                '--save_dir'
-            ) from error
-        try:
-            if is_left_over:
-                _clear(part, save_dir, name)
+    with contextlib.ExitStack() as stack:
+        with _writing(save_dir):
+            save_dir.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(locks.hold(save_dir / f'{name}.lock', 'collecting'))
+            for path in save_dir.iterdir():
+                if locks.is_unfinished(path.name, name):
+                    _clear(path, save_dir, name)
+            found = _find_same(save_dir, name, made_by)
+            if not found:
                 _refuse_to_overwrite(save_dir, name)
-            yield part
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            part = save_dir / f'{name}.{lock.token}.part'
+            stack.callback(shutil.rmtree, part, ignore_errors=True)
+            part.mkdir()
+        yield found, part, lock
+
+
+def _find_same(save_dir: Path, name: str, made_by: dict[str, Any]) -> list[Path]:
+    """Returns the files that the same arguments made, if there are any."""
+    paths = find_files(save_dir, name)
+    if not paths or (manifest := read_manifest(paths, name)) is None:
+        return []
+    sizes = manifest.pop('bytes')
+    is_whole = sizes == {path.name: path.stat().st_size for path in paths if path.is_file()}
+    return paths if is_whole and manifest == json.loads(json.dumps(made_by)) else []
 
 
 def _refuse_to_overwrite(save_dir: Path, name: str) -> None:
     taken = [save_dir / f'{name}{end}' for end in ('.npz', '-val.npz', '.json', '')]
     for path in [*taken, *save_dir.glob(f'{name}-[0-9]*.npz')]:
-        if path.exists():
+        if os.path.lexists(path):
             raise UserError(f'{path} exists: delete it or choose another --save_dir')
 
 
 def _clear(part: Path, save_dir: Path, name: str) -> None:
     """Removes what a killed collection left, also where it was killed while it published."""
+    if not part.is_dir():
+        part.unlink()
+        return
     if (part / f'{name}.npz').exists() and not (save_dir / f'{name}.npz').exists():
         for earlier in (f'{name}-val.npz', f'{name}.json'):
             if not (part / earlier).exists():  # moved by `_publish`, which moves the data last
                 (save_dir / earlier).unlink(missing_ok=True)
-    for path in part.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != '.lock':
-            path.unlink()
+    shutil.rmtree(part)
 
 
 def _publish(part: Path, save_dir: Path, name: str, train_names: Sequence[str]) -> list[Path]:
@@ -196,10 +234,18 @@ def _publish(part: Path, save_dir: Path, name: str, train_names: Sequence[str]) 
     if len(train_names) > 1:
         (part / name).rename(save_dir / name)
         return [save_dir / name / train_name for train_name in train_names]
-    for last in (f'{name}-val.npz', f'{name}.json', f'{name}.npz'):
-        if (part / last).exists():
-            (part / last).rename(save_dir / last)
-    return [save_dir / f'{name}.npz']
+    last = save_dir / f'{name}.npz'
+    moved = [save_dir / f'{name}-val.npz', save_dir / f'{name}.json', last]
+    try:
+        for path in moved:
+            if (part / path.name).exists():
+                (part / path.name).rename(path)
+    except BaseException:  # a signal, too
+        if not last.exists():
+            for path in moved:
+                path.unlink(missing_ok=True)
+        raise
+    return [last]
 
 
 class _Progress:
@@ -243,6 +289,8 @@ def _play_all(
             ready: Any
             for ready in wait(busy):
                 index, episode = ready.recv()
+                if isinstance(episode, UserError):
+                    raise episode
                 busy.remove(ready)
                 hand_out(ready)
                 episodes[index] = episode
@@ -278,8 +326,14 @@ def _workers(num_workers: int, make_script: Callable[[], Script]) -> Iterator[li
             ours, theirs = context.Pipe()
             arguments = (theirs, CloudpickleWrapper(make_script))  # type: ignore[type-var]
             process = context.Process(target=_work, args=arguments, daemon=True)
-            with without_main():
-                process.start()
+            try:
+                with without_main():
+                    process.start()
+            except OSError as error:
+                raise UserError(
+                    f'--num_workers={num_workers}: only {len(processes)} could be started '
+                    f'({error.strerror}); try fewer'
+                ) from error
             theirs.close()  # so that the end of the process is the end of the connection
             processes.append(process)
             connections.append(ours)
@@ -293,11 +347,14 @@ def _workers(num_workers: int, make_script: Callable[[], Script]) -> Iterator[li
 
 def _work(connection: Connection, make_script: Callable[[], Script]) -> None:
     obey_parent_alone()
-    script = make_script()
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
-        while True:
-            index, seed = connection.recv()
-            connection.send((index, _check(script.play(seed))))
+        try:
+            script = make_script()
+            while True:
+                index, seed = connection.recv()
+                connection.send((index, _check(script.play(seed))))
+        except UserError as error:
+            connection.send((-1, error))
 
 
 def _check(episode: Episode) -> Episode:
@@ -337,9 +394,12 @@ def _stop_on_signals(end_with_stdin: bool) -> None:
         raise KeyboardInterrupt
 
     def wait_for_end_of_stdin():
-        while os.read(sys.stdin.fileno(), 1):
-            pass
+        with contextlib.suppress(OSError):  # there is none
+            while os.read(0, 1):
+                pass
         signal.pthread_kill(main_thread, signal.SIGTERM)
+        time.sleep(TIME_TO_CLEAN_UP)
+        os._exit(1)  # an exception can get lost, as in a destructor
 
     main_thread = threading.get_ident()
     for number in SIGNALS:
@@ -349,13 +409,15 @@ def _stop_on_signals(end_with_stdin: bool) -> None:
         threading.Thread(target=wait_for_end_of_stdin, daemon=True).start()
 
 
-def main(_) -> None:
+def main(argv: Sequence[str]) -> None:
     """The program."""
-    _stop_on_signals(flags.FLAGS.end_with_stdin)
+    if len(argv) > 1:
+        raise app.UsageError(f'{argv[1]!r}: not a flag; flags start with --')
     names = ['env_name', 'num_episodes', 'save_dir', 'num_workers', 'seed', 'num_shards']
     names += ['num_val_episodes', 'suite']
     arguments: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
     try:
+        _stop_on_signals(flags.FLAGS.end_with_stdin)
         for path in collect(**arguments):
             print(path)
     except KeyboardInterrupt:

@@ -1,17 +1,24 @@
 """Scripted collection: what the files hold, equal seeds, failures that leave nothing behind."""
 
+import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import ogbench.utils
 import pytest
+import toy_suite
 
+from envs import Suite, locks
 from envs.collect import _reserve, collect
 from envs.ogbench.scripts import CubeScript
 from envs.ogbench.tasks import EPISODE_ROWS
@@ -148,38 +155,102 @@ def test_nothing_is_overwritten(tmp_path, end):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_two_collections_do_not_share_a_directory(tmp_path):
-    part = tmp_path / f'{NAME}.part'
-    with _reserve(tmp_path, NAME):
-        with pytest.raises(UserError, match=f'{part} exists: another collection is at work'):
-            collect(NAME, 1, tmp_path)
-        assert part.exists()
-    assert not part.exists()
+TOY = {'num_workers': 1, 'suite': 'toy_suite:suite'}
+TOY_NAME = toy_suite.DATASET
 
 
-def leave_a_part(directory):
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory):
+    """Three episodes of the toy suite, and one for validation."""
+    directory = tmp_path_factory.mktemp('toy')
+    collect(TOY_NAME, 3, directory, num_val_episodes=1, **TOY)
+    return directory
+
+
+def test_a_collection_waits_for_another_and_uses_its_files(tmp_path, toy, monkeypatch, capsys):
+    monkeypatch.setattr(locks, 'POLL', 0.01)
+    found = []
+
+    def collect_too():
+        found.extend(collect(TOY_NAME, 3, tmp_path, num_val_episodes=1, **TOY))
+
+    thread = threading.Thread(target=collect_too)
+    with locks.hold(tmp_path / f'{TOY_NAME}.lock', 'collecting'):
+        thread.start()
+        while f'Waiting for process {os.getpid()} on ' not in capsys.readouterr().err:
+            time.sleep(0.01)
+        for path in toy.iterdir():
+            shutil.copy2(path, tmp_path)
+        before = (tmp_path / f'{TOY_NAME}.npz').stat().st_mtime_ns
+    thread.join()
+    assert found == [tmp_path / f'{TOY_NAME}.npz']
+    assert found[0].stat().st_mtime_ns == before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    'other', [{'num_episodes': 4}, {'seed': 1}, {'num_val_episodes': 0}, {'num_shards': 3}]
+)
+def test_what_other_arguments_collected_is_not_overwritten(tmp_path, toy, other):
+    shutil.copytree(toy, tmp_path, dirs_exist_ok=True)
+    arguments = {'num_episodes': 3, 'num_val_episodes': 1} | other
+    with pytest.raises(UserError, match=f'{tmp_path}/{TOY_NAME}.*exists: delete it or choose'):
+        collect(TOY_NAME, save_dir=tmp_path, **arguments, **TOY)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_collection_that_lost_its_lock_publishes_nothing(tmp_path, monkeypatch):
+    def lose(*_):
+        (tmp_path / f'{TOY_NAME}.lock').unlink(missing_ok=True)
+
+    monkeypatch.setattr('envs.collect._write', lose)
+    with pytest.raises(UserError, match=r'\.lock: another process took over'):
+        collect(TOY_NAME, 3, tmp_path, num_val_episodes=1, **TOY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def reserve(directory):
+    return _reserve(directory, NAME, {})
+
+
+def leave_a_part(directory, end='.elsewhere-42-ab.part'):
     """Leaves what a killed collection does; returns it."""
-    part = directory / f'{NAME}.part'
+    part = directory / f'{NAME}{end}'
     (part / NAME).mkdir(parents=True)
-    for name in ('.lock', f'{NAME}.npz', f'{NAME}/{NAME}-000.npz'):
+    for name in (f'{NAME}.npz', f'{NAME}/{NAME}-000.npz'):
         (part / name).touch()
     return part
 
 
-def test_what_a_killed_collection_left_is_removed(tmp_path):
-    part = leave_a_part(tmp_path)
-    with _reserve(tmp_path, NAME) as folder:
-        assert folder == part
-        assert [path.name for path in part.iterdir()] == ['.lock']
+def test_unfinished_files_carry_the_name_of_their_owner(tmp_path):
+    with reserve(tmp_path) as (found, part, _):
+        assert found == []
+        assert re.fullmatch(rf'{NAME}\.\S+-{os.getpid()}-[0-9a-f]{{8}}\.part', part.name)
+        holder = json.loads((tmp_path / f'{NAME}.lock').read_text())
+        assert part.name.endswith(f'{holder["token"]}.part')
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_collections_and_downloads_left_is_removed(tmp_path):
+    for end in ('.part', '.elsewhere-42-ab.part', '.here-42-cd.part'):
+        leave_a_part(tmp_path, end)
+    (tmp_path / f'{NAME}.npz.part').touch()
+    (tmp_path / f'{NAME}.lock').write_text('{}')
+    other = tmp_path / f'{NAME}-x.part'
+    other.touch()
+    with reserve(tmp_path) as (_, part, _):
+        assert list(part.iterdir()) == []
+        assert {path.suffix for path in tmp_path.iterdir()} == {'.part', '.lock'}
+        assert len(list(tmp_path.iterdir())) == 3
+    assert list(tmp_path.iterdir()) == [other]
 
 
 def test_a_collection_killed_while_it_published_does_not_block_the_next(tmp_path):
     leave_a_part(tmp_path)
     for end in ('-val.npz', '.json'):  # these are moved first
         (tmp_path / f'{NAME}{end}').touch()
-    with _reserve(tmp_path, NAME):
-        assert [path.name for path in tmp_path.iterdir()] == [f'{NAME}.part']
+    with reserve(tmp_path) as (_, part, _):
+        assert {path.name for path in tmp_path.iterdir()} == {part.name, f'{NAME}.lock'}
 
 
 def test_what_a_killed_collection_left_does_not_allow_to_overwrite(tmp_path):
@@ -189,6 +260,111 @@ def test_what_a_killed_collection_left_does_not_allow_to_overwrite(tmp_path):
     with pytest.raises(UserError, match=f'{path} exists'):
         collect(NAME, 1, tmp_path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('number', [0, 1, 2])
+def test_a_collection_stopped_while_it_publishes_leaves_nothing(tmp_path, monkeypatch, number):
+    rename, renamed = Path.rename, []
+
+    def rename_or_stop(path, target):
+        if len(renamed) == number:
+            raise KeyboardInterrupt
+        renamed.append(target)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, 'rename', rename_or_stop)
+    with pytest.raises(KeyboardInterrupt):
+        collect(TOY_NAME, 3, tmp_path, num_val_episodes=1, **TOY)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Wrong(toy_suite.Toy):
+    """A suite whose script plays no episodes."""
+
+    def make_script(self, dataset_name):
+        return self
+
+    def play(self, seed):
+        return {'observations': np.zeros((3, 3)), 'terminals': np.zeros(3, bool)}
+
+
+class Scriptless(toy_suite.Toy):
+    """A suite whose data has a name and no script."""
+
+    make_script = Suite.make_script
+
+
+@pytest.mark.parametrize(
+    ('suite', 'message'),
+    [
+        (Wrong(), r'a script played an episode of 3 rows with terminals True in rows \[\]; only'),
+        (Scriptless(), f'{TOY_NAME}: suite toy has no script to collect data with'),
+    ],
+)
+def test_what_is_wrong_with_a_script_is_said_in_a_line(tmp_path, suite, message, capfd):
+    with pytest.raises(UserError, match=message):
+        collect(TOY_NAME, 3, tmp_path, num_workers=2, suite=suite)
+    assert 'Traceback' not in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def full_disk(*_):
+    raise OSError(28, 'No space left on device')
+
+
+def forbidden(path, *_, **__):
+    raise PermissionError(13, 'Permission denied', str(path))
+
+
+@pytest.mark.parametrize(
+    ('broken', 'save_dir', 'message'),
+    [
+        (None, 'file', r'File exists at \S+/file\)'),
+        (None, 'file/below', r'Not a directory at \S+/file/below\)'),
+        (('envs.collect._write', full_disk), 'x', r'No space left on device\)'),
+        (('pathlib.Path.mkdir', forbidden), 'x', r'Permission denied at \S+/x\)'),
+        (('envs.locks._read_holder', full_disk), 'x', r'No space left on device\)'),
+    ],
+)
+def test_a_directory_that_cannot_be_written_is_named(
+    tmp_path, monkeypatch, broken, save_dir, message
+):
+    (tmp_path / 'file').touch()
+    if broken:
+        monkeypatch.setattr(*broken)
+    fix = 'choose a directory of yours with room for the data$'
+    with pytest.raises(
+        UserError, match=f'^--save_dir={tmp_path}/{save_dir}: cannot be written .{message}; {fix}'
+    ):
+        collect(TOY_NAME, 3, tmp_path / save_dir, **TOY)
+
+
+def test_workers_that_cannot_be_started_are_an_error(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise BlockingIOError(11, 'Resource temporarily unavailable')
+
+    monkeypatch.setattr('multiprocessing.context.SpawnProcess.start', refuse)
+    with pytest.raises(UserError, match=r'--num_workers=1: only 0 could be started \(Resource'):
+        collect(TOY_NAME, 3, tmp_path, **TOY)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--save_dir={file}'], '--save_dir={file}: cannot be written (File exists at {file});'),
+        (['--save_dir={file}', 'more'], "'more': not a flag; flags start with --"),
+    ],
+)
+def test_the_program_says_what_is_wrong_in_a_line(tmp_path, arguments, message):
+    file = tmp_path / 'file'
+    file.touch()
+    command = [sys.executable, '-m', 'envs.collect', f'--env_name={NAME}', '--num_episodes=1']
+    command += [argument.format(file=file) for argument in arguments]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert 'Traceback' not in run.stderr
+    assert run.stderr.splitlines()[-1].startswith(message.format(file=file))
 
 
 def worker_pids(pid):
@@ -221,7 +397,7 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path, victim, number, mess
             while len(workers := worker_pids(process.pid)) < 2:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            assert (tmp_path / f'{NAME}.part').is_dir()
+            assert len(list(tmp_path.glob(f'{NAME}.*.part'))) == 1
             time.sleep(3)  # in the midst of an episode
             os.kill(process.pid if victim == 'collector' else workers[-1], number)
             _, errors = process.communicate(timeout=30)
@@ -269,3 +445,76 @@ def test_a_collection_ends_with_the_program_that_runs_it(tmp_path):
     assert 'Traceback' not in errors
     assert list(tmp_path.iterdir()) == []
     assert not any(Path(f'/proc/{pid}').exists() for pid in workers)
+
+
+def processes_with(text):
+    """Returns the processes that have `text` in their command line."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        with contextlib.suppress(OSError):
+            if text.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='finds processes through /proc')
+@pytest.mark.parametrize('moment', ['at once', 'at work'])
+def test_a_collection_ends_with_a_program_that_is_killed(tmp_path, moment):
+    """Also if it is killed before the collection could look."""
+    code = """
+    import os, pathlib, signal, sys, threading, time
+    import toy_suite
+    from envs.datasets import collect_command, run_collection
+
+    directory = pathlib.Path(sys.argv[1])
+
+    def end():
+        while sys.argv[2] == 'at work' and not any(directory.glob('*.part')):
+            time.sleep(0.01)
+        time.sleep(0.1)
+        print(flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=end).start()
+    command = collect_command(toy_suite.DATASET, 10**6, suite=toy_suite.suite)
+    run_collection(command, directory, 0, 1)
+    """
+    tests = Path(__file__).parent
+    directory = tmp_path / 'data'
+    with subprocess.Popen(
+        [sys.executable, '-c', textwrap.dedent(code), directory, moment],
+        env={**os.environ, 'PYTHONPATH': f'{tests.parent}:{tests}'},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        errors = process.stderr.read()  # of the collection, too: until that has ended
+    assert process.returncode == -signal.SIGKILL
+    assert processes_with(f'--save_dir={directory}') == []
+    assert 'Traceback' not in errors
+    assert not directory.exists() or list(directory.iterdir()) == []
+
+
+def test_a_collection_ends_even_if_its_interruption_is_lost():
+    code = """
+    import time
+    from envs import collect
+
+    collect.TIME_TO_CLEAN_UP = 0.5
+    collect._stop_on_signals(end_with_stdin=True)
+    print('ready', flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print('lost', flush=True)
+    """
+    with subprocess.Popen(
+        [sys.executable, '-c', textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == 'ready\n'
+        output, _ = process.communicate(timeout=10)
+    assert output == 'lost\n'
+    assert process.returncode == 1
