@@ -248,7 +248,7 @@ def read_manifest(
     """What `envs.collect` wrote about the files `paths`, or None if it did not make them.
 
     Args:
-        paths: files in one folder. Missing ones and those that are no .npz files are not compared:
+        paths: files in one folder. Missing ones and .npz files that are cut off are not compared:
             whoever reads them finds that.
         name: of the data.
         keys: what it must say, besides the files' sizes in 'bytes'.
@@ -275,13 +275,17 @@ def read_manifest(
     if wrong := _wrong_part(manifest, keys):
         raise bad_file(path, f'not a manifest ({wrong})', fix)
     expected = manifest['bytes']
-    found = {p.name: p.stat().st_size for p in paths if p.is_file() and zipfile.is_zipfile(p)}
+    found = {p.name: p.stat().st_size for p in paths if _is_whole(p)}
     if wrong := sorted(file for file, size in found.items() if expected.get(file) != size):
         raise DatasetError(
             f'{path}: describes other files than those there (added or of another size: '
             f'{", ".join(wrong)}); {fix}, or delete all of them and collect again'
         )
     return manifest
+
+
+def _is_whole(path: Path) -> bool:
+    return path.is_file() and (path.suffix != '.npz' or zipfile.is_zipfile(path))
 
 
 def _refuse_constant(constant: str) -> None:
@@ -309,7 +313,7 @@ def _wrong_part(manifest: Any, keys: Collection[str]) -> str | None:
     sizes = manifest['bytes']
     if not isinstance(sizes, dict) or not sizes or not all(map(is_count, sizes.values())):
         return 'bytes does not hold the sizes of files'
-    if wrong := [file for file in sizes if not re.fullmatch(r'[^/\0]+\.npz', file)]:
+    if wrong := [file for file in sizes if not re.fullmatch(r'\.*[^/.\0][^/\0]*', file)]:
         return f'bytes names {wrong[0]!r}'
     return None
 

@@ -101,7 +101,9 @@ def check_regular_file(path: Path, fix: str = REPLACE) -> int:
         if path.is_symlink():
             target = os.readlink(path)
             raise bad_file(path, f'is a link to {target}, which is not there', fix) from error
-        raise bad_file(path, 'is missing', 'download or collect it again') from error
+        raise bad_file(
+            path, 'is missing', 'put it there, or download or collect it again'
+        ) from error
     except OSError as error:
         raise bad_file(path, f'cannot be reached ({error.strerror})', fix) from error
     if not stat.S_ISREG(status.st_mode):

@@ -412,7 +412,7 @@ def changed(**changes):
         (changed(bytes={f'{NAME}.npz': -1}), r'\(bytes does not'),
         (changed(bytes={f'{NAME}.npz': 1.0}), r'\(bytes does not'),
         (changed(bytes={'../x.npz': 1}), r"\(bytes names '../x.npz'\)"),
-        (changed(bytes={'x': 1}), r"\(bytes names 'x'\)"),
+        (changed(bytes={'..': 1}), r"\(bytes names '..'\)"),
         (changed(episodes='1'), r'\(episodes is not a number'),
         (changed(episodes=-1), r'\(episodes is not a number of 0 or more\)'),
         (changed(episodes=True), r'\(episodes is not'),

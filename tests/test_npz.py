@@ -235,7 +235,7 @@ def make_socket(path):
         (lambda path: path.symlink_to('nowhere'), 'is a link to nowhere, which is not there'),
         (lambda path: path.symlink_to(path), 'cannot be reached .*symbolic links'),
         (lambda path: path.touch(), 'is empty'),
-        (lambda path: None, 'is missing; download or collect it again'),
+        (lambda path: None, 'is missing; put it there, or download or'),
     ],
 )
 def test_what_is_no_file_is_named_and_not_opened(tmp_path, monkeypatch, make, message):

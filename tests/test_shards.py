@@ -8,7 +8,12 @@ import weakref
 
 import numpy as np
 import pytest
+import small_data
+import small_runs
+import toy_suite
 
+from envs import DatasetError
+from training import train
 from training.shards import ShardReader
 from utils.replay import Rows
 
@@ -134,3 +139,20 @@ def test_a_shard_that_is_gone_is_skipped():
 
     shards.load = load_or_fail
     assert take(ShardReader(shards, 'skip'), 2) == [1, 1]
+
+
+def test_a_run_skips_a_shard_that_is_bad_from_the_start(tmp_path, caplog):
+    (tmp_path / 'data').mkdir()
+    paths = [tmp_path / 'data' / f'{toy_suite.DATASET}-{i:03d}.npz' for i in range(3)]
+    for number, path in enumerate(paths):
+        small_data.write(path, **small_data.make_arrays(number))
+    paths[0].write_bytes(paths[0].read_bytes()[:-100])
+    changes = {'offline_steps': 20, 'online_steps': 0, 'dataset_replace_interval': 5}
+    with pytest.raises(DatasetError, match=f'{paths[0]}: cannot be read, it may be cut off'):
+        train(small_runs.make_config(tmp_path, **changes), show_progress=False)
+    with caplog.at_level(logging.WARNING):
+        config = small_runs.make_config(tmp_path, **changes, on_bad_shard='skip')
+        result = train(config, show_progress=False)
+    assert result.scores
+    assert caplog.text.count('Skipping a shard.') == 1
+    assert str(paths[0]) in caplog.text
