@@ -36,6 +36,7 @@ def main(argv) -> None:
         min(FLAGS.eval_envs, FLAGS.eval_episodes),
         config.horizon_length,
         'evaluate',
+        worker_timeout=config.worker_timeout,
         **config.env_options,
     )
     for trained in metadata['seeds']:

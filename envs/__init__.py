@@ -14,13 +14,14 @@ from envs.registry import (
     suites,
 )
 from envs.suite import Option, Script, Suite, Task
-from envs.vector import end, make_vector_env, start_workers
+from envs.vector import SimulatorError, end, make_vector_env, start_workers
 
 __all__ = [
     'Dataset',
     'DatasetError',
     'Option',
     'Script',
+    'SimulatorError',
     'Suite',
     'Task',
     'check_options',

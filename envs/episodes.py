@@ -94,7 +94,7 @@ class EndlessPlay(gymnasium.Wrapper):
     number of actions. `step` takes a chunk `[h, d_a]` and how many of its actions to execute, 0
     to h. `terminated` and `truncated` stay false. `info` has `transitions` (see `ActionChunks`),
     `success`, which counts where `transitions['done']`, and `episode`, the number of the episode
-    that the returned observation belongs to; `reset`'s has `episode` alone.
+    that the returned observation belongs to, and `replaced`, 0; `reset`'s has `episode` alone.
 
     `start` (set with `set_attr`) is where `reset` begins: the run's seed, the number of an episode
     and the actions [n, d_a] (a NumPy array) already executed in it, none or more. Each episode is
@@ -151,8 +151,24 @@ class EndlessPlay(gymnasium.Wrapper):
             success = _success(self, info)
             self._episode += 1
             observation = self._begin()
-        info = {'transitions': transitions, 'success': success, 'episode': self._episode}
-        return observation, reward, False, False, info
+        return observation, reward, False, False, self._info(transitions, success)
+
+    def _info(self, transitions: dict[str, Any], success: bool) -> dict[str, Any]:
+        told = {'transitions': transitions, 'success': success}
+        return told | {'episode': self._episode, 'replaced': 0}
+
+    def start_again(self, episode: int):
+        """Begins the episode after number `episode`, which was lost with its simulator.
+
+        Call it instead of `reset`, with `start` set to where the lost simulator began. Returns what
+        a step does that executes nothing and ends the lost episode, without success.
+        """
+        assert self.start is not None
+        self.start = (self.start[0], episode + 1, self._no_actions)
+        observation, _ = self.reset()
+        _, reward, _, _, info = self.env.step(self._no_actions)
+        lost = info['transitions'] | {'done': True}
+        return observation, reward, False, False, self._info(lost, success=False)
 
 
 class EpisodeQueue(gymnasium.Wrapper):
@@ -164,7 +180,7 @@ class EpisodeQueue(gymnasium.Wrapper):
     is the first of the next one, and `terminated` and `truncated` stay false; `info` tells what
     happened: `episode` (the number of the one the returned observation belongs to, or −1 when
     idle), `finished` (whether an episode just ended) and with it `success` of the last step,
-    `return` and `length`.
+    `return` and `length`; and `replaced`, 0.
     """
 
     queue: tuple[tuple[int, int], ...] = ()
@@ -193,7 +209,18 @@ class EpisodeQueue(gymnasium.Wrapper):
 
     def _info(self) -> dict[str, Any]:
         nothing = {'finished': False, 'success': False, 'return': 0.0, 'length': 0}
-        return {'episode': self._episode} | nothing
+        return {'episode': self._episode, 'replaced': 0} | nothing
+
+    def start_again(self, episode: int):
+        """Begins episode number `episode`, which was lost with its simulator, and all after it.
+
+        Call it instead of `reset`, with `queue` set to what the lost simulator had; −1: it was
+        idle. Returns what a step does that executes nothing.
+        """
+        numbers = [number for number, _ in self.queue]
+        self.queue = self.queue[numbers.index(episode) :] if episode >= 0 else ()
+        observation, info = self.reset()
+        return observation, 0.0, False, False, info
 
     def step(self, action: np.ndarray):
         if self._episode < 0:

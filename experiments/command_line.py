@@ -24,7 +24,8 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (UserError, OSError, flags.Error) as error:
-        sys.exit(' '.join(str(error).split()))
+        # A note is what a simulator said when it failed, its traceback.
+        sys.exit('\n'.join([*getattr(error, '__notes__', ()), ' '.join(str(error).split())]))
 
 
 def refuse_arguments(argv: list[str]) -> None:

@@ -229,6 +229,23 @@ and ends with status 75; nothing is lost. Before its imports are done (some seco
 program does. A second Ctrl-C while it saves ends it at once with status 130, and costs what a kill
 does.
 
+## Simulators that fail
+
+Each simulator is a process. One that dies, raises, or gives no answer for `--worker_timeout`
+seconds (120) is killed and replaced; a line of warning says which, and why.
+
+- Online, the open episode ends in replay as truncated, where it was, and the next one begins. The
+  lost chunk takes no step. `replaced_workers` in `online.csv` counts the simulators replaced.
+- In an evaluation, also that of `evaluate.py`, nothing is lost: the episode is played anew, and the
+  scores are the same bit by bit.
+- While simulators are placed, at the start or in resuming, nothing is lost.
+- The third failure of one in a row ends the run with the simulator's own traceback, if it has one.
+  The run is saved as it was before that chunk or evaluation; the same command continues it.
+- The process that starts simulators may die, too. Another one is started when it is needed.
+
+Failures are in a row if nothing new was answered in between. A `UserError` of an environment is not
+tried again: it ends the run at once. `python -m pytest tests/test_faults.py` repeats all of this.
+
 ## How this was tested
 
 {num_kills} kills (SIGKILL, the main process alone, as the kernel does when memory runs out) and

@@ -39,6 +39,7 @@ def with_agent(**changes):
         ({'eval_interval': -1}, '--eval_interval=-1: must be at least 0'),
         ({'log_interval': -1}, '--log_interval=-1: must be at least 0'),
         ({'save_minutes': -1.0}, '--save_minutes=-1.0: must be at least 0'),
+        ({'worker_timeout': 0.0}, '--worker_timeout=0.0: must be at least 1'),
         ({'keep_checkpoints': 0}, '--keep_checkpoints=0: must be at least 1'),
         ({'seed': -1}, '--seed=-1: must be at least 0'),
         ({'seed': 2**32}, f'--seed={2**32} --num_seeds=1: the last seed would be {2**32}; it must'),
@@ -120,7 +121,7 @@ def test_the_identity_is_a_hash_of_what_decides_the_result():
     irrelevant = {
         'method', 'seed', 'num_seeds', 'save_dir', 'run_group', 'save_minutes', 'save_interval',
         'keep_checkpoints', 'compilation_cache_dir', 'wandb_mode', 'wandb_project', 'wandb_entity',
-        'wandb_tags', 'eval_envs',
+        'wandb_tags', 'eval_envs', 'worker_timeout',
     }  # fmt: skip
     for field in dataclasses.fields(RunConfig):
         if field.name in ('agent', 'env_options'):

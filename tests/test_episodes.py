@@ -144,6 +144,33 @@ def test_endless_play_needs_to_know_where_to_start():
         play().reset(seed=0)
 
 
+def test_an_episode_lost_with_its_simulator_has_ended_and_the_next_one_begins():
+    env = play(start=(8, 2, np.ones((1, 1), np.float32)))
+    observation, reward, terminated, truncated, info = env.start_again(5)
+    np.testing.assert_array_equal(observation, [np.float32(episode_seed(8, 6)), 0])
+    assert (reward, terminated, truncated) == (0.0, False, False)
+    assert (info['episode'], info['success'], info['replaced']) == (6, False, 0)
+    transitions = info['transitions']
+    assert (transitions['length'], transitions['done']) == (0, True)
+    _, _, _, _, after = env.step((np.ones((HORIZON, 1)), 1))
+    assert transitions.keys() == after['transitions'].keys()
+    assert info.keys() == after.keys()
+
+
+def test_a_queue_goes_on_with_the_episode_that_was_lost():
+    queue = EpisodeQueue(ActionChunks(Counter(), HORIZON))
+    queue.queue = [(n, 10 + n) for n in (1, 3, 5)]  # of 3, 5 and 2 steps
+    observation, _, _, _, info = queue.start_again(3)
+    np.testing.assert_array_equal(observation, [13, 0])
+    assert (info['episode'], info['finished'], info['length']) == (3, False, 0)
+    ended = []
+    while info['episode'] >= 0:
+        _, _, _, _, info = queue.step(np.ones((HORIZON, 1), np.float32))
+        ended += [info['length']] * info['finished']
+    assert ended == [5, 2]
+    assert queue.start_again(-1)[-1]['episode'] == -1
+
+
 def test_a_simulator_that_does_not_repeat_itself_is_found_out():
     number = lengths_of_episodes(2, 50).index(6)
     actions = np.ones((5, 1), np.float32)

@@ -227,6 +227,46 @@ def test_a_phase_without_steps_is_left_out(monkeypatch):
     assert {phase for _, phase, _, _ in run.log.rows} == {'offline'}
 
 
+def test_a_lost_chunk_takes_no_step_and_ends_an_episode_that_is_not_counted(monkeypatch):
+    class Replaced(InThisProcess):
+        """The simulator of seed 0 fails in the third chunk."""
+
+        chunks = 0
+
+        def step_wait(self):
+            self.chunks += 1
+            if self.chunks != 3:
+                return super().step_wait()
+            observations, *others, info = super().step_wait()
+            observations[0], *_, again = self.envs[0].start_again(0)
+            return observations, *others, self._add_info(info, again | {'replaced': 1}, 0)
+
+    run = Run(monkeypatch, [1000], log_interval=10)
+    env = Replaced([lambda: EndlessPlay(ActionChunks(Fixed(1000), HORIZON))])
+    run.resources.make_play_env = lambda: env
+    run.finish()
+    steps = [steps for steps, *_ in run.states]
+    assert [x for i, x in enumerate(steps) if x != steps[i - 1]] == [
+        [0],
+        [5],
+        [10],
+        [15],
+        [20],
+        [23],
+    ]
+    rows = [row for table, _, _, rows in run.log.rows if table == 'online' for row in rows]
+    assert [row['replaced_workers'] for row in rows] == [0, 1, 0]
+    assert [row['episodes'] for row in rows] == [0, 0, 0]
+    stored = run.state.seeds[0].replays
+    assert int(stored.rows.num_starts[0]) == 23
+    assert int(stored.rows.num_episodes[0]) == 1  # that was lost; the open one comes after it
+    ids = np.asarray(stored.rows.episode_ids[0][:25]) - 1  # after the data's
+    assert ids.tolist() == [0] * 11 + [1] * 14
+    assert run.seen_by_actions(0) == [0] * 10 + [10] * 10 + [20] * 3
+    assert run.state.play.episodes.tolist() == [1]
+    assert run.state.play.num_actions.tolist() == [13]
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [

@@ -28,6 +28,10 @@ class ListBuffer:
             self.episode += final
 
     def add(self, t):
+        if not t['length']:
+            self.episode += self.is_open and t['done']
+            self.is_open &= not t['done']
+            return
         if self.is_open:
             self.rows.pop()
         for i in range(t['length']):
@@ -114,7 +118,7 @@ def assert_samples_match(replay, data, reference, horizon, seed=0, batch_size=64
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     capacity=st.sampled_from([12, 40]),
-    adds=st.lists(st.tuples(st.integers(1, MAX_LENGTH), st.booleans()), max_size=25),
+    adds=st.lists(st.tuples(st.integers(0, MAX_LENGTH), st.booleans()), max_size=25),
     horizon=st.sampled_from([1, 3]),
 )
 def test_any_history_gives_the_samples_of_a_plain_list(lengths, capacity, adds, horizon):
@@ -316,6 +320,29 @@ def test_adding_nothing_changes_nothing():
         replay = add(replay, data, chunk)
         nothing = chunk | {'length': 0, 'done': done}
         jax.tree.map(np.testing.assert_array_equal, add(replay, data, nothing), replay)
+
+
+def test_an_open_episode_can_end_where_it_is_without_termination():
+    experience = Experience()
+    data = Rows.from_dataset(experience.episodes([3]))
+    replay = Replay.create(data, 20).begin_online(data, 20)
+    first = experience.chunk(experience.states(1)[0], 2, done=False)
+    first['masks'][:] = 1
+    replay = add(replay, data, first)
+    end = experience.chunk(np.full(3, np.nan, np.float32), 0, done=True)
+    replay = add(replay, data, end)
+    assert not replay.episode_is_open
+    assert int(replay.rows.num_episodes) == 1
+    assert int(replay.num_starts(data)) == 5
+    second = experience.chunk(experience.states(1)[0], 1, done=True)
+    replay = add(replay, data, second)
+    batch = sample(replay, data, jax.random.PRNGKey(0), 200, 3, DISCOUNT)
+    begin = np.asarray(batch['observations'][:, 0]) == first['observations'][0, 0]
+    assert begin.any()
+    np.testing.assert_array_equal(np.asarray(batch['valid'])[begin], [[1, 1, 0]] * begin.sum())
+    assert (np.asarray(batch['masks'])[begin] == 1).all()
+    reached = np.asarray(batch['next_observations'])[begin]
+    np.testing.assert_array_equal(reached, [first['next_observation']] * begin.sum())
 
 
 def test_seeds_share_the_data_set_and_have_online_rows_of_their_own():

@@ -13,7 +13,6 @@ import pytest
 import toy_suite
 
 from envs import find_task, make_vector_env, vector
-from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 CUBE = 'cube-single-play-singletask-task1-v0'
@@ -39,7 +38,6 @@ import jax
 import matplotlib
 import numpy as np
 import envs
-from utils.errors import UserError
 
 print('main program', flush=True)
 env = envs.make_vector_env('cube-single-play-singletask-task1-v0', 2, 5, 'play')
@@ -130,7 +128,7 @@ def test_simulators_import_nothing_of_the_main_program(start):
 @on_linux
 def test_simulators_end_without_a_word_when_the_program_is_killed(start):
     # One of them is in the middle of something, the other one waits for something to do.
-    code = TOY_PROGRAM + "env.parent_pipes[0].send(('_call', ('probe', (), {})))\n"
+    code = TOY_PROGRAM + "env._simulators[0].ask('probe')\n"
     process = start(code + "print('busy', flush=True)\ntime.sleep(60)\n")
     pids = list(map(int, process.stdout.readline().split()))
     assert process.stdout.readline() == 'busy\n', process.stderr.read()
@@ -179,16 +177,6 @@ def test_a_program_that_fails_ends_simulators_at_work(start):
     output, errors = process.communicate(timeout=60)
     assert errors.splitlines()[-1] == 'the last word'
     wait_until_gone(list(map(int, output.splitlines()[-1].split())))
-
-
-def test_a_simulator_that_dies_is_an_explained_error():
-    env = toy_env()
-    env.reset()
-    env.processes[0].kill()
-    env.processes[0].join()
-    with pytest.raises(UserError, match=r'process died.*try fewer environments'):
-        env.step(np.zeros((2, HORIZON, 1), np.float32))
-    vector.end(env)
 
 
 def test_unknown_mode_and_options_are_errors_before_anything_is_started():

@@ -91,6 +91,8 @@ class RunConfig:
                                   'phase only.', 0)  # fmt: skip
     eval_episodes: int = _setting(50, 'Episodes per evaluation; the paper: 100.', 1)
     eval_envs: int = _how(10, 'Environments evaluated in parallel, of all seeds together.', 1)
+    worker_timeout: float = _how(120.0, 'Seconds without an answer after which a simulator is '
+                                 'replaced.', 1)  # fmt: skip
     log_interval: int = _setting(5_000, 'Steps between rows of offline.csv and online.csv; 0: at '
                                  'the end of each phase only.', 0)  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Evaluation: many episodes of all seeds at once, the same episodes every time."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,8 +38,9 @@ def evaluate(
     """Plays `num_episodes` episodes with each policy and averages their outcomes.
 
     Start states depend only on the seed and the episode's number, noise also on the chunk's number.
-    So the same policy always gets the same score from the same number of environments. One call of
-    a policy gives a chunk for each of its environments.
+    So the same policy always gets the same score from the same number of environments, also if one
+    of them is replaced, which plays its open episode anew. One call of a policy gives a chunk for
+    each of its environments.
 
     Args:
         policies: stacks `[S_d, …]`, one for each device, of anything with
@@ -48,6 +50,9 @@ def evaluate(
         num_episodes: of each policy.
         seeds: of each policy, of its run; they decide the start states and the noise.
         between_steps: called before every chunk; an exception that it raises ends the evaluation.
+
+    Raises:
+        SimulatorError: an environment failed again and again, see `envs.vector.ParallelEnvs`.
 
     Returns:
         For each policy `success` (fraction of episodes successful at their last step), `return` and
@@ -82,10 +87,12 @@ def evaluate(
         chunks = on_each_device(_act, policies, *inputs)
         observations, _, _, _, info = env.step(chunks.reshape(env.num_envs, *chunks.shape[2:]))
         num_chunks += 1
-        num_chunks[info['finished']] = 0
+        num_chunks[info['finished'] | (info['replaced'] > 0)] = 0  # another episode, or anew
         for i in np.flatnonzero(info['finished']):
             for name, values in outcomes[i // per_seed].items():
                 values.append(float(info[name][i]))
+    # Sums that do not depend on the order in which the episodes ended.
     return [
-        {name: float(np.mean(values)) for name, values in outcome.items()} for outcome in outcomes
+        {name: math.fsum(values) / len(values) for name, values in outcome.items()}
+        for outcome in outcomes
     ]

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from envs import SimulatorError
 from training import updates
 from training.config import RunConfig
 from training.evaluation import evaluate
@@ -50,6 +51,7 @@ class Resources:
     show_progress: bool = True
     bar: tqdm | None = None
     play_env: Any = None
+    failure: SimulatorError | None = None  # of the play environments; they are of no use then
     block: int = 1  # updates in one dispatch of the offline phase
     exploration_keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
     largest_reward: float = 0.0  # absolute, of all that were seen
@@ -72,7 +74,12 @@ def advance(state: RunState, run: Resources) -> RunState | None:
 
     The arrays that `state` holds on the device are used up; go on with the state returned. Only a
     report can be interrupted. Then `state` is as it was, and the report is made again later.
+
+    Raises:
+        SimulatorError: a simulator failed again and again. `state` is as it was and can be saved.
     """
+    if run.failure is not None:
+        raise run.failure
     if not _num_steps(run.config, state.phase):
         return _next_phase(state, run)
     _show(state, run)
@@ -152,7 +159,7 @@ def report(state: RunState, run: Resources) -> RunState:
         if play is not None:
             rows = [_of_episodes(play, i) | row for i, row in enumerate(rows)]
             zeros = np.zeros_like(play.finished)
-            play = play.replace(finished=zeros, succeeded=zeros)
+            play = play.replace(finished=zeros, succeeded=zeros, replaced=zeros)
         run.write(state.phase, state, rows)
         seeds = tuple(
             part.replace(totals=updates.zero_totals(part.agents, part.replays, rows))
@@ -228,7 +235,8 @@ def is_due(step: int, interval: int, end: int) -> bool:
 def _of_episodes(play: Play, seed: int) -> dict[str, float | None]:
     episodes = int(play.finished[seed])
     success = float(play.succeeded[seed] / episodes) if episodes else None
-    return {'episodes': episodes, 'episode_success': success}
+    replaced = int(play.replaced[seed])
+    return {'episodes': episodes, 'episode_success': success, 'replaced_workers': replaced}
 
 
 # ---- the offline phase --------------------------------------------------------------------------
@@ -302,6 +310,10 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
     the policy that chooses a chunk has made the updates, and seen the data, of all chunks but the
     last one. The end of an episode cuts a chunk short, so seeds need not have the same step; those
     that reach `stop` wait for the others.
+
+    A seed whose simulator is replaced takes no step. Its episode ends where it was, not counted
+    among those finished. If a simulator fails again and again, the chunk is left out for all seeds,
+    and the next `advance` raises the error: the state before the chunk is used up, this is not.
     """
     config, play = run.config, state.online
     playing = play.env_steps < stop
@@ -316,17 +328,23 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
     run.play_env.step_async((chunks, lengths))
     if config.overlap:
         state = learn(state, run, due)
-    observations, _, _, _, info = run.play_env.step_wait()
+    try:
+        observations, _, _, _, info = run.play_env.step_wait()
+    except SimulatorError as error:
+        run.failure = error
+        return state
     pending = {k: v for k, v in info['transitions'].items() if not k.startswith('_')}
     done, taken = pending['done'].astype(bool), pending['length']
+    finished = done & (info['replaced'] == 0)
     _check_simulators(observations, pending, play, run)
     play = state.online.with_actions(pending['actions'], taken, done).replace(
         observations=observations,
         env_steps=play.env_steps + taken,
         episodes=info['episode'].astype(np.int64),
         pending=pending,
-        finished=play.finished + done,
-        succeeded=play.succeeded + (done & info['success'].astype(bool)),
+        finished=play.finished + finished,
+        succeeded=play.succeeded + (finished & info['success'].astype(bool)),
+        replaced=play.replaced + info['replaced'],
     )
     return state.replace(play=play, step=int(play.env_steps.min()))
 
@@ -363,7 +381,7 @@ def learn(state: RunState, run: Resources, until: np.ndarray) -> RunState:
     config, play = run.config, state.online
     owed = np.maximum(until - np.maximum(play.trained_steps, config.start_training - 1), 0)
     owed = (config.utd_ratio * owed).astype(np.int32)
-    stores = play.pending['length'].any()
+    stores = play.pending['length'].any() or play.pending['done'].any()
     seeds = []
     for part, data, own in zip(state.seeds, run.data, state.slices, strict=True):
         if stores:
@@ -378,8 +396,8 @@ def learn(state: RunState, run: Resources, until: np.ndarray) -> RunState:
             )
             part = part.replace(agents=agents, totals=totals)
         seeds.append(part)
+    nothing = {name: np.zeros_like(play.pending[name]) for name in ('length', 'done')}
     play = play.replace(
-        trained_steps=np.maximum(play.trained_steps, until),
-        pending=play.pending | {'length': np.zeros_like(play.pending['length'])},
+        trained_steps=np.maximum(play.trained_steps, until), pending=play.pending | nothing
     )
     return state.replace(seeds=tuple(seeds), play=play)

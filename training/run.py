@@ -88,6 +88,7 @@ def train(
 
     Raises:
         UserError: a setting cannot work, or data or a checkpoint is not what is needed.
+        SimulatorError: a simulator failed again and again, see `envs.vector.ParallelEnvs`.
         Interrupted: a signal asked the run to stop. Its state is saved; call again to continue.
     """
     config.check()
@@ -206,7 +207,12 @@ class _Run:
     def _open_envs(self, num_envs: int, mode: str):
         config = self.config
         env = envs.make_vector_env(
-            config.task, num_envs, config.horizon_length, mode, **config.env_options
+            config.task,
+            num_envs,
+            config.horizon_length,
+            mode,
+            worker_timeout=config.worker_timeout,
+            **config.env_options,
         )
         self._stack.callback(envs.end, env)
         return env
@@ -298,16 +304,17 @@ class _Run:
         try:
             self.interruption.check()
             return loop.advance(self.state, self.resources)
-        except Interrupted as error:
+        except (Interrupted, envs.SimulatorError) as error:
             how = self._save_and_wait()
             self.folder.write_status('running', **self.position)
-            raise Interrupted(f'{error} at {self.where}; {how}') from None
+            error.args = (f'{error} at {self.where}; {how}',)
+            raise
 
     @staticmethod
     def _identify(state: RunState) -> tuple:
         """Returns what tells a state of this run from every other."""
         play = state.play
-        steps = play and (play.env_steps.tolist(), play.trained_steps.tolist())
+        steps = play and [x.tolist() for x in (play.env_steps, play.trained_steps, play.episodes)]
         return state.phase, state.step, state.reported, steps
 
     def _save_is_due(self) -> bool:

@@ -50,6 +50,7 @@ class Play(flax.struct.PyTreeNode):
     pending: dict[str, np.ndarray]  # transitions of the last chunks [S, …], not in replay yet
     finished: np.ndarray  # [S], episodes ended since the last row of the tables
     succeeded: np.ndarray  # [S], of those
+    replaced: np.ndarray  # [S], simulators replaced since then
 
     @classmethod
     def create(cls, num_seeds: int, horizon: int, observation_dim: int, action_dim: int) -> 'Play':
@@ -65,6 +66,7 @@ class Play(flax.struct.PyTreeNode):
             pending=no_transitions(num_seeds, horizon, observation_dim, action_dim),
             finished=count,
             succeeded=count,
+            replaced=count,
         )
 
     @property

@@ -195,9 +195,10 @@ class Replay(flax.struct.PyTreeNode):
         Args:
             data: the data set.
             transitions: `observations [n, d_s]`, `actions [n, d_a]`, `rewards [n]`, `masks [n]`;
-                `length` (int), how many of the n are real, if 0 nothing is done;
+                `length` (int), how many of the n are real;
                 `next_observation [d_s]`, the state after the last real one; `done` (bool),
-                whether the episode ends there.
+                whether the episode ends there. With length 0, an open episode ends if `done` in
+                the state that it had reached, without termination; else nothing is done.
 
         Raises:
             ValueError: n transitions and the state after them do not fit the replay, an array is
@@ -211,7 +212,8 @@ class Replay(flax.struct.PyTreeNode):
                 'make it with begin_online(data, num_transitions).'
             )
         length = jnp.asarray(transitions['length'])
-        done = jnp.asarray(transitions['done'], bool) & (length > 0)
+        is_open = self.episode_is_open | (length > 0)
+        done = jnp.asarray(transitions['done'], bool) & is_open
         offset = jnp.arange(num + 1)
         # Row `length` holds the state reached: final if done, else the next `add` rewrites it.
         slots = (rows.num_rows + offset) % size
@@ -242,7 +244,7 @@ class Replay(flax.struct.PyTreeNode):
                 num_starts=rows.num_starts + length,
                 num_episodes=rows.num_episodes + done,
             ),
-            episode_is_open=jnp.where(length > 0, ~done, self.episode_is_open),
+            episode_is_open=is_open & ~done,
         )
         # Starts are in the order of writing, so the oldest of them are too old first.
         oldest = self._start(data, self.num_dropped + offset)
