@@ -148,8 +148,8 @@ class ParallelEnvs(gymnasium.vector.VectorEnv):
     fails in `reset` or `set_attr` is replaced by one that does the same.
 
     Every wait raises SimulatorError when one simulator fails `MAX_FAILURES` times in a row, and at
-    once for a UserError of the environment. What a replaced simulator plays again, up to where it
-    failed, does not end a row: nobody waits forever for an episode that always fails.
+    once for a UserError of the environment. An answer in between ends a row, unless the simulator
+    then fails where it failed before: nobody waits forever for an episode that always fails.
     """
 
     def __init__(
@@ -295,9 +295,10 @@ class _Simulator:
         self._pipe: Any = None
         self._attributes: dict[str, Any] = {}
         self._asked: tuple[str, tuple] = ('', ())
-        self._episode = -1  # being played
-        self._answers = self._most_answers = 0  # in this episode; before it began anew
+        self._episode, self._answers = -1, 0  # being played; given since it began
         self._failures = 0  # in a row
+        self._failed_at = -1, 0  # episode and answers before the last of them
+        self._has_answered = False  # since then
 
     def start(self) -> None:
         """Starts a process. It makes the environment when it is asked for something."""
@@ -351,7 +352,7 @@ class _Simulator:
             info = answer[-1]
             if replaced:
                 info['replaced'] = replaced
-            self._note_progress(info['episode'], replaced)
+            self._note_answer(info['episode'], replaced)
         return answer
 
     def _send(self, name: str, arguments: tuple) -> None:
@@ -375,7 +376,7 @@ class _Simulator:
         return content
 
     def _hang(self) -> _Failure:
-        if self._failures == MAX_FAILURES - 1 and self.process is not None and self.process.pid:
+        if self._row() == MAX_FAILURES and self.process is not None and self.process.pid:
             os.kill(self.process.pid, SHOW_STACK)
             time.sleep(GRACE / 2)
         return _Failure(
@@ -412,9 +413,16 @@ class _Simulator:
         self._send(name, arguments)
         return self._receive(time.monotonic() + self._timeout)
 
+    def _row(self) -> int:
+        """Returns the number of failures in a row, with the one that happens now."""
+        is_elsewhere = self._failed_at != (self._episode, self._answers)
+        return 1 if self._has_answered and is_elsewhere else self._failures + 1
+
     def _count(self, failure: _Failure) -> None:
         """Warns of a failure; raises SimulatorError if there were too many in a row."""
-        self._failures += 1
+        self._failures = self._row()
+        self._failed_at = self._episode, self._answers
+        self._has_answered = False
         if self._failures < MAX_FAILURES:
             logging.warning('%s %s; it is replaced.', self._name, failure)
             return
@@ -426,17 +434,12 @@ class _Simulator:
             error.add_note(failure.trace.rstrip())
         raise error from None
 
-    def _note_progress(self, episode: int, replaced: int) -> None:
-        """Ends a row of failures with an answer that no process gave before."""
-        if episode != self._episode or self._asked[0] == 'reset':
-            self._episode, self._answers, self._most_answers = episode, 0, 0
-            is_news = True
-        else:
-            self._answers = 0 if replaced else self._answers + 1
-            is_news = self._answers > self._most_answers
-            self._most_answers = max(self._most_answers, self._answers)
-        if is_news and not replaced:
-            self._failures = 0
+    def _note_answer(self, episode: int, replaced: int) -> None:
+        """Keeps in mind where the simulator is. A new one's first answer does not end a row."""
+        goes_on = self._asked[0] == 'step' and episode == self._episode and not replaced
+        self._answers = self._answers + 1 if goes_on else 0
+        self._episode = episode
+        self._has_answered = not replaced
 
 
 def end(env: gymnasium.vector.VectorEnv) -> None:

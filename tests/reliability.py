@@ -243,8 +243,9 @@ seconds (120) is killed and replaced; a line of warning says which, and why.
   The run is saved as it was before that chunk or evaluation; the same command continues it.
 - The process that starts simulators may die, too. Another one is started when it is needed.
 
-Failures are in a row if nothing new was answered in between. A `UserError` of an environment is not
-tried again: it ends the run at once. `python -m pytest tests/test_faults.py` repeats all of this.
+Failures are in a row if there was no answer in between, or if they were at the same place of the
+same episode. A `UserError` of an environment is not tried again: it ends the run at once.
+`python -m pytest tests/test_simulator_faults.py` repeats all of this.
 
 ## How this was tested
 

@@ -242,6 +242,14 @@ def test_an_evaluation_with_faults_has_the_scores_of_one_without_bit_by_bit(make
     assert score(env) == expected  # the environments are whole again
 
 
+def test_an_episode_may_fail_often_if_each_time_elsewhere(make, faults):
+    expected = score(make('evaluate', 1))
+    env = make('evaluate', 1)
+    order(faults, ('raise', 8), ('die', 5), ('raise', 2), ('die', 8), ('raise', 4))
+    assert score(env) == expected
+    assert not list(faults.iterdir())
+
+
 def test_an_episode_that_always_fails_ends_the_evaluation(make, faults):
     env = make('evaluate')
     order(faults, ('bug', 8))  # the third chunk; the first two are answered every time
