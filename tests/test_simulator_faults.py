@@ -326,7 +326,7 @@ def test_the_third_failure_ends_a_run_that_the_same_command_continues(
     config = faulty_config(tmp_path, faults, overlap=False)
     at = At({('online', 'online', 20): lambda: order(faults, ('die', 2), ('raise', 0), ('die', 0))})
     with pytest.raises(
-        SimulatorError, match=r'The run is saved at online step \d\d; start it again'
+        SimulatorError, match=r'At online step \d\d its state is saved; start it again'
     ):
         start(config, at)
     status = read_status(config.directory)
@@ -349,9 +349,11 @@ def test_so_does_one_in_an_evaluation_and_one_while_simulators_are_placed(
             ('eval', 'offline', 20): lambda: order(faults, *[('die', 0)] * 3),
         }
     )
-    with pytest.raises(SimulatorError, match=r'\(play\): .* saved at offline step 20'):
+    with pytest.raises(SimulatorError, match=r'\(play\): .* At offline step 20 its state is saved'):
         start(config, at)
-    with pytest.raises(SimulatorError, match=r'\(evaluate\): .* saved at online step 60'):
+    with pytest.raises(
+        SimulatorError, match=r'\(evaluate\): .* At online step 60 its state is saved'
+    ):
         start(config, at)
     assert checkpoints.find(config.directory).name == 'online-000000060'
     (faults / '0-bug-1').unlink()
@@ -382,6 +384,6 @@ def test_the_program_says_so_in_one_line_after_the_traceback(tmp_path, faults):
     assert run.returncode == 1
     lines = run.stderr.splitlines()
     assert lines[-1].startswith('toy-push-v0 (evaluate): simulator ')
-    assert lines[-1].endswith('The run is saved at offline step 0; start it again to continue')
+    assert lines[-1].endswith('At offline step 0 its state is saved; start it again to continue')
     assert lines[-2] == 'ZeroDivisionError: by design'
     assert run.stderr.count('Traceback') == 1

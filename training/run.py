@@ -307,7 +307,10 @@ class _Run:
         except (Interrupted, envs.SimulatorError) as error:
             how = self._save_and_wait()
             self.folder.write_status('running', **self.position)
-            error.args = (f'{error} at {self.where}; {how}',)
+            if isinstance(error, Interrupted):
+                error.args = (f'{error} at {self.where}; {how}',)
+            else:
+                error.args = (f'{error}. At {self.where} {how}; start it again to continue',)
             raise
 
     @staticmethod
