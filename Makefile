@@ -14,23 +14,28 @@ help:
 	@echo 'make bench  set up, run the benchmarks, write exp/benchmarks.md'
 	@echo 'make lock   resolve requirements.in into requirements.txt'
 
-# Tells Pythons apart; empty if there is none. A .venv is that of the Python it was made with.
+# A .venv is made anew if it is unfinished, if its Python is gone, or if another one is asked for.
 describe = $(shell $(1) -c 'import sys; print(sys.base_prefix, sys.version)' 2>/dev/null)
-# The Python that was asked for, or whatever .venv has.
-ifneq ($(origin PYTHON),file)
+ifeq ($(and $(wildcard $(READY)),$(wildcard $(BIN)/python)),)
+  REMAKE := remake
+else ifneq ($(origin PYTHON),file)
   ifneq ($(call describe,$(PYTHON)),$(call describe,$(BIN)/python))
     REMAKE := remake
   endif
 endif
 
+define make_venv
+@$(PYTHON) -c '' 2>/dev/null || \
+  { echo "$(PYTHON): no such Python here; install Python 3.11, 3.12 or 3.13, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "$(PYTHON): is older than Python 3.11; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+$(PYTHON) -m venv --clear .venv
+endef
+
 setup: $(READY)
 
 $(READY): requirements.txt $(REMAKE)
-	@$(PYTHON) -c '' 2>/dev/null || \
-	  { echo "$(PYTHON): no such Python here; install Python 3.11, 3.12 or 3.13, or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "$(PYTHON): is older than Python 3.11; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(if $(REMAKE),--clear) .venv
+	$(if $(REMAKE),$(make_venv))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
 	@touch $(READY)
 

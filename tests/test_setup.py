@@ -1,5 +1,6 @@
 """Setting up: the lock, and what `make setup` does with the Python it is given."""
 
+import os
 import pathlib
 import re
 import shutil
@@ -62,6 +63,20 @@ def test_an_environment_of_another_python_than_the_one_asked_for_is_made_anew(ma
     assert make('PYTHON=python3.12')[1] == []
     assert make()[1] == []  # nobody asked for another one
     assert make('PYTHON=python3')[1] == [('python3', 'venv'), ('python3', 'pip')]
+
+
+def test_an_unfinished_environment_and_one_whose_python_is_gone_are_made_anew(make, tmp_path):
+    anew = [('python3', 'venv'), ('python3', 'pip')]
+    for lost in ('.ready', 'bin/python'):
+        make('PYTHON=python3.12')
+        (tmp_path / 'project' / '.venv' / lost).unlink()
+        assert make()[1] == anew
+
+
+def test_another_lock_is_installed_with_the_python_that_there_is(make, tmp_path):
+    make('PYTHON=python3.12')
+    os.utime(tmp_path / 'project' / 'requirements.txt', (2e9, 2e9))
+    assert make()[1] == [('python3.12', 'pip')]
 
 
 @pytest.mark.parametrize(
