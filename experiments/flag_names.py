@@ -37,7 +37,7 @@ OTHER_NAMES = {
     'p_aug': _NO_IMAGES,
     'video_episodes': _NO_VIDEOS,
     'video_frame_skip': _NO_VIDEOS,
-    'balanced_sampling': 'online batches come from data and replay as one; leave it out',
+    'balanced_sampling': 'use --offline_batch_ratio=0.5',
     'save_all_online_states': 'the replay of a run is in its checkpoints; leave it out',
 }
 
