@@ -412,7 +412,7 @@ def _stop_on_signals(end_with_stdin: bool) -> None:
 def main(argv: Sequence[str]) -> None:
     """The program."""
     if len(argv) > 1:
-        raise app.UsageError(f'{argv[1]!r}: not a flag; flags start with --')
+        sys.exit(f'{argv[1]!r}: not a flag; flags start with --')
     names = ['env_name', 'num_episodes', 'save_dir', 'num_workers', 'seed', 'num_shards']
     names += ['num_val_episodes', 'suite']
     arguments: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
@@ -426,9 +426,16 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f'{error}')
 
 
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(' '.join(str(error).split()))
+
+
 if __name__ == '__main__':
     # Workers do not import the main program, so what they run must be in a module of a name.
     from envs.collect import main as imported_main
 
     _define_flags()
-    app.run(imported_main)
+    app.run(imported_main, flags_parser=_parse)

@@ -27,7 +27,7 @@ import jax
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'tests'))
-from watched_runs import Strike, endure, make_reference  # noqa: E402
+from watched_runs import Strike, endure, make_reference, put_into  # noqa: E402
 
 from envs.collect import collect  # noqa: E402
 
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument('--signals', type=int, default=1, help='1: also ask runs to stop; 0: not')
     parser.add_argument('--seed', type=int, default=0, help='of the moments')
     parser.add_argument('--directory', type=pathlib.Path, help='for the runs; default: temporary')
-    parser.add_argument('--output', type=pathlib.Path, help='Markdown file for the report')
+    parser.add_argument('--output', type=pathlib.Path, help='Markdown file with a place for it')
     options = parser.parse_args()
     jax.config.update('jax_platforms', 'cpu')  # here: an accelerator is for the runs
     commit = find_commit()
@@ -198,57 +198,11 @@ def main() -> None:
     report = describe(strikes, problems, command, commit)
     print(report)
     if options.output:
-        options.output.write_text(report)
+        put_into(options.output, 'kills', report)
     sys.exit(bool(problems) or not all(x.resumed and x.equal for x in strikes))
 
 
 TEXT = """\
-# Reliability
-
-A run may be killed at any moment. The same command starts it again, and it ends as if nothing had
-happened: agents, replays and tables are the same bit by bit, on the same machine and versions.
-
-## What a kill costs
-
-- At most the work since the last checkpoint. There is one at the end of each phase, one every ten
-  minutes (`--save_minutes=10`), and one every `--save_interval` steps if that is set.
-- The time to start again: imports, data and simulators. Compiled programs are kept on the disk.
-- Killed before its first checkpoint, a run begins anew.
-- A collection of data that is killed begins anew. Its unfinished files are removed.
-- A download that is killed goes on where it was, if the server can; what has arrived is in
-  `<name>.npz.part`.
-- Of several processes that need the same data, one makes it and the others wait. If that one is
-  killed, another takes over: at once on the same machine, after three minutes on another.
-
-A checkpoint is written beside its place and renamed when it is whole, so a kill while it is written
-leaves the one before. Rows that were written after the checkpoint are cut off the tables and
-written again. The simulators and the collection of data end by themselves when the run is killed.
-
-SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 ask a run to stop. It saves what it has, says how to continue,
-and ends with status 75; nothing is lost. Before its imports are done (some seconds) it ends as any
-program does. A second Ctrl-C while it saves ends it at once with status 130, and costs what a kill
-does.
-
-## Simulators that fail
-
-Each simulator is a process. One that dies, raises, or gives no answer for `--worker_timeout`
-seconds (120) is killed and replaced; a line of warning says which, and why.
-
-- Online, the open episode ends in replay as truncated, where it was, and the next one begins. The
-  lost chunk takes no step. `replaced_workers` in `online.csv` counts the simulators replaced.
-- In an evaluation, also that of `evaluate.py`, nothing is lost: the episode is played anew, and the
-  scores are the same bit by bit.
-- While simulators are placed, at the start or in resuming, nothing is lost.
-- The third failure of one in a row ends the run with the simulator's own traceback, if it has one.
-  The run is saved as it was before that chunk or evaluation; the same command continues it.
-- The process that starts simulators may die, too. Another one is started when it is needed.
-
-Failures are in a row if there was no answer in between, or if they were at the same place of the
-same episode. A `UserError` of an environment is not tried again: it ends the run at once.
-`python -m pytest tests/test_simulator_faults.py` repeats all of this.
-
-## How this was tested
-
 {num_kills} kills (SIGKILL, the main process alone, as the kernel does when memory runs out) and
 {num_stops} stops by signals of small runs of cube-single. Moments are random, but each kind
 happens; a kill is counted as what the run was found to be doing when it died. After each one no

@@ -305,3 +305,13 @@ def compare(run: Run, reference: Run, struck: list[Strike]) -> list[str]:
         strike.equal = is_equal
     print(f'{run.directory}: {len(struck)} strikes, {"equal" if is_equal else "DIFFERENT"}')
     return [] if is_equal else [f'{run.directory} differs from {reference.directory}']
+
+
+def put_into(path: pathlib.Path, place: str, text: str) -> None:
+    """Replaces what stands between `<!-- place -->` and the next `<!-- end -->` in a file."""
+    pattern = rf'(<!-- {place} -->\n).*?(\n<!-- end -->)'
+    new, count = re.subn(
+        pattern, lambda match: match[1] + text + match[2], path.read_text(), flags=re.DOTALL
+    )
+    assert count == 1, f'{path}: no <!-- {place} -->'
+    path.write_text(new)

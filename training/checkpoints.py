@@ -12,7 +12,9 @@ import json
 import logging
 import os
 import pathlib
+import re
 import shutil
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -87,7 +89,8 @@ def save(directory: pathlib.Path, groups: Mapping[str, Arrays], metadata: Mappin
     part = directory.with_name(f'{UNFINISHED}-{directory.name}')
     old = directory.with_name(f'{UNFINISHED}-{directory.name}-old')
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part.parent.mkdir(exist_ok=True)  # not the run's folder, if that vanished
+    part.mkdir()
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             for name, arrays in groups.items():
@@ -152,7 +155,10 @@ def check_metadata(metadata: Any, kinds: Mapping[str, type | tuple[type, ...]], 
 
 
 def _one_line(error: Exception) -> str:
-    return f'{error}'.strip().partition('\n')[0][:300] or type(error).__name__
+    line = ' '.join(f'{error}'.split()) or type(error).__name__
+    if code := re.search(r"os_error_code='(\d+)'", line):  # what the rest says in 20 lines
+        return os.strerror(int(code[1]))
+    return line[:300]
 
 
 def verify(directory: pathlib.Path) -> None:
@@ -247,7 +253,12 @@ def _warn_of_damage(path: pathlib.Path):
 
 @contextlib.contextmanager
 def _silent_libraries():
-    """Keeps off the screen what orbax logs: of one error, it has hundreds of lines to say."""
+    """Keeps off the screen what orbax says of one error, hundreds of lines.
+
+    Some of its threads go on a while and then complain that nobody waits for them any more.
+    """
+    if sys.unraisablehook is not _without_complaints:
+        sys.unraisablehook = _without_complaints
     logger = logging.getLogger('absl')
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -255,6 +266,11 @@ def _silent_libraries():
         yield
     finally:
         logger.setLevel(level)
+
+
+def _without_complaints(unraisable: Any) -> None:
+    if f'{unraisable.exc_value}' != 'Event loop is closed':
+        sys.__unraisablehook__(unraisable)
 
 
 class Checkpoints:

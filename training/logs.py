@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import importlib.metadata
 import io
@@ -68,6 +69,8 @@ class Table:
                 writer.writeheader()
             writer.writerow(row)
             self._file.flush()
+            if not os.fstat(self._file.fileno()).st_nlink:
+                raise FileNotFoundError(errno.ENOENT, 'it was removed')
         self._columns = columns
 
     @property

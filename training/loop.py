@@ -62,6 +62,12 @@ class Resources:
         self.log.write(table, state.phase, state.step, rows)
         self.on_metrics(table, state.phase, state.step, list(rows))
 
+    def clear_bar(self, _: object = None) -> bool:
+        """Makes room for a message on a line of its own; a filter of log handlers."""
+        if self.bar is not None:
+            self.bar.clear()
+        return True
+
     def close_bar(self) -> None:
         """Ends the line of the progress bar, so that what is printed next has one of its own."""
         if self.bar is not None:

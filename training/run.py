@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import time
 from functools import partial
@@ -183,6 +184,9 @@ class _Run:
             largest_reward=loop.largest(rows.rewards),
         )
         stack.callback(self.resources.close_bar)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(self.resources.clear_bar)
+            stack.callback(handler.removeFilter, self.resources.clear_bar)
         eval_env.reset_wait()
         if self.state.play is not None:
             loop.place_simulators(self.state.play, self.resources)
