@@ -23,8 +23,9 @@ from experiments.methods import run_config
 from training import RunConfig
 from training import state as states
 from training.logs import versions
+from training.loop import OFFLINE_GROUP
 from training.state import RunState, SeedState
-from training.updates import Totals, update_many
+from training.updates import Totals, group_size, update_many
 from utils.replay import Rows
 
 CUBE_DOUBLE = 'cube-double-play-singletask-task2-v0'
@@ -97,7 +98,10 @@ class Fused:
 
     def __call__(self, num_updates: int) -> list[Totals]:
         for i, (part, data) in enumerate(zip(self.seeds, self.data, strict=True)):
-            agents, totals = update_many(part.agents, part.replays, data, num_updates, part.totals)
+            group = group_size(data.rewards.device, OFFLINE_GROUP)
+            agents, totals = update_many(
+                part.agents, part.replays, data, num_updates, part.totals, group
+            )
             self.seeds[i] = SeedState(agents, part.replays, totals)
         return [part.totals for part in self.seeds]
 

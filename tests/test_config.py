@@ -58,6 +58,7 @@ def with_agent(**changes):
         ({'dataset_proportion': 0.0}, '--dataset_proportion=0.0: must be above 0'),
         ({'dataset_proportion': 1.5}, '--dataset_proportion=1.5: must be at most 1'),
         ({'offline_batch_ratio': -0.1}, '--offline_batch_ratio=-0.1: must be at least 0'),
+        ({'offline_batch_ratio': float('nan')}, '--offline_batch_ratio=nan: must be at least 0'),
         ({'offline_batch_ratio': 50.0}, '--offline_batch_ratio=50.0: must be at most 1'),
         ({'collect_episodes': 5}, '--collect_episodes=5: has a meaning only with'),
         ({'dataset_source': 'guess'}, '--dataset_source=guess: use auto or download or collect'),

@@ -116,9 +116,13 @@ def test_a_run_that_is_left_again_and_again_ends_as_if_it_had_not_been(finished,
         {'dataset_proportion': 0.5, 'offline_batch_ratio': 0.5},
     ],
 )
-def test_so_does_one_without_overlap_of_several_seeds_or_with_other_batches(tmp_path, changes):
+def test_so_does_one_without_overlap_of_several_seeds_or_with_other_batches(
+    finished, tmp_path, changes
+):
     config = make_config(tmp_path, **changes)
     result = start(config)
+    tables = [read_table(each.directory / 'offline.csv') for each in (finished[1], result)]
+    assert (tables[0] == tables[1]) is ('overlap' in changes)
     again, interruptions = start_until_complete(
         with_path(config, tmp_path / 'again'), Interrupter(3)
     )
@@ -141,29 +145,24 @@ def test_a_complete_run_is_not_started_again_unless_anew_beside_it(finished, tmp
     assert start(config).directory == fresh.directory  # the newest
 
 
-@pytest.mark.parametrize(
-    ('changes', 'phase'),
-    [({'dataset_proportion': 0.5}, 'offline'), ({'offline_batch_ratio': 0.9}, 'online')],
-)
-def test_which_data_a_batch_is_of_is_a_matter_of_its_phase(finished, tmp_path, changes, phase):
+def test_the_part_of_a_batch_that_is_of_the_data_set_is_a_matter_of_the_online_phase(
+    finished, tmp_path
+):
     config, result = finished
-    other = start(with_path(config, tmp_path, **changes)).directory
-    tables = [read_table(each / 'offline.csv') for each in (result.directory, other)]
-    assert (tables[0] == tables[1]) is (phase == 'online')
-    assert len(read_table(other / 'online.csv')) == len(read_table(result.directory / 'online.csv'))
+    other = start(with_path(config, tmp_path, offline_batch_ratio=0.9)).directory
+    for table, same in (('offline', True), ('online', False)):
+        tables = [read_table(each / f'{table}.csv') for each in (result.directory, other)]
+        assert (tables[0] == tables[1]) is same
 
 
 def test_a_run_may_be_shorter_than_a_chunk_and_have_any_seed(tmp_path):
-    config = make_config(
-        tmp_path, horizon_length=5, offline_steps=1, online_steps=2, start_training=0,
-        seed=2**32 - 1,
-    )  # fmt: skip
-    directory = start(config).directory
+    steps = {'offline_steps': 1, 'online_steps': 1, 'start_training': 0, 'horizon_length': 3}
+    directory = start(make_config(tmp_path, seed=2**32 - 1, **steps)).directory
     (row,) = read_table(directory / 'online.csv')
-    assert (row['step'], row['seed']) == ('2', str(2**32 - 1))
+    assert (row['step'], row['seed']) == ('1', str(2**32 - 1))
     assert float(row['critic/loss']) > 0
     arrays, _ = outcome(directory)
-    assert arrays['seeds/0/rows/num_starts'].tolist() == [2]
+    assert arrays['seeds/0/rows/num_starts'].tolist() == [1]
 
 
 def test_status_says_how_the_run_is(finished):

@@ -172,7 +172,7 @@ class RunConfig:
                 f'--collect_episodes={self.collect_episodes}: has a meaning only with '
                 f'--dataset_source=collect, not with {self.dataset_source}'
             )
-        if self.dataset_proportion <= 0:
+        if not self.dataset_proportion > 0:
             raise UserError(f'--dataset_proportion={self.dataset_proportion}: must be above 0')
         envs.check_options(self.task.suite, self.env_options)
         agents.check_settings(self.agent, self.horizon_length, self.discount)
@@ -182,9 +182,9 @@ class RunConfig:
         value, limits = getattr(self, field.name), field.metadata
         if value is None or not limits:
             return
-        if limits['least'] is not None and value < limits['least']:
+        if limits['least'] is not None and not value >= limits['least']:  # as NaN is not
             raise UserError(f'--{field.name}={value}: must be at least {limits["least"]}')
-        if limits['most'] is not None and value > limits['most']:
+        if limits['most'] is not None and not value <= limits['most']:
             raise UserError(f'--{field.name}={value}: must be at most {limits["most"]}')
         if limits['choices'] and value not in limits['choices']:
             raise UserError(f'--{field.name}={value}: use {" or ".join(limits["choices"])}')

@@ -27,7 +27,7 @@ class Totals(flax.struct.PyTreeNode):
     that its last additions rounded away (Kahan, 1965): its error does not grow with their number.
     """
 
-    updates: Array  # int32
+    updates: Array  # [K] int32, all the same; arrays of one shape are added to in one kernel
     sums: Array  # [K]
     excess: Array  # [K], to be subtracted from the sums
     first_bad: Array  # [K] int32, updates before the first one whose scalar is not finite
@@ -38,7 +38,7 @@ class Totals(flax.struct.PyTreeNode):
         """Returns the totals of no updates, as NumPy arrays."""
         zeros = np.zeros(len(names), np.float32)
         never = np.full(len(names), NEVER, np.int32)
-        return cls(np.zeros((), np.int32), zeros, zeros, never, tuple(names))
+        return cls(np.zeros_like(never), zeros, zeros, never, tuple(names))
 
     def add(self, info: dict[str, jax.Array]) -> 'Totals':
         """Returns the totals with the scalars of one more update."""
@@ -193,7 +193,7 @@ def summaries(totals: Totals) -> list[Summary]:
 
 
 def _summary(totals: Totals) -> Summary:
-    updates, first_bad = int(totals.updates), int(totals.first_bad.min())
+    updates, first_bad = int(totals.updates.max()), int(totals.first_bad.min())
     if not updates:
         return Summary(0, dict.fromkeys(totals.names))
     means = (totals.sums.astype(np.float64) - totals.excess) / updates
