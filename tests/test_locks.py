@@ -130,7 +130,9 @@ def test_a_lock_that_says_nothing_is_taken(tmp_path, content):
         assert json.loads(path.read_text())['pid'] == os.getpid()
 
 
-@pytest.mark.parametrize(('pid', 'waits'), [(os.getpid(), True), (2**22 + 1, False)])
+@pytest.mark.parametrize(
+    ('pid', 'waits'), [(os.getpid(), True), (2**22 + 1, False)], ids=['alive', 'gone']
+)
 def test_without_flock_the_process_itself_is_asked_for(tmp_path, monkeypatch, pid, waits):
     monkeypatch.setattr(locks, '_flock', lambda _: None)
     path = tmp_path / 'x.lock'
