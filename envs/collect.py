@@ -426,16 +426,12 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f'{error}')
 
 
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        sys.exit(' '.join(str(error).split()))
-
-
 if __name__ == '__main__':
     # Workers do not import the main program, so what they run must be in a module of a name.
     from envs.collect import main as imported_main
 
     _define_flags()
-    app.run(imported_main, flags_parser=_parse)
+    try:
+        app.run(imported_main, flags_parser=flags.FLAGS)
+    except flags.Error as problem:
+        sys.exit(' '.join(str(problem).split()))
