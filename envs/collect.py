@@ -61,7 +61,8 @@ def collect(
     If the same arguments made what is there, that is the result.
 
     One shard becomes <name>.npz, <name>-val.npz and <name>.json (the manifest: what made the
-    files) in `save_dir`. Several become a folder <name>/ with <name>-000.npz and so on.
+    files) in `save_dir`. Several become a folder <name>/ with <name>-000.npz and so on. A suite may
+    write files of another kind, as `suite.file_suffix` says.
 
     Args:
         env_name: data set to imitate, such as 'cube-double-play-v0'.
@@ -93,11 +94,13 @@ def collect(
         raise UserError(f'--save_dir: say where; suite {suite.name} has no directory of its own')
 
     save_dir = Path(save_dir).expanduser()
-    names = [f'{env_name}.npz']
+    suffix = suite.file_suffix
+    names = [f'{env_name}{suffix}']
     if num_shards > 1:
-        names = [f'{env_name}-{i:03d}.npz' for i in range(num_shards)]
+        names = [f'{env_name}-{i:03d}{suffix}' for i in range(num_shards)]
     bounds = np.linspace(0, num_episodes, num_shards + 1).astype(int).tolist()
-    plan = [(f'{env_name}-val.npz', 'val', range(num_val_episodes))] if num_val_episodes else []
+    val_name = f'{env_name}-val{suffix}'
+    plan = [(val_name, 'val', range(num_val_episodes))] if num_val_episodes else []
     for name, span in zip(names, itertools.pairwise(bounds), strict=True):
         plan.append((name, 'train', range(*span)))
     made_by = {
@@ -109,7 +112,7 @@ def collect(
         'seed': seed,
         **suite.collection_details(env_name),
     }
-    with _reserve(save_dir, env_name, made_by) as (found, part, lock):
+    with _reserve(save_dir, env_name, suffix, made_by) as (found, part, lock):
         if found:
             return found
         folder = part / env_name if num_shards > 1 else part
@@ -122,13 +125,13 @@ def collect(
                 played = _play_all(workers, jobs, progress)
                 with _writing(save_dir):
                     folder.mkdir(exist_ok=True)
-                    _write(folder / name, played)
+                    suite.write_episodes(folder / name, env_name, played)
         lock.check()
         with _writing(save_dir):
             sizes = {name: (folder / name).stat().st_size for name in names}
             manifest = json.dumps(made_by | {'bytes': sizes}, indent=2)
             (folder / f'{env_name}.json').write_text(f'{manifest}\n')
-            return _publish(part, save_dir, env_name, names)
+            return _publish(part, save_dir, env_name, names, suffix)
 
 
 def _num_cores() -> int:
@@ -171,7 +174,7 @@ def _writing(save_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _reserve(
-    save_dir: Path, name: str, made_by: dict[str, Any]
+    save_dir: Path, name: str, suffix: str, made_by: dict[str, Any]
 ) -> Iterator[tuple[list[Path], Path, locks.Lock]]:
     """Locks the name in `save_dir`, and makes an empty folder for unfinished files until the exit.
 
@@ -190,19 +193,19 @@ def _reserve(
             lock = stack.enter_context(locks.hold(save_dir / f'{name}.lock', 'collecting'))
             for path in save_dir.iterdir():
                 if locks.is_unfinished(path.name, name):
-                    _clear(path, save_dir, name)
-            found = _find_same(save_dir, name, made_by)
+                    _clear(path, save_dir, name, suffix)
+            found = _find_same(save_dir, name, suffix, made_by)
             if not found:
-                _refuse_to_overwrite(save_dir, name)
+                _refuse_to_overwrite(save_dir, name, suffix)
             part = save_dir / f'{name}.{lock.token}.part'
             stack.callback(shutil.rmtree, part, ignore_errors=True)
             part.mkdir()
         yield found, part, lock
 
 
-def _find_same(save_dir: Path, name: str, made_by: dict[str, Any]) -> list[Path]:
+def _find_same(save_dir: Path, name: str, suffix: str, made_by: dict[str, Any]) -> list[Path]:
     """Returns the files that the same arguments made, if there are any."""
-    paths = find_files(save_dir, name)
+    paths = find_files(save_dir, name, suffix)
     if not paths or (manifest := read_manifest(paths, name)) is None:
         return []
     sizes = manifest.pop('bytes')
@@ -210,32 +213,34 @@ def _find_same(save_dir: Path, name: str, made_by: dict[str, Any]) -> list[Path]
     return paths if is_whole and manifest == json.loads(json.dumps(made_by)) else []
 
 
-def _refuse_to_overwrite(save_dir: Path, name: str) -> None:
-    taken = [save_dir / f'{name}{end}' for end in ('.npz', '-val.npz', '.json', '')]
-    for path in [*taken, *save_dir.glob(f'{name}-[0-9]*.npz')]:
+def _refuse_to_overwrite(save_dir: Path, name: str, suffix: str) -> None:
+    taken = [save_dir / f'{name}{end}' for end in (suffix, f'-val{suffix}', '.json', '')]
+    for path in [*taken, *save_dir.glob(f'{name}-[0-9]*{suffix}')]:
         if os.path.lexists(path):
             raise UserError(f'{path} exists: delete it or choose another --save_dir')
 
 
-def _clear(part: Path, save_dir: Path, name: str) -> None:
+def _clear(part: Path, save_dir: Path, name: str, suffix: str) -> None:
     """Removes what a killed collection left, also where it was killed while it published."""
     if not part.is_dir():
         part.unlink()
         return
-    if (part / f'{name}.npz').exists() and not (save_dir / f'{name}.npz').exists():
-        for earlier in (f'{name}-val.npz', f'{name}.json'):
+    if (part / f'{name}{suffix}').exists() and not (save_dir / f'{name}{suffix}').exists():
+        for earlier in (f'{name}-val{suffix}', f'{name}.json'):
             if not (part / earlier).exists():  # moved by `_publish`, which moves the data last
                 (save_dir / earlier).unlink(missing_ok=True)
     shutil.rmtree(part)
 
 
-def _publish(part: Path, save_dir: Path, name: str, train_names: Sequence[str]) -> list[Path]:
+def _publish(
+    part: Path, save_dir: Path, name: str, train_names: Sequence[str], suffix: str
+) -> list[Path]:
     """Moves finished files to their place, so that training data is never seen half complete."""
     if len(train_names) > 1:
         (part / name).rename(save_dir / name)
         return [save_dir / name / train_name for train_name in train_names]
-    last = save_dir / f'{name}.npz'
-    moved = [save_dir / f'{name}-val.npz', save_dir / f'{name}.json', last]
+    last = save_dir / f'{name}{suffix}'
+    moved = [save_dir / f'{name}-val{suffix}', save_dir / f'{name}.json', last]
     try:
         for path in moved:
             if (part / path.name).exists():
@@ -303,7 +308,7 @@ def _play_all(
     return episodes
 
 
-def _write(path: Path, episodes: list[Episode]) -> None:
+def write_npz(path: Path, episodes: list[Episode]) -> None:
     """Writes the rows of all `episodes` as `np.savez` would, and empties them.
 
     One array at a time is put together, so that memory holds little more than the episodes.
@@ -359,7 +364,7 @@ def _work(connection: Connection, make_script: Callable[[], Script]) -> None:
 
 def _check(episode: Episode) -> Episode:
     """Raises UserError if a script's rows do not make an episode."""
-    lengths = {key: len(rows) for key, rows in episode.items()}
+    lengths = {key: len(rows) for key, rows in episode.items() if rows.ndim}
     if 'terminals' not in lengths or len(set(lengths.values())) > 1:
         raise UserError(f'a script played arrays of {lengths} rows; all need as many as terminals')
     ends = np.flatnonzero(episode['terminals']).tolist()

@@ -197,16 +197,16 @@ def obtain(
     return paths, provenance
 
 
-def find_files(directory: Path, name: str) -> list[Path]:
+def find_files(directory: Path, name: str, suffix: str = '.npz') -> list[Path]:
     """The training files of `name` in `directory` or its subdirectory `name`, in order.
 
     Raises: see `files_in`.
     """
-    return files_in(directory, [name]) or files_in(directory / name, [name])
+    return files_in(directory, [name], suffix) or files_in(directory / name, [name], suffix)
 
 
-def files_in(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The training files in a folder: <name>.npz of the first name, or shards of any, in order.
+def files_in(folder: Path, names: Sequence[str], suffix: str = '.npz') -> list[Path]:
+    """The training files in a folder: <name><suffix> of the first name, or shards of any, in order.
 
     A shard that is missing before others is in the list, too, and will be an error to whoever reads
     it.
@@ -222,10 +222,11 @@ def files_in(folder: Path, names: Sequence[str]) -> list[Path]:
         raise DatasetError(
             f'{folder}: cannot be read ({error.strerror}); make it readable'
         ) from error
-    if f'{names[0]}.npz' in entries:
-        return [folder / f'{names[0]}.npz']
+    if f'{names[0]}{suffix}' in entries:
+        return [folder / f'{names[0]}{suffix}']
     shards: dict[int, Path] = {}
-    pattern = re.compile(rf'({"|".join(map(re.escape, names))})-([0-9]+)\.npz')
+    either = '|'.join(map(re.escape, names))
+    pattern = re.compile(rf'({either})-([0-9]+){re.escape(suffix)}')
     for match in filter(None, map(pattern.fullmatch, entries)):
         path, number = folder / match[0], int(match[2])
         if number >= MOST_SHARDS:
@@ -237,7 +238,7 @@ def files_in(folder: Path, names: Sequence[str]) -> list[Path]:
         shards[number] = path
     prefix = next(iter(shards.values())).name.rpartition('-')[0] if shards else ''
     return [
-        shards.get(number, folder / f'{prefix}-{number:03d}.npz')
+        shards.get(number, folder / f'{prefix}-{number:03d}{suffix}')
         for number in range(max(shards, default=-1) + 1)
     ]
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from utils.errors import UserError
 
 if TYPE_CHECKING:  # importing them takes longer than all of this
+    from pathlib import Path
+
     import gymnasium
     import numpy as np
 
@@ -101,6 +103,7 @@ class Script(Protocol):
         Returns:
             What a data file holds of it: arrays [R, ...] with any R ≥ 2 that may differ between
             episodes. The last row is the final state; `terminals` [R] bool is True there alone.
+            Arrays [] are facts about the episode, for a suite that writes files of its own.
         """
         ...
 
@@ -114,6 +117,7 @@ class Suite:
         dataset_names: the same for data that can be collected.
         options: its settings.
         dataset_dir: where collected data goes unless told otherwise.
+        file_suffix: of collected files.
         preload: modules that its environments need, imported once for all simulators' processes.
     """
 
@@ -122,6 +126,7 @@ class Suite:
     dataset_names: str = ''
     options: Sequence[Option] = ()
     dataset_dir: str | None = None
+    file_suffix: str = '.npz'
     preload: Sequence[str] = ()
 
     def parse(self, env_name: str) -> Task | None:
@@ -172,6 +177,14 @@ class Suite:
     def make_script(self, dataset_name: str) -> Script:
         """Makes the scripted policy that collects a data set, in the process that plays."""
         raise UserError(f'{dataset_name}: suite {self.name} has no script to collect data with')
+
+    def write_episodes(
+        self, path: 'Path', dataset_name: str, episodes: 'list[dict[str, np.ndarray]]'
+    ) -> None:
+        """Writes a file of collected episodes, and may empty them; by default an .npz file."""
+        from envs.collect import write_npz
+
+        write_npz(path, episodes)
 
     def collection_details(self, dataset_name: str) -> dict[str, Any]:
         """Returns what else a collection's manifest shall say (versions, noise), ready for JSON."""
