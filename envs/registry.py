@@ -12,10 +12,11 @@ from gymnasium.spaces import Box
 
 from envs.datasets import ON_BAD_SHARD, Dataset, DatasetError, check_source
 from envs.ogbench import suite as ogbench
+from envs.robomimic import suite as robomimic
 from envs.suite import Suite, Task, Value
 from utils.errors import UserError
 
-_suites: dict[str, Suite] = {ogbench.name: ogbench}
+_suites: dict[str, Suite] = {suite.name: suite for suite in (ogbench, robomimic)}
 
 
 def suites() -> tuple[Suite, ...]:

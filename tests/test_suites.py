@@ -23,7 +23,7 @@ CUBE = 'cube-double-play-singletask-task2-v0'
 
 
 def test_registered_suites_are_searched_unless_one_is_named():
-    assert [suite.name for suite in envs.suites()] == ['ogbench']
+    assert [suite.name for suite in envs.suites()] == ['ogbench', 'robomimic']
     assert find_task(CUBE).suite is find_task(CUBE, 'ogbench').suite is envs.suites()[0]
     assert Task(toy_suite.ENV_NAME, toy_suite.suite, toy_suite.DATASET) == TOY
     assert find_task(toy_suite.ENV_NAME, toy_suite.suite) == TOY
@@ -53,8 +53,8 @@ def test_a_task_that_travels_keeps_its_suite(env_name):
 @pytest.mark.parametrize(
     ('reference', 'message'),
     [
-        ('toy', 'must be ogbench or module:attribute'),
-        ('toy_suite:', 'must be ogbench or module:attribute'),
+        ('toy', 'must be ogbench, robomimic or module:attribute'),
+        ('toy_suite:', 'must be ogbench, robomimic or module:attribute'),
         ('no_suite:suite', 'no module no_suite on the path; add its folder to PYTHONPATH'),
         ('envs.nothing:suite', 'no module envs.nothing on the path'),
         ('needs_more:suite', r"importing needs_more failed .*No module named 'more'"),

@@ -1,0 +1,106 @@
+"""Robomimic: manipulation tasks of robosuite, with demonstrations by humans or by scripts.
+
+Sources: robomimic (arXiv 2108.03298), robosuite (arXiv 2009.12293).
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from envs.robomimic.names import DATASET_NAMES, ENV_NAMES, SCRIPTED, parse
+from envs.suite import Option, Script, Suite, Task
+
+if TYPE_CHECKING:
+    import gymnasium
+    import numpy as np
+
+    from envs.datasets import Dataset
+
+
+class Robomimic(Suite):
+    """The tasks lift, can and square, observed as vectors."""
+
+    name = 'robomimic'
+    names = ENV_NAMES
+    dataset_names = DATASET_NAMES
+    options = (
+        Option(
+            'robomimic_dataset_dir',
+            None,
+            'Robomimic: where the data is; default: $ROBOMIMIC_DATASET_DIR or else ~/.robomimic.',
+            type=str,
+            decides_result=False,
+        ),
+    )
+    preload = ('envs.robomimic.tasks',)
+    file_suffix = '.hdf5'
+
+    @property
+    def dataset_dir(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return os.environ.get('ROBOMIMIC_DATASET_DIR') or '~/.robomimic'
+
+    def _directory(self, option: str | None) -> Path:
+        return Path(option or self.dataset_dir).expanduser()
+
+    def parse(self, env_name: str) -> Task | None:
+        details = parse(env_name)
+        return None if details is None else Task(env_name, self, details.dataset, details)
+
+    def make_env(
+        self,
+        task: Task,
+        *,
+        render: bool = False,
+        robomimic_dataset_dir: str | None = None,
+        **options,
+    ) -> 'gymnasium.Env':
+        """Makes the environment that the data on disk comes from, or else the public data.
+
+        Raises:
+            DatasetError: the file on disk does not say what its environment is, or is of another
+                task.
+        """
+        from envs.robomimic import data, tasks
+
+        env_args = data.find_env_args(task.details, self._directory(robomimic_dataset_dir))
+        return tasks.make_env(task.details, env_args, render)
+
+    def make_dataset(
+        self,
+        task: Task,
+        *,
+        source: str = 'auto',
+        num_episodes: int | None = None,
+        seed: int = 0,
+        num_workers: int | None = None,
+        robomimic_dataset_dir: str | None = None,
+        **options,
+    ) -> 'Dataset':
+        from envs.robomimic import data
+
+        directory = self._directory(robomimic_dataset_dir)
+        return data.make_dataset(task.details, directory, source, num_episodes, seed, num_workers)
+
+    def parse_dataset(self, name: str) -> Any | None:
+        details = parse(name)
+        return details if details is not None and details.kind == SCRIPTED else None
+
+    def make_script(self, dataset_name: str) -> Script:
+        from envs.robomimic import scripts
+
+        return scripts.DemonstrationScript(dataset_name)
+
+    def write_episodes(
+        self, path: Path, dataset_name: str, episodes: list[dict[str, 'np.ndarray']]
+    ) -> None:
+        from envs.robomimic import files, names
+
+        files.write_file(path, names.parse_scripted(dataset_name), episodes)
+
+    def collection_details(self, dataset_name: str) -> dict[str, Any]:
+        from envs.robomimic import scripts
+
+        return scripts.details()
+
+
+suite = Robomimic()

@@ -1,0 +1,146 @@
+"""Robomimic's data: where the files are, and where they come from.
+
+Demonstrations by humans are <directory>/<task>/<kind>/low_dim_v15.hdf5, as robomimic publishes
+them. Scripted ones are <directory>/<task>-scripted-low_dim.hdf5.
+"""
+
+import functools
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from envs import datasets
+from envs.datasets import Dataset, DatasetError
+from envs.robomimic import files
+from envs.robomimic.download import download
+from envs.robomimic.names import SCRIPTED, RobomimicTask
+from utils.errors import UserError
+
+FILE = 'low_dim_v15.hdf5'
+URL = 'https://huggingface.co/datasets/robomimic/robomimic_datasets/resolve/main/v1.5'
+SUFFIX = '.hdf5'
+SCRIPTED_EPISODES = 200
+
+
+def make_dataset(
+    task: RobomimicTask,
+    directory: Path,
+    source: str,
+    num_episodes: int | None,
+    seed: int,
+    num_workers: int | None,
+) -> Dataset:
+    """Finds, downloads or collects the data of a task; see `envs.make_dataset`.
+
+    Args:
+        task: whose data.
+        directory: where the files are or shall be.
+        source: 'auto', 'download' or 'collect'.
+        num_episodes: to collect; None: SCRIPTED_EPISODES.
+        seed: of the collection.
+        num_workers: processes that collect; None: one per core.
+    """
+    if task.kind == SCRIPTED:
+        num_episodes = num_episodes or SCRIPTED_EPISODES
+        paths, provenance = datasets.obtain(
+            task.dataset,
+            directory,
+            source,
+            num_episodes=num_episodes,
+            seed=seed,
+            download=functools.partial(_refuse_download, task, directory),
+            collect=functools.partial(
+                datasets.run_collection,
+                datasets.collect_command(task.dataset, num_episodes),
+                directory,
+                seed,
+                num_workers,
+            ),
+            manifest_keys=('episodes', 'seed', 'robosuite'),
+            suffix=SUFFIX,
+        )
+    else:
+        paths, provenance = _obtain_public(task, directory, source)
+    num_rows = tuple(files.check_file(path, task) for path in paths)
+    read_shard = functools.partial(files.read_file, task=task)
+    return Dataset(task.dataset, tuple(paths), num_rows, provenance, read_shard)
+
+
+def find_env_args(task: RobomimicTask, directory: Path) -> dict[str, Any]:
+    """Returns what the data on disk says of its environment.
+
+    Without a file, these are the settings that the public data has, as far as they are known.
+
+    Raises:
+        DatasetError: the file does not say it, or is of another task.
+    """
+    if paths := find_files(task, directory):
+        return files.read_env_args(paths[0], task)
+    return files.default_env_args(task)
+
+
+def find_files(task: RobomimicTask, directory: Path) -> list[Path]:
+    """Returns the files of a task in `directory`: one, none, or the shards of a collection."""
+    if task.kind == SCRIPTED:
+        return datasets.find_files(directory, task.dataset, SUFFIX)
+    path = public_path(task, directory)
+    return [path] if path.exists() else []
+
+
+def public_path(task: RobomimicTask, directory: Path) -> Path:
+    """Returns where the file of demonstrations by humans is or shall be."""
+    return directory / task.task / task.kind / FILE
+
+
+def collect_command(task: RobomimicTask, directory: Path) -> str:
+    """Returns the command that collects scripted demonstrations of the same task."""
+    name = RobomimicTask(task.task, SCRIPTED).dataset
+    command = datasets.collect_command(name, SCRIPTED_EPISODES)
+    return f'{command} --save_dir={shlex.quote(str(directory.absolute()))}'
+
+
+def _refuse_download(task: RobomimicTask, directory: Path) -> Path:
+    raise DatasetError(
+        f'{directory.absolute() / task.dataset}{SUFFIX}: there is no such file, and scripted data '
+        f'is not published; collect it with --dataset_source=collect, or: '
+        f'{collect_command(task, directory)}'
+    )
+
+
+def _obtain_public(
+    task: RobomimicTask, directory: Path, source: str
+) -> tuple[list[Path], dict[str, Any]]:
+    """Finds or downloads demonstrations by humans; returns the file and its provenance."""
+    scripted = RobomimicTask(task.task, SCRIPTED).dataset
+    if source == 'collect':
+        raise UserError(
+            f'--dataset_source=collect: {task.dataset} are demonstrations by humans; use '
+            f'--env_name={scripted} for scripted ones'
+        )
+    path, made = public_path(task, directory), 'on disk'
+    if not path.exists():
+        made = 'downloaded'
+        url = f'{os.environ.get("ROBOMIMIC_DATASET_URL", URL)}/{task.task}/{task.kind}/{FILE}'
+        download(
+            url,
+            path,
+            _verify,
+            f'put the file to {path.absolute()} by hand, or collect scripted demonstrations: '
+            f'{collect_command(task, directory)} and then --env_name={scripted}',
+        )
+        if files.read_env_args(path, task) != files.default_env_args(task):
+            # Environments that were made before the data was here have the default settings.
+            raise UserError(
+                f'{path}: is here now, but comes from another environment than was expected; '
+                'start the same command again'
+            )
+    provenance = {'source': made, 'directory': str(path.parent), 'files': [path.name]}
+    return [path], provenance
+
+
+def _verify(path: Path) -> None:
+    with h5py.File(path, 'r', locking=False):  # finds out whether it is HDF5 and cut off
+        pass

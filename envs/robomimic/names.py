@@ -1,0 +1,78 @@
+"""Robomimic's names of tasks and data, and what of an observation the agents see.
+
+Source: robomimic (arXiv 2108.03298), and the way Q-chunking (arXiv 2507.07969) names its tasks.
+"""
+
+import re
+from dataclasses import dataclass
+
+from utils.errors import UserError
+
+SIMULATED = {'lift': 'Lift', 'can': 'PickPlaceCan', 'square': 'NutAssemblySquare'}
+LIMITS = {'lift': 300, 'can': 300, 'square': 400}  # steps before an episode is cut off
+OBJECT_WIDTHS = {'lift': 10, 'can': 14, 'square': 14}
+HUMAN, SCRIPTED = ('mh', 'ph'), 'scripted'
+ACTION_DIM = 7
+
+_TASKS = '{' + ','.join(SIMULATED) + '}'
+ENV_NAMES = f'{_TASKS}-{{mh,ph,scripted}}-low_dim'
+DATASET_NAMES = f'{_TASKS}-scripted-low_dim'
+
+_NAME = re.compile(rf'({"|".join(SIMULATED)})-({"|".join((*HUMAN, SCRIPTED))})-low_dim')
+
+
+@dataclass(frozen=True)
+class RobomimicTask:
+    """What a name such as 'lift-mh-low_dim' says.
+
+    Attributes:
+        task: 'lift', 'can' or 'square'.
+        kind: whose demonstrations: 'mh' (many humans), 'ph' (one proficient human) or 'scripted'.
+    """
+
+    task: str
+    kind: str
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data, which is that of the environment, too."""
+        return f'{self.task}-{self.kind}-low_dim'
+
+    @property
+    def simulated(self) -> str:
+        """The name that robosuite has for the task, such as 'PickPlaceCan'."""
+        return SIMULATED[self.task]
+
+    @property
+    def limit(self) -> int:
+        """The number of steps after which an episode is cut off."""
+        return LIMITS[self.task]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The parts of an observation in their order, and how many numbers each has."""
+        return {
+            'robot0_eef_pos': 3,
+            'robot0_eef_quat': 4,
+            'robot0_gripper_qpos': 2,
+            'object': OBJECT_WIDTHS[self.task],
+        }
+
+    @property
+    def observation_dim(self) -> int:
+        """d_s."""
+        return sum(self.widths.values())
+
+
+def parse(name: str) -> RobomimicTask | None:
+    """Reads a name such as 'lift-mh-low_dim'; None if unknown."""
+    match = _NAME.fullmatch(name)
+    return match and RobomimicTask(match[1], match[2])
+
+
+def parse_scripted(name: str) -> RobomimicTask:
+    """Like `parse`, but a name that is not one of scripted data is a UserError."""
+    task = parse(name)
+    if task is None or task.kind != SCRIPTED:
+        raise UserError(f'{name}: not the name of scripted data; there are {DATASET_NAMES}')
+    return task

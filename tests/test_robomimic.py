@@ -1,0 +1,320 @@
+"""Robomimic's tasks in robosuite: reproducible, ended by success; scripts that solve them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import gymnasium
+import h5py
+import mujoco
+import numpy as np
+import pytest
+from test_envs import gl_backend
+
+import envs
+from envs import DatasetError, find_task, make_env
+from envs.collect import collect
+from envs.episodes import ActionChunks, EndlessPlay, episode_seed
+from envs.robomimic import files, scripts, tasks
+from envs.robomimic.names import LIMITS, parse
+
+LIFT = 'lift-mh-low_dim'
+
+
+def actions(count, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (count, 7)).astype(np.float32)
+
+
+def rollout(env, seed, count=15):
+    """Observations and rewards of an episode with actions that depend on nothing."""
+    rows = [np.append(env.reset(seed=seed)[0], 0)]
+    rows += [np.append(*env.step(action)[:2]) for action in actions(count)]
+    return np.array(rows)
+
+
+@pytest.fixture(scope='module')
+def lift(tmp_path_factory):
+    return make_env(LIFT, robomimic_dataset_dir=str(tmp_path_factory.mktemp('nothing')))
+
+
+def simulation(env):
+    return env.unwrapped.simulation
+
+
+def lift_the_cube(env):
+    sim = simulation(env).sim
+    sim.data.get_joint_qpos('cube_joint0')[2] = 0.9
+    mujoco.mj_forward(sim.model._model, sim.data._data)
+
+
+def test_spaces_and_step_limits(lift):
+    assert lift.observation_space == gymnasium.spaces.Box(-np.inf, np.inf, (19,), np.float32)
+    assert lift.action_space == gymnasium.spaces.Box(-1, 1, (7,), np.float32)
+    assert {task: find_task(f'{task}-ph-low_dim').details.limit for task in LIMITS} == {
+        'lift': 300,
+        'can': 300,
+        'square': 400,
+    }
+    observation, info = lift.reset(seed=0)
+    assert observation in lift.observation_space
+    assert info == {'success': False}
+    # The hand is above the table, points down, and the last three numbers lead to the cube.
+    assert 0.9 < observation[2] < 1.1
+    assert abs(observation[3]) > 0.99
+    np.testing.assert_allclose(observation[9:12] - observation[:3], observation[16:19], atol=1e-6)
+    observation, reward, terminated, truncated, info = lift.step(np.zeros(7, np.float32))
+    assert observation in lift.observation_space
+    assert (reward, terminated, truncated, info) == (-1, False, False, {'success': False})
+
+
+def test_an_episode_stops_at_the_limit(lift):
+    lift.reset(seed=0)
+    lift._elapsed_steps = 298
+    assert [lift.step(np.zeros(7, np.float32))[2:4] for _ in range(2)] == [
+        (False, False),
+        (False, True),
+    ]
+
+
+def test_success_ends_an_episode(lift):
+    lift.reset(seed=0)
+    lift_the_cube(lift)
+    _, reward, terminated, truncated, info = lift.step(np.zeros(7, np.float32))
+    assert (reward, terminated, truncated, info) == (0, True, False, {'success': True})
+
+
+def test_nothing_is_rendered_and_little_is_observed(lift):
+    lift.reset(seed=0)
+    assert simulation(lift).sim._render_context_offscreen is None
+    assert lift.render() is None
+    computed = set(simulation(lift).enabled_observables)
+    assert {'robot0_eef_pos', 'robot0_eef_quat', 'robot0_gripper_qpos', 'cube_pos'} < computed
+    assert not {'robot0_joint_pos', 'robot0_eef_quat_site', 'robot0_gripper_qvel'} & computed
+
+
+def test_equal_seeds_make_equal_episodes_whatever_came_before(lift):
+    first = rollout(lift, seed=3)
+    rollout(lift, seed=4, count=5)
+    lift.reset()
+    np.testing.assert_array_equal(first, rollout(lift, seed=3))
+    assert not np.array_equal(first[0], lift.reset(seed=4)[0])
+    assert not np.array_equal(lift.reset()[0], lift.reset()[0])
+
+
+def test_equal_seeds_make_equal_episodes_in_another_process_that_says_nothing(lift):
+    code = (
+        'import sys; sys.path[:0] = [".", "tests"]; import test_robomimic as t; '
+        f'e = t.make_env({LIFT!r}, robomimic_dataset_dir="/nowhere"); '
+        'sys.stdout.buffer.write(t.rollout(e, seed=5).tobytes()); '
+        'import os; assert "MUJOCO_GL" not in os.environ'
+    )
+    environment = {key: value for key, value in os.environ.items() if key != 'MUJOCO_GL'}
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, env=environment)
+    assert run.stderr == b''
+    assert run.stdout == rollout(lift, seed=5).tobytes()
+
+
+@pytest.mark.parametrize('task', LIMITS)
+def test_a_simulator_is_rebuilt_from_seed_and_actions(task):
+    name = f'{task}-ph-low_dim'
+    first, second = (
+        EndlessPlay(ActionChunks(make_env(name, robomimic_dataset_dir='/nowhere'), 5))
+        for _ in range(2)
+    )
+    first.start = (7, 2, np.zeros((0, 7)))
+    first.reset()
+    chunks = actions(15, seed=1).reshape(3, 5, 7)
+    for chunk in chunks[:2]:
+        observation, *_ = first.step((chunk, 5))
+    second.env.reset(seed=1)
+    second.start = (7, 2, chunks[:2].reshape(10, 7))
+    np.testing.assert_array_equal(second.reset()[0], observation)
+    for env in (first, second):
+        env.last = env.step((chunks[2], 5))
+    np.testing.assert_array_equal(first.last[0], second.last[0])
+    alone = make_env(name, robomimic_dataset_dir='/nowhere')
+    alone.reset(seed=episode_seed(7, 2))
+    for action in chunks.reshape(15, 7):
+        observation, *_ = alone.step(action)
+    np.testing.assert_array_equal(first.last[0], observation)
+
+
+def write_env_args(directory, **changes):
+    path = directory / 'lift' / 'mh' / 'low_dim_v15.hdf5'
+    path.parent.mkdir(parents=True)
+    env_args = files.default_env_args(parse(LIFT))
+    env_args['env_kwargs'] |= changes.pop('env_kwargs', {})
+    with h5py.File(path, 'w') as file:
+        file.create_group('data').attrs['env_args'] = json.dumps(env_args | changes)
+
+
+def test_the_environment_is_made_as_the_file_says(tmp_path):
+    write_env_args(tmp_path, env_kwargs={'control_freq': 10, 'camera_names': ['agentview']})
+    env = make_env(LIFT, robomimic_dataset_dir=str(tmp_path))
+    assert simulation(env).control_freq == 10
+    assert not simulation(env).lite_physics
+
+
+@pytest.mark.parametrize(
+    ('env_kwargs', 'message'),
+    [
+        (
+            {'robots': ['Pandora']},
+            r'robosuite .* cannot make .*Pandora.*; put the public',
+        ),
+        ({'table': 3}, "robosuite .* cannot make .*unexpected keyword argument 'table'"),
+        ({'gripper_types': None}, "has {.*'robot0_gripper_qpos': 0, .*'action': 6} numbers, not"),
+    ],
+)
+def test_a_file_of_an_impossible_environment_is_an_error(tmp_path, env_kwargs, message):
+    write_env_args(tmp_path, env_kwargs=env_kwargs)
+    with pytest.raises(DatasetError, match=f'^{LIFT}: .*{message}'):
+        make_env(LIFT, robomimic_dataset_dir=str(tmp_path))
+
+
+def test_a_scene_is_kept_where_that_changes_nothing():
+    task = parse('can-mh-low_dim')
+    env_args = files.default_env_args(task)
+    quick, slow = (tasks.RobosuiteEnv(task, env_args) for _ in range(2))
+    assert not simulation(quick).hard_reset
+    simulation(slow).hard_reset = True
+    simulation(quick).reset()
+    np.testing.assert_array_equal(rollout(quick, 3, count=5), rollout(slow, 3, count=5))
+
+
+def test_controllers_of_older_files_are_translated():
+    osc = {'type': 'OSC_POSE', 'kp': 123, 'control_delta': True}
+    settings = {'robots': ['Panda'], 'controller_configs': osc}
+    old = {'env_name': 'Lift', 'env_version': '1.4.1', 'env_kwargs': settings}
+    settings = tasks.make_settings(old)
+    right = settings['controller_configs']['body_parts']['right']
+    assert (right['type'], right['kp'], right['gripper']) == ('OSC_POSE', 123, {'type': 'GRIP'})
+    assert settings['lite_physics'] is False
+    assert old['env_kwargs'] == {'robots': ['Panda'], 'controller_configs': osc}
+    assert 'lite_physics' not in tasks.make_settings(old | {'env_version': '1.5.0'})
+
+
+def test_images_are_rendered_on_request():
+    if (backend := gl_backend()) is None:
+        pytest.skip('this machine has neither EGL nor OSMesa')
+    code = (
+        'import envs; e = envs.make_env("lift-mh-low_dim", render=True, '
+        'robomimic_dataset_dir="/nowhere"); e.reset(seed=0); image = e.render(); '
+        'print(image.shape, image.dtype, image.std())'
+    )
+    environment = {**os.environ, 'MUJOCO_GL': backend}
+    run = subprocess.run(
+        [sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.startswith('(256, 256, 3) uint8 ')
+    assert float(run.stdout.split()[-1]) > 10
+
+
+@pytest.fixture(scope='module')
+def scripted():
+    made = {}
+
+    def get(task):
+        return made.setdefault(task, scripts.DemonstrationScript(f'{task}-scripted-low_dim'))
+
+    return get
+
+
+@pytest.mark.parametrize('task', LIMITS)
+def test_scripts_solve_their_tasks(task, scripted):
+    episode = scripted(task).play((1, 0))
+    rewards = episode['rewards']
+    assert rewards.argmax() + scripts.HOLD + 2 == len(rewards) <= LIMITS[task] + 1
+    assert rewards.sum() > scripts.HOLD - 2
+    assert np.abs(episode['actions'][:-1]).max() <= 1
+
+
+def test_actions_depend_on_what_is_observed_alone(scripted):
+    """Given the observations of a demonstration, a script without simulator acts the same."""
+    seed = (3, 1)
+    episode = scripted('lift').play(seed)
+    rng = np.random.default_rng(np.random.SeedSequence(seed).generate_state(2)[1])
+    arm = scripts.Arm(parse('lift-scripted-low_dim'), rng, episode['observations'][0])
+    again = []
+    for action, seen in zip(scripts.lift(arm), episode['observations'][1:], strict=False):
+        again.append(action)
+        arm.see(seen)
+    np.testing.assert_array_equal(again[: len(seen)], episode['actions'][: len(seen)])
+    assert len(again) >= len(episode['actions']) - 1
+
+
+@pytest.fixture(scope='module')
+def collection(tmp_path_factory):
+    directory = tmp_path_factory.mktemp('collection')
+    name = 'lift-scripted-low_dim'
+    (path,) = collect(name, 3, directory, num_workers=2, seed=5, num_val_episodes=1)
+    assert {file.name for file in directory.iterdir()} == {
+        f'{name}.hdf5',
+        f'{name}-val.hdf5',
+        f'{name}.json',
+    }
+    return path
+
+
+def read(path):
+    """All arrays of a file by name."""
+    arrays = {}
+    with h5py.File(path, 'r') as file:
+        file['data'].visititems(
+            lambda name, item: arrays.update({name: item[()]}) if hasattr(item, 'dtype') else None
+        )
+    return arrays
+
+
+def test_a_collection_depends_on_the_seed_alone(collection, scripted, tmp_path):
+    """Not on the number of workers, nor on what was played before."""
+    arrays = read(collection)
+    for number in (2, 0):
+        episode = scripted('lift').play((5, 0, number))
+        for key in ('actions', 'states'):
+            np.testing.assert_array_equal(arrays[f'demo_{number}/{key}'], episode[key][:-1])
+    assert not np.array_equal(arrays['demo_0/states'][0], arrays['demo_1/states'][0])
+
+
+def test_a_collection_has_robomimics_format(collection):
+    from robomimic.scripts import get_dataset_info
+
+    run = subprocess.run(
+        [sys.executable, get_dataset_info.__file__, '--dataset', collection],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 'total trajectories: 3' in run.stdout
+    assert 'observation key object with shape' in run.stdout
+    with h5py.File(collection, 'r') as file:
+        assert json.loads(file['data'].attrs['env_args'])['env_name'] == 'Lift'
+        demo = file['data/demo_1']
+        rewards, dones = demo['rewards'][()], demo['dones'][()]
+        assert demo.attrs['num_samples'] == len(rewards)
+        assert file['data'].attrs['total'] == sum(
+            group.attrs['num_samples'] for group in file['data'].values()
+        )
+        assert rewards.any()
+        np.testing.assert_array_equal(
+            dones, np.maximum(rewards, np.arange(len(rewards)) + 1 == len(rewards))
+        )
+        assert demo.attrs['model_file'].startswith('<mujoco')
+        np.testing.assert_array_equal(demo['obs/object'][1:], demo['next_obs/object'][:-1])
+
+
+def test_a_collection_is_data_of_its_environment(collection):
+    """What it says happened happens in the environment, too."""
+    options = {'robomimic_dataset_dir': str(collection.parent)}
+    dataset = envs.make_dataset(
+        'lift-scripted-low_dim', source='collect', num_episodes=3, seed=5, **options
+    )
+    assert dataset.provenance['source'] == 'collected'
+    data = dataset.load(0)
+    env = make_env('lift-scripted-low_dim', **options)
+    env.reset(seed=int(np.random.SeedSequence((5, 0, 0)).generate_state(2)[0]))
+    for row in range(data['terminals'].argmax()):
+        observation, reward, terminated, *_ = env.step(data['actions'][row])
+        assert (reward, not terminated) == (data['rewards'][row], data['masks'][row])
+        np.testing.assert_allclose(observation, data['observations'][row + 1], atol=1e-4)
