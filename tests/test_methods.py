@@ -19,7 +19,7 @@ CUBES = ['cube-double-play-singletask-task2-v0', 'cube-quadruple-play-100m-singl
     ],
 )
 def test_methods_are_those_of_the_table(method, agent, horizon, num_samples):
-    for env_name in [*CUBES, 'can-mh-low_dim']:
+    for env_name in [*CUBES, 'can-mh-low_dim'][: 2 if method == 'DFP' else 3]:
         config = run_config(method, env_name)
         settings = config.agent
         found = settings['agent_name'], config.horizon_length, settings['num_samples']
@@ -48,6 +48,14 @@ def test_mvp_goes_without_the_constraint_on_cube_triple_only():
     weight = lambda name: run_config('MVP', name).agent['ivc_weight']  # noqa: E731
     assert weight('cube-triple-play-singletask-task2-v0') == 0
     assert [weight(name) for name in CUBES] == [1, 1]
+
+
+def test_dfp_has_settings_of_its_own_on_robomimic():
+    for env_name in ('lift-mh-low_dim', 'square-scripted-low_dim'):
+        settings = run_config('DFP', env_name).agent
+        assert (settings['top_k'], settings['num_samples']) == (2, 4)
+        assert settings['temperatures'] == (0.01, 0.1)
+        assert settings['num_candidates'] == 16
 
 
 def test_dfp_has_the_settings_of_the_paper():

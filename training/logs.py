@@ -20,7 +20,10 @@ from typing import IO, Any
 from training.wandb_runs import WandbRuns
 from utils.errors import UserError
 
-PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'gymnasium', 'mujoco', 'ogbench')
+PACKAGES = (
+    *('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'gymnasium', 'mujoco'),
+    *('ogbench', 'robosuite', 'robomimic'),
+)
 TABLES = ('offline', 'online', 'eval')
 STATUS, LOCK = 'status.json', '.lock'
 

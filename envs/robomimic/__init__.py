@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envs.robomimic.names import DATASET_NAMES, ENV_NAMES, SCRIPTED, parse
+from envs.robomimic.names import DATASET_NAMES, ENV_NAMES, SCRIPTED, SUFFIX, parse
 from envs.suite import Option, Script, Suite, Task
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Robomimic(Suite):
         ),
     )
     preload = ('envs.robomimic.tasks',)
-    file_suffix = '.hdf5'
+    file_suffix = SUFFIX
 
     @property
     def dataset_dir(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -16,12 +16,11 @@ from envs import datasets
 from envs.datasets import Dataset, DatasetError
 from envs.robomimic import files
 from envs.robomimic.download import download
-from envs.robomimic.names import SCRIPTED, RobomimicTask
+from envs.robomimic.names import SCRIPTED, SUFFIX, RobomimicTask
 from utils.errors import UserError
 
 FILE = 'low_dim_v15.hdf5'
 URL = 'https://huggingface.co/datasets/robomimic/robomimic_datasets/resolve/main/v1.5'
-SUFFIX = '.hdf5'
 SCRIPTED_EPISODES = 200
 
 
@@ -128,8 +127,8 @@ def _obtain_public(
             url,
             path,
             _verify,
-            f'put the file to {path.absolute()} by hand, or collect scripted demonstrations: '
-            f'{collect_command(task, directory)} and then --env_name={scripted}',
+            f'put the file to {path.absolute()} by hand, or use --env_name={scripted} after: '
+            f'{collect_command(task, directory)}',
         )
         if files.read_env_args(path, task) != files.default_env_args(task):
             # Environments that were made before the data was here have the default settings.

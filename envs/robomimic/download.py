@@ -1,5 +1,6 @@
 """Downloads a large file in as many connections as it takes."""
 
+import contextlib
 import fcntl
 import http.client
 import os
@@ -35,33 +36,45 @@ def download(url: str, path: Path, verify: Callable[[Path], None], otherwise: st
     part = path.with_name(f'{path.name}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open('ab') as file:
-            _lock(file, path)
-            if path.exists():
-                part.unlink(missing_ok=True)
-                return
-            is_continued = _size(file) > 0
-            _fetch(url, file)
+        with _open_alone(part, path) as file:
             try:
-                verify(part)
-            except OSError:
-                file.truncate(0)
-                if not is_continued:  # else what was there may have been of another file
-                    raise
-                _fetch(url, file)
-                verify(part)
-            part.replace(path)
+                if not path.exists():
+                    _download(url, file, part, verify)
+                    part.replace(path)
+            finally:
+                if not _size(file) or path.exists():
+                    part.unlink(missing_ok=True)
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise UserError(f'{url}: download failed ({reason}). Try again, or {otherwise}') from error
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
+def _open_alone(part: Path, path: Path) -> BinaryIO:
+    """Opens an unfinished file once no other process has it open."""
+    while True:
+        file = part.open('ab')
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f'Waiting for another process that downloads {path}', file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):  # the other one may have removed it
+            if os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                return file
+        file.close()
+
+
+def _download(url: str, file: BinaryIO, part: Path, verify: Callable[[Path], None]) -> None:
+    is_continued = _size(file) > 0
+    _fetch(url, file)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f'Waiting for another process that downloads {path}', file=sys.stderr, flush=True)
-        fcntl.flock(file, fcntl.LOCK_EX)
+        verify(part)
+    except OSError:
+        file.truncate(0)
+        if not is_continued:  # else what was there may have been of another file
+            raise
+        _fetch(url, file)
+        verify(part)
 
 
 def _size(file: BinaryIO) -> int:

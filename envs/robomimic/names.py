@@ -13,6 +13,7 @@ LIMITS = {'lift': 300, 'can': 300, 'square': 400}  # steps before an episode is 
 OBJECT_WIDTHS = {'lift': 10, 'can': 14, 'square': 14}
 HUMAN, SCRIPTED = ('mh', 'ph'), 'scripted'
 ACTION_DIM = 7
+SUFFIX = '.hdf5'
 
 _TASKS = '{' + ','.join(SIMULATED) + '}'
 ENV_NAMES = f'{_TASKS}-{{mh,ph,scripted}}-low_dim'
