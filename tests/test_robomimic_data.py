@@ -16,6 +16,7 @@ from robomimic import DATASET_REGISTRY
 
 import envs
 from envs import DatasetError, find_task
+from envs.collect import collect
 from envs.robomimic.data import public_path
 from envs.robomimic.download import download
 from envs.robomimic.files import ACTION_LIMIT, default_env_args
@@ -364,6 +365,30 @@ def test_humans_are_not_scripted_and_scripts_not_published(tmp_path):
     for source in ('auto', 'download'):
         with pytest.raises(DatasetError, match=f'^{tmp_path}/{name}.hdf5: there is no.*{command}$'):
             make_dataset(tmp_path, name, source=source)
+
+
+@pytest.mark.parametrize('folder', ['', 'can-scripted-low_dim'])
+def test_files_of_a_collection_are_found_in_the_order_of_their_numbers(tmp_path, folder):
+    name = 'can-scripted-low_dim'
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for number in (1, 0):
+        path = tmp_path / folder / f'{name}-{number:03d}.hdf5'
+        write(tmp_path / 'other', make_demos([(0,) * (number + 1)])).replace(path)
+    path.with_name(f'{name}-val.hdf5').touch()
+    dataset = make_dataset(tmp_path, name)
+    assert [path.name[-8:] for path in dataset.paths] == ['000.hdf5', '001.hdf5']
+    assert dataset.num_rows == (2, 3)
+    with pytest.raises(DatasetError, match='has no manifest, so it was not collected'):
+        make_dataset(tmp_path, name, source='collect')
+
+
+@pytest.mark.parametrize('end', ['.hdf5', '-val.hdf5', '-000.hdf5', '.json', ''])
+def test_a_collection_overwrites_nothing(tmp_path, end):
+    path = tmp_path / f'can-scripted-low_dim{end}'
+    path.touch()
+    with pytest.raises(UserError, match=f'{path} exists: delete it or choose another --save'):
+        collect('can-scripted-low_dim', 1, tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_importing_envs_imports_no_simulator():
