@@ -6,6 +6,7 @@ import re
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,53 +16,57 @@ from envs.npz import DAMAGE, DatasetError
 from utils.errors import UserError
 
 
-def download_file(url: str, directory: Path, name: str, otherwise: str) -> Path:
-    """Downloads `<directory>/<name>.npz`; it appears there only once it is complete and intact.
+def download_file(
+    url: str, path: Path, otherwise: str, verify: Callable[[Path], None] | None = None
+) -> Path:
+    """Downloads a file; it appears at `path` only once it is complete and intact.
 
-    What has arrived is in `<name>.npz.part` until then. If the connection breaks or this process is
+    What has arrived is in `<path>.part` until then. If the connection breaks or this process is
     killed, it stays there, and the next download goes on from it. While another process downloads
     or collects data of that name, this one waits, and takes its file.
 
     Args:
         url: of the file.
-        directory: made if need be.
-        name: of the data.
+        path: where it shall be; directories are made if need be.
         otherwise: what else the user can do, for the error.
+        verify: raises OSError for a file that is not intact; by default that of .npz files.
+
+    Returns:
+        The path.
 
     Raises:
         DatasetError: a collection's manifest is in the way.
         UserError: the download failed.
     """
-    path = directory / f'{name}.npz'
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with locks.hold(directory / f'{name}.lock', 'downloading'):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locks.hold(path.with_suffix('.lock'), 'downloading'):
             if not path.exists():
-                if (manifest := directory / f'{name}.json').exists():
+                if (manifest := path.with_suffix('.json')).exists():
                     raise DatasetError(
                         f'{manifest}: left over from a collection that is gone; delete it'
                     )
-                _download(url, path, name)
+                _download(url, path, verify or _verify_npz)
     except UserError:
         raise
-    except (OSError, http.client.HTTPException, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise UserError(f'{url}: download failed ({reason}). Try again, or {otherwise}') from error
     return path
 
 
-def _download(url: str, path: Path, name: str) -> None:
+def _download(url: str, path: Path, verify: Callable[[Path], None]) -> None:
     part = path.with_name(f'{path.name}.part')
     for other in path.parent.iterdir():
-        if locks.is_unfinished(other.name, name) and other != part and not other.is_dir():
+        if locks.is_unfinished(other.name, path.stem) and other != part and not other.is_dir():
             other.unlink()  # of a version that did not go on
     while True:
         is_continued = _size(part) > 0
         _fetch(url, part)
         try:
-            _verify(part)
+            verify(part)
             break
-        except zipfile.BadZipFile:
+        except OSError:
             part.unlink()
             if not is_continued:  # else it may have been the beginning of another file
                 raise
@@ -124,11 +129,11 @@ def _size(path: Path) -> int:
     return 0
 
 
-def _verify(part: Path) -> None:
+def _verify_npz(part: Path) -> None:
     try:
         with zipfile.ZipFile(part) as archive:
             damaged = archive.testzip()
     except DAMAGE as error:
-        raise zipfile.BadZipFile(str(error)) from error
+        raise OSError(str(error)) from error
     if damaged is not None:
-        raise zipfile.BadZipFile(f'{damaged} is damaged')
+        raise OSError(f'{damaged} is damaged')

@@ -74,7 +74,7 @@ def server(body):
 
 
 def fetch(server, tmp_path):
-    return download_file(server.url, tmp_path / 'data', 'x', 'collect it')
+    return download_file(server.url, tmp_path / 'data' / 'x.npz', 'collect it')
 
 
 def names(tmp_path):
@@ -145,7 +145,7 @@ def test_what_is_damaged_at_the_server_is_refused_and_not_kept(tmp_path, server)
 
 def test_a_mirror_may_be_a_folder(tmp_path, body):
     url = (tmp_path / 'served.npz').as_uri()
-    path = download_file(url, tmp_path / 'data', 'x', 'collect it')
+    path = download_file(url, tmp_path / 'data' / 'x.npz', 'collect it')
     assert path.read_bytes() == body
 
 

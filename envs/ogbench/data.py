@@ -123,7 +123,7 @@ def download(name: str, directory: Path) -> Path:
         )
     url = f'{os.environ.get("OGBENCH_DATASET_URL", DATASET_URL).rstrip("/")}/{name}.npz'
     otherwise = f'name a mirror with OGBENCH_DATASET_URL, or collect such data here: {command}'
-    return download_file(url, directory, name, otherwise)
+    return download_file(url, directory / f'{name}.npz', otherwise)
 
 
 def row_shapes(env: gymnasium.Env) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,6 @@ them. Scripted ones are <directory>/<task>-scripted-low_dim.hdf5.
 
 import functools
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import h5py
 
 from envs import datasets
 from envs.datasets import Dataset, DatasetError
+from envs.downloads import download_file
 from envs.robomimic import files
-from envs.robomimic.download import download
 from envs.robomimic.names import SCRIPTED, SUFFIX, RobomimicTask
 from utils.errors import UserError
 
@@ -59,7 +58,7 @@ def make_dataset(
                 num_workers,
             ),
             manifest_keys=('episodes', 'seed', 'robosuite'),
-            suffix=SUFFIX,
+            find=functools.partial(datasets.find_files, suffix=SUFFIX),
         )
     else:
         paths, provenance = _obtain_public(task, directory, source)
@@ -97,8 +96,7 @@ def public_path(task: RobomimicTask, directory: Path) -> Path:
 def collect_command(task: RobomimicTask, directory: Path) -> str:
     """Returns the command that collects scripted demonstrations of the same task."""
     name = RobomimicTask(task.task, SCRIPTED).dataset
-    command = datasets.collect_command(name, SCRIPTED_EPISODES)
-    return f'{command} --save_dir={shlex.quote(str(directory.absolute()))}'
+    return datasets.collect_command(name, SCRIPTED_EPISODES, save_dir=directory)
 
 
 def _refuse_download(task: RobomimicTask, directory: Path) -> Path:
@@ -123,12 +121,12 @@ def _obtain_public(
     if not path.exists():
         made = 'downloaded'
         url = f'{os.environ.get("ROBOMIMIC_DATASET_URL", URL)}/{task.task}/{task.kind}/{FILE}'
-        download(
+        download_file(
             url,
             path,
-            _verify,
             f'put the file to {path.absolute()} by hand, or use --env_name={scripted} after: '
             f'{collect_command(task, directory)}',
+            _verify,
         )
         if files.read_env_args(path, task) != files.default_env_args(task):
             # Environments that were made before the data was here have the default settings.
