@@ -186,7 +186,7 @@ class _Waiting:
 
     def say(self, holder: dict[str, Any]) -> None:
         """Says once for whom this process waits, as soon as the holder has written who it is."""
-        if self._said == holder:
+        if not holder or holder == self._said:
             return
         self._said = holder
         who = f'process {holder["pid"]} on {holder.get("host")}'

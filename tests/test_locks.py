@@ -66,6 +66,13 @@ def test_others_wait_for_the_holder_and_say_so_once(tmp_path, capsys):
     assert not path.exists()
 
 
+def test_a_holder_that_has_not_written_who_it_is_is_waited_for_without_a_word(tmp_path, capsys):
+    waiting = locks._Waiting(tmp_path / 'x.lock')
+    for holder in ({}, {'pid': 3, 'host': 'there'}, {}):
+        waiting.say(holder)
+    assert capsys.readouterr().err.count('Waiting for process 3 on there') == 1
+
+
 def test_a_holder_that_was_killed_is_not_waited_for(tmp_path, capsys):
     path = tmp_path / 'x.lock'
     code = 'import sys, time, pathlib; from envs import locks\n'
