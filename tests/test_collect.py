@@ -203,14 +203,14 @@ def test_a_collection_that_lost_its_lock_publishes_nothing(tmp_path, monkeypatch
     def lose(*_):
         (tmp_path / f'{TOY_NAME}.lock').unlink(missing_ok=True)
 
-    monkeypatch.setattr('envs.collect._write', lose)
+    monkeypatch.setattr('envs.collect.write_npz', lose)
     with pytest.raises(UserError, match=r'\.lock: another process took over'):
         collect(TOY_NAME, 3, tmp_path, num_val_episodes=1, **TOY)
     assert list(tmp_path.iterdir()) == []
 
 
 def reserve(directory):
-    return _reserve(directory, NAME, {})
+    return _reserve(directory, NAME, '.npz', {})
 
 
 def leave_a_part(directory, end='.elsewhere-42-ab.part'):
@@ -321,7 +321,7 @@ def forbidden(path, *_, **__):
     [
         (None, 'file', r'File exists at \S+/file\)'),
         (None, 'file/below', r'Not a directory at \S+/file/below\)'),
-        (('envs.collect._write', full_disk), 'x', r'No space left on device\)'),
+        (('envs.collect.write_npz', full_disk), 'x', r'No space left on device\)'),
         (('pathlib.Path.mkdir', forbidden), 'x', r'Permission denied at \S+/x\)'),
         (('envs.locks._read_holder', full_disk), 'x', r'No space left on device\)'),
     ],
