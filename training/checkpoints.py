@@ -259,6 +259,7 @@ def _silent_libraries():
     """
     if sys.unraisablehook is not _without_complaints:
         sys.unraisablehook = _without_complaints
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # for good: nobody else here uses it
     logger = logging.getLogger('absl')
     level = logger.level
     logger.setLevel(logging.CRITICAL)
