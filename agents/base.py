@@ -5,6 +5,10 @@ the best of N proposals. The critic's targets use the same rule:
 
     y = R + γ^h · mask · agg_e Q_target,e(s', a*),   a* = argmax_a agg_e Q_e(s', a) over N proposals
 
+agg is the mean, the minimum, or the mean − ρ · standard deviation over the ensemble, the same to
+form targets and to rank proposals. The last is how QAM (arXiv 2601.14234) forms targets, with ten
+members and ρ = 0.5. N may differ between targets, online play and evaluation.
+
 A method is a subclass with an actor network, `propose` and `actor_loss`. Methods whose policy also
 learns from its best proposals derive from `TopKAgent` (agents/top_k.py).
 
@@ -17,6 +21,7 @@ is the size of a flattened chunk (d_a without action chunking), E the size of th
 
 import dataclasses
 from collections import namedtuple
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Self, cast
 
@@ -34,6 +39,7 @@ from utils.replay import Batch
 from utils.shapes import check_shape, check_shapes
 
 Info = dict[str, jax.Array]
+Q_AGGS = ('mean', 'min', 'mean_std')
 SCORE_DTYPES = ('float32', 'bfloat16')
 
 
@@ -54,10 +60,13 @@ def base_config() -> ml_collections.ConfigDict:
             'batch_size': 256,
             'tau': 0.005,  # rate of the target critic
             'num_qs': 2,  # E, size of the critic ensemble
-            'q_agg': 'mean',  # mean or min over the ensemble, for targets and to rank proposals
+            # mean, min or mean_std (mean - rho * std) over it, for targets and to rank proposals
+            'q_agg': 'mean',
+            'rho': 0.5,  # ρ of mean_std
             'score_dtype': 'float32',  # or bfloat16: the critic's precision when it ranks proposals
-            'num_samples': 16,  # N, proposals per state, for online play and the critic's targets
-            'eval_num_samples': 0,  # N of evaluation, videos and export; 0: num_samples
+            'num_samples': 16,  # N' in the paper: proposals per state, the best of which is played
+            'target_num_samples': 0,  # that of the critic's targets; 0: num_samples
+            'eval_num_samples': 0,  # that of evaluation, videos and export; 0: num_samples
             'actor_hidden_dims': (512, 512, 512, 512),
             'critic_hidden_dims': (512, 512, 512, 512),
             'actor_layer_norm': False,
@@ -116,10 +125,9 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         for name in ('batch_size', 'num_qs', 'num_samples'):
             value = getattr(config, name)
             require(value >= 1, f'--agent.{name}={value}: must be at least 1')
-        num = config.eval_num_samples
-        require(
-            num >= 0, f'--agent.eval_num_samples={num}: must be at least 1, or 0 for num_samples'
-        )
+        for name in ('target_num_samples', 'eval_num_samples'):
+            num = getattr(config, name)
+            require(num >= 0, f'--agent.{name}={num}: must be at least 1, or 0 for num_samples')
         for name in ('lr', 'tau'):
             value = getattr(config, name)
             require(0 < value <= 1, f'--agent.{name}={value}: must be in (0, 1]')
@@ -129,9 +137,9 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
                 bool(sizes) and min(sizes) >= 1,
                 f'--agent.{name}={sizes}: needs at least one layer, each of size 1 or more',
             )
-        for name, choices in (('q_agg', ('mean', 'min')), ('score_dtype', SCORE_DTYPES)):
-            value = getattr(config, name)
-            require(value in choices, f'--agent.{name}={value}: use {" or ".join(choices)}')
+        require(config.rho >= 0, f'--agent.rho={config.rho}: must not be negative')
+        for name, choices in (('q_agg', Q_AGGS), ('score_dtype', SCORE_DTYPES)):
+            require_choice(name, getattr(config, name), choices)
 
     @staticmethod
     def check_horizon(horizon_length: int, discount: float) -> None:
@@ -257,8 +265,18 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     # ---- acting ---------------------------------------------------------------------------------
 
     def aggregate(self, values: jax.Array) -> jax.Array:
-        """Returns the mean or the minimum (`q_agg`) of `values [E, ...]` over the ensemble."""
-        return values.min(axis=0) if self.config.q_agg == 'min' else values.mean(axis=0)
+        """Returns the mean, the minimum or the mean − ρ · std (`q_agg`) of `values [E, ...]`.
+
+        They are over the ensemble. The variance is the mean squared deviation, so that of a single
+        member is 0.
+        """
+        if self.config.q_agg == 'min':
+            return values.min(axis=0)
+        if self.config.q_agg == 'mean_std':
+            # The floor keeps the infinite slope of sqrt(0) out of gradients.
+            std = jnp.sqrt(jnp.maximum(values.var(axis=0), 1e-12))
+            return values.mean(axis=0) - self.config.rho * std
+        return values.mean(axis=0)
 
     def score(self, observations: jax.Array, chunks: jax.Array) -> jax.Array:
         """Returns values `[..., N]` to rank `chunks [..., N, D]` at `observations [..., d_s]`.
@@ -269,9 +287,12 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         inputs = jax.tree.map(lambda x: x.astype(self.config.score_dtype), inputs)
         return self.aggregate(apply_network(self.critic, *inputs).astype(jnp.float32))
 
-    def best_of_n(self, observations: jax.Array, rng: jax.Array) -> jax.Array:
-        """Returns the best of N proposals, `[..., D]`, for `observations [..., d_s]`."""
-        num = self.config.num_samples
+    def best_of_n(self, observations: jax.Array, rng: jax.Array, num: int = 0) -> jax.Array:
+        """Returns the best of `num` proposals, `[..., D]`, for `observations [..., d_s]`.
+
+        A `num` of 0 stands for `num_samples`.
+        """
+        num = num or self.config.num_samples
         chunks = self.propose(self.params['actor'], observations, num, rng)
         if num == 1:
             return chunks[..., 0, :]
@@ -292,7 +313,8 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     def exploration_policy(self) -> Self:
         """Returns what plays in the online phase: the best of `num_samples` proposals.
 
-        The critic's targets take the best of as many. So it learns the values of what is played.
+        By default the critic's targets take the best of as many. So it learns the values of what is
+        played. `target_num_samples` is another number for them.
         """
         arrays = {f.name for f in dataclasses.fields(self) if f.metadata.get('pytree_node', True)}
         return self.replace(**dict.fromkeys(arrays - {'params'}))
@@ -312,7 +334,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     def td_targets(self, batch: Batch, rng: jax.Array) -> jax.Array:
         """Returns the critic's targets y `[B]`; the module's docstring has the equation."""
         observations = batch['next_observations']
-        chunks = self.best_of_n(observations, rng)
+        chunks = self.best_of_n(observations, rng, self.config.target_num_samples)
         values = apply_network(self.critic, self.target_critic, observations, chunks)
         bootstrap = self.discount**self.horizon_length * batch['masks']
         return batch['rewards'] + bootstrap * self.aggregate(values)
@@ -397,3 +419,8 @@ def require(condition: bool, message: str) -> None:
     """Raises UserError(message) unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raises UserError unless a setting has one of its possible values."""
+    require(value in choices, f'--agent.{name}={value}: use {" or ".join(choices)}')

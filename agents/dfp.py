@@ -9,6 +9,9 @@ network is trained to move its particles along that field (utils/drifting.py).
            + 0.5 × top-K term: the positives are the K best of N chunks that a slow copy of the
              policy (π_old) proposes, as ranked by the critic
 
+`topk_phases` puts the top-K term into the offline phase as well, or there alone, as in the paper's
+pure offline RL (table 7).
+
 A chunk of the data that an episode's end cuts short is no positive, so the data term leaves its
 state out. The other terms ask for no chunk of the data: they use every state of the batch.
 """
@@ -27,7 +30,7 @@ from utils.replay import Batch
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the settings of the paper's table."""
+    """Returns the settings of the paper's table on OGBench's cubes; Robomimic's differ."""
     config = base_config()
     config.agent_name = 'dfp'
     config.temperatures = (0.1,)  # T, of the kernel
@@ -36,8 +39,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.top_k = 4  # K, the best of them, as positives; 0: there is no top-K term
     config.num_negatives = 0  # M, the worst of them, as explicit negatives of the top-K term
     config.soft_weights = False  # weigh the K positives by their values
-    config.topk_weight = 0.5  # of the top-K term
-    config.data_weight = 1.0  # of the data term in the online phase
+    config.topk_weight = 0.5  # λ, of the top-K term
+    config.topk_phases = 'online'  # or offline, or both: where there is a top-K term
+    config.data_weight = 1.0  # of the data term in the online phase; offline it is 1
     config.q_weight = 0.0  # of −Q of the particles in the online phase; 0: there is no such term
     config.ema_rate = 1e-4  # of π_old
     return config
@@ -65,10 +69,6 @@ class DFPAgent(TopKAgent, kw_only=True):
         )
         require(config.q_weight >= 0, f'--agent.q_weight={config.q_weight}: must not be negative')
 
-    @property
-    def uses_top_k(self) -> bool:
-        return self.online and super().uses_top_k
-
     def propose(
         self, actor_params: Any, observations: jax.Array, num: int, rng: jax.Array
     ) -> jax.Array:
@@ -89,11 +89,10 @@ class DFPAgent(TopKAgent, kw_only=True):
         chunks, valid = self.masked_chunks(batch)
         terms, info = {}, {}
 
-        data_weight = config.data_weight if self.online else 1.0
-        if data_weight:
+        if self.data_weight:
             is_full = valid[:, -1]
             loss, drift_info = self.drift_loss(particles, chunks[:, None], state_mask=is_full)
-            terms['data'] = data_weight * loss
+            terms['data'] = self.data_weight * loss
             info |= {f'actor/data_{name}': value for name, value in drift_info.items()}
         if self.uses_top_k:
             positives, options = self.top_k_positives(observations, candidate_rng)

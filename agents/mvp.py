@@ -7,9 +7,11 @@ With v = ε − a the losses are
     MeanFlow   ‖u(z_t, r, t) − sg(v − (t − r) d/dt u(z_t, r, t))‖²
     IVC        ‖u(z_r, r, r) − v‖², the instantaneous velocity constraint
 
-Both are taken on the data's chunk and, with half the weight, on the K best of N chunks that a slow
-copy of the policy proposes. The configuration released with DFP does so in both phases, and so does
-this file.
+Both are taken on the data's chunk. That is all of MVP as the DFP paper compares with it (table 1,
+top_k = 0): the critic acts by the choice among N samples alone. In its table 2 MVP also learns,
+online and with half the weight, from the K = 4 best of 16 chunks that a slow copy of the policy
+(π_old) proposes. The configuration released with DFP has K = 4 in both phases (`topk_phases`),
+which is neither row.
 """
 
 from collections.abc import Callable
@@ -36,9 +38,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.time_mean = -0.4  # r and t are sigmoids of normal draws with this mean
     config.time_std = 1.0  # and this standard deviation
     config.num_candidates = 16  # N, proposals of π_old per state
-    config.top_k = 4  # K, the best of them, to learn from; 0: learn from the data alone
+    config.top_k = 0  # K, the best of them, to learn from; 0: learn from the data alone
     config.topk_weight = 0.5  # of the loss on those K
-    config.data_weight = 1.0  # of the loss on the data's chunk
+    config.topk_phases = 'online'  # or offline, or both: where there is a loss on those K
+    config.data_weight = 1.0  # of the loss on the data's chunk in the online phase; offline it is 1
     config.ema_rate = 1e-4  # of π_old
     return config
 
@@ -89,9 +92,11 @@ class MVPAgent(TopKAgent, kw_only=True):
         for name in ('ivc_weight', 'time_std'):
             value = getattr(config, name)
             require(value >= 0, f'--agent.{name}={value}: must not be negative')
+        online = config.top_k and config.topk_weight and config.topk_phases != 'offline'
         require(
-            config.data_weight or (config.top_k and config.topk_weight),
-            '--agent.data_weight=0: leaves nothing to learn from without top_k and topk_weight',
+            config.data_weight or online,
+            '--agent.data_weight=0: leaves nothing to learn from online without top_k, topk_weight '
+            'and topk_phases=online or both',
         )
 
     def propose(
@@ -139,11 +144,11 @@ class MVPAgent(TopKAgent, kw_only=True):
         """
         config = self.config
         targets, masks, weights = [], [], []
-        if config.data_weight:
+        if self.data_weight:
             chunks, valid = self.masked_chunks(batch)
             targets.append(chunks[:, None])
             masks.append(self.entry_mask(valid)[:, None])
-            weights.append(config.data_weight)
+            weights.append(self.data_weight)
         if self.uses_top_k:
             candidates, _ = self.ranked_candidates(batch['observations'], rng)
             targets.append(candidates[:, : config.top_k])

@@ -9,15 +9,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from agents.base import Agent, require
+from agents.base import Agent, require, require_choice
+
+TOPK_PHASES = ('online', 'both', 'offline')
 
 
 class TopKAgent(Agent, kw_only=True):
     """An agent whose policy also learns from the K best of N chunks that π_old proposes.
 
-    π_old is an exponential moving average of the policy, and equal to it when the online phase
-    begins. The method's config has `num_candidates` (N), `top_k` (K; 0 draws no candidates),
-    `topk_weight` and `data_weight` (of the losses on the K best and on the data), and `ema_rate`.
+    π_old is an exponential moving average of the policy, over the phases in which it is asked. It
+    is set to the policy when the agent is made and when the online phase begins.
+
+    The method's config has `num_candidates` (N), `top_k` (K; 0 draws no candidates), `topk_phases`
+    (in which there is a loss on the K best), `topk_weight` (of that loss), `data_weight` (of the
+    loss on the data in the online phase; offline it is 1), and `ema_rate`.
     """
 
     old_actor: Any  # parameters of π_old
@@ -34,6 +39,7 @@ class TopKAgent(Agent, kw_only=True):
             f'--agent.top_k={config.top_k}: must be from 0 to '
             f'--agent.num_candidates={config.num_candidates}',
         )
+        require_choice('topk_phases', config.topk_phases, TOPK_PHASES)
         for name in ('topk_weight', 'data_weight'):
             value = getattr(config, name)
             require(value >= 0, f'--agent.{name}={value}: must not be negative')
@@ -41,8 +47,18 @@ class TopKAgent(Agent, kw_only=True):
 
     @property
     def uses_top_k(self) -> bool:
-        """Whether the loss has a top-K term. If not, nothing is drawn and π_old does not move."""
-        return bool(self.config.top_k and self.config.topk_weight)
+        """Whether the loss has a top-K term in this phase.
+
+        If not, nothing is drawn and π_old does not move.
+        """
+        phases = ('both', 'online' if self.online else 'offline')
+        config = self.config
+        return bool(config.top_k and config.topk_weight) and config.topk_phases in phases
+
+    @property
+    def data_weight(self) -> float:
+        """The weight of the loss on the data in this phase."""
+        return self.config.data_weight if self.online else 1.0
 
     def ranked_candidates(
         self, observations: jax.Array, rng: jax.Array

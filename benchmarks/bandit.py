@@ -94,6 +94,8 @@ def describe(method: str) -> dict[str, Any]:
     )
     if method == 'fql':
         config.alpha = 1.0  # of the size of the values, as 300 is of a cube task's
+    if method == 'mvp':  # as released with DFP; without a top-K term it imitates, as BFN does
+        config.update(top_k=4, topk_phases='both')
     if 'ema_rate' in config:
         config.ema_rate = 1e-3  # a thousandth of the paper's steps
     return {

@@ -26,6 +26,7 @@ def update_flops(agent: Agent) -> int:
     def critics(rows):
         return config.num_qs * mlp_flops(rows, inputs, config.critic_hidden_dims, 1)
 
+    uses_top_k = getattr(agent, 'uses_top_k', False)
     name = config.agent_name
     one_sample = {
         'bfn': lambda rows: config.flow_steps * actor(rows),
@@ -37,7 +38,7 @@ def update_flops(agent: Agent) -> int:
     def best_of(num):
         return one_sample(batch * num) + (critics(batch * num) if num > 1 else 0)
 
-    flops = best_of(config.num_samples)  # at the next state
+    flops = best_of(config.target_num_samples or config.num_samples)  # at the next state
     flops += critics(batch) + 3 * critics(batch)  # target critic, TD loss
     if name == 'bfn':
         flops += 3 * actor(batch)
@@ -46,10 +47,10 @@ def update_flops(agent: Agent) -> int:
         flops += config.flow_steps * actor(batch) + 3 * one_sample(batch)  # distillation
         flops += 2 * critics(batch)  # Q and its gradient to the action
     if name == 'mvp':
-        rows = batch * (1 + config.top_k)
+        rows = batch * (1 + (config.top_k if uses_top_k else 0))
         flops += 4 * actor(rows) + (3 * actor(rows) if config.ivc_weight else 0)
     if name == 'dfp':
         flops += 3 * actor(batch * config.num_particles)
-    if getattr(agent, 'uses_top_k', False):
+    if uses_top_k:
         flops += best_of(config.num_candidates)
     return flops

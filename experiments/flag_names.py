@@ -24,7 +24,7 @@ OTHER_NAMES = {
     'agent.actor_num_samples': _NUM_SAMPLES,
     'agent.best_of_n': _NUM_SAMPLES,
     'eval_bon': 'use --agent.eval_num_samples',
-    'q_bon': 'use --agent.num_samples',
+    'q_bon': 'use --agent.target_num_samples',
     'agent.actor_type': 'use --method=QC-BFN for best-of-n, --method=QC-FQL for distill-ddpg',
     'agent.value_hidden_dims': 'use --agent.critic_hidden_dims',
     'agent.layer_norm': 'use --agent.critic_layer_norm',

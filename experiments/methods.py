@@ -1,4 +1,4 @@
-"""Reads methods.toml: the flags that a method of the paper's table stands for on a task."""
+"""Reads methods.toml: the flags that a method, such as a row of the paper, stands for."""
 
 import fnmatch
 import pathlib
@@ -12,6 +12,7 @@ from experiments.command_line import peek, take
 from training import RunConfig
 from utils.errors import UserError
 
+RUN_FLAGS = ('horizon_length', 'online_steps')  # besides the agent's, those that methods set
 METHODS = tomllib.loads((pathlib.Path(__file__).parent / 'methods.toml').read_text())
 
 
@@ -69,9 +70,10 @@ def run_config(method: str, env_name: str, agent: Mapping | None = None, **setti
     argv = [method, *method_flags(method, env_name)]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file('agent', flag_values=values, sys_argv=argv)
-    flags.DEFINE_integer('horizon_length', 5, 'Actions in a chunk (h).', flag_values=values)
+    for name in RUN_FLAGS:
+        flags.DEFINE_integer(name, getattr(RunConfig, name), 'Of RunConfig.', flag_values=values)
     values(argv)
     config = values.agent
     config.update(agent or {})
-    settings = {'horizon_length': values.horizon_length} | settings
+    settings = {name: values[name].value for name in RUN_FLAGS} | settings
     return RunConfig(agent=config, env_name=env_name, method=method, **settings)

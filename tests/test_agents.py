@@ -42,7 +42,9 @@ def test_actions_have_the_shape_of_a_chunk_for_any_leading_shape(method, leading
 
 
 @every_method
-@pytest.mark.parametrize(('q_agg', 'leading'), [('mean', (16,)), ('min', (2, 8))])
+@pytest.mark.parametrize(
+    ('q_agg', 'leading'), [('mean', (16,)), ('min', (2, 8)), ('mean_std', (16,))]
+)
 def test_acting_picks_the_best_of_the_proposals(method, q_agg, leading):
     agent = make(method, q_agg=q_agg, num_samples=7)
     agent = agent.replace(target_critic=jax.tree.map(jnp.negative, agent.target_critic))
@@ -56,7 +58,10 @@ def test_acting_picks_the_best_of_the_proposals(method, q_agg, leading):
         ],
         axis=-1,
     )
-    values = values.mean(0) if q_agg == 'mean' else values.min(0)
+    values = {
+        'mean': values.mean(0), 'min': values.min(0),
+        'mean_std': values.mean(0) - 0.5 * values.std(0),
+    }[q_agg]  # fmt: skip
     best = values.argmax(-1)[..., None, None]
     expected = np.take_along_axis(np.asarray(proposals), best, axis=-2)
     assert len(np.unique(best)) > 1
@@ -267,6 +272,19 @@ def test_evaluation_may_choose_among_more_proposals_than_play_and_targets(method
     assert equal(*targets)
 
 
+@pytest.mark.parametrize('method', [m for m in METHODS if m != 'fql'])
+def test_the_critics_targets_may_choose_among_another_number_than_play(method):
+    """With one it is a' ~ π, as the paper has it."""
+    agent = make(method, num_samples=9, target_num_samples=1)
+    batch, rng = make_batch(), jax.random.PRNGKey(0)
+    one, nine = make(method, num_samples=1), make(method, num_samples=9)
+    assert equal(agent.td_targets(batch, rng), one.td_targets(batch, rng))
+    assert not equal(agent.td_targets(batch, rng), nine.td_targets(batch, rng))
+    act = lambda policy: policy.sample_actions(batch['observations'], rng)  # noqa: E731
+    assert equal(act(agent.exploration_policy()), act(nine))
+    assert equal(act(agent.policy()), act(nine))
+
+
 def test_updates_are_pure_and_reproducible():
     agent, batch = make('dfp'), make_batch()
     before = jax.tree.map(jnp.copy, agent)
@@ -415,7 +433,10 @@ def test_shape_checks_leave_nothing_in_the_program():
         ({'num_particles': 0}, r'--agent.num_particles=0: must be at least 1'),
         ({'num_samples': 0}, r'--agent.num_samples=0: must be at least 1'),
         ({'eval_num_samples': -1}, r'--agent.eval_num_samples=-1: must be at least 1, or 0 for'),
-        ({'q_agg': 'median'}, r'--agent.q_agg=median: use mean or min'),
+        ({'target_num_samples': -1}, r'--agent.target_num_samples=-1: must be at least 1, or 0'),
+        ({'q_agg': 'median'}, r'--agent.q_agg=median: use mean or min or mean_std'),
+        ({'rho': -0.5}, r'--agent.rho=-0.5: must not be negative'),
+        ({'topk_phases': 'never'}, r'--agent.topk_phases=never: use online or both or offline'),
         ({'score_dtype': 'half'}, r'--agent.score_dtype=half: use float32 or bfloat16'),
         ({'topk_weight': -1.0}, r'--agent.topk_weight=-1.0: must not be negative'),
         ({'ema_rate': 0.0}, r'--agent.ema_rate=0.0'),
@@ -426,6 +447,10 @@ def test_shape_checks_leave_nothing_in_the_program():
         ({'method': 'mvp', 'ivc_weight': -1.0}, r'--agent.ivc_weight=-1.0: must not be'),
         ({'method': 'mvp', 'time_std': -1.0}, r'--agent.time_std=-1.0: must not be negative'),
         ({'method': 'mvp', 'top_k': 0, 'data_weight': 0}, r'leaves nothing to learn from'),
+        (
+            {'method': 'mvp', 'top_k': 4, 'topk_phases': 'offline', 'data_weight': 0},
+            r'leaves nothing to learn from online without .*topk_phases=online or both',
+        ),
         ({'horizon': 0}, r'--horizon_length=0: must be at least 1'),
     ],
 )

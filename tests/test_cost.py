@@ -13,7 +13,8 @@ from experiments.methods import METHODS, run_config
 def test_an_update_does_little_more_than_its_necessary_work(method):
     smaller = {'batch_size': 32, 'actor_hidden_dims': (256,) * 2, 'critic_hidden_dims': (256,) * 2}
     config = run_config(method, CUBE_DOUBLE, smaller)
-    agent = make_agent(describe(config, OBSERVATION_DIM, ACTION_DIM), seed=0).begin_online()
+    agent = make_agent(describe(config, OBSERVATION_DIM, ACTION_DIM), seed=0)
+    agent = agent.begin_online() if config.online_steps else agent
     batch = make_batch(size=32, horizon=config.horizon_length)
     ratio = flops(type(agent).update, agent, batch) / update_flops(agent)
     assert 0.9 < ratio < 1.25

@@ -48,6 +48,18 @@ def test_online_loss_adds_half_a_drift_to_the_best_candidates_of_the_old_policy(
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
+def test_offline_rl_adds_the_term_from_the_first_update():
+    agent = make('dfp', topk_phases='offline', top_k=8, topk_weight=0.45)
+    batch = make_batch()
+    loss, _, particles, candidates, values = dfp_terms(agent, batch)
+    best = np.argsort(-values, axis=1)[:, :8]
+    positives = np.take_along_axis(np.asarray(candidates), best[..., None], axis=1)
+    drift = partial(normalized_drifting_loss, particles, temperatures=(0.1,))
+    data = batch['actions'].reshape(16, 1, -1)
+    expected = drift(data)[0].mean() + 0.45 * drift(positives)[0].mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+
+
 def test_soft_weights_and_worst_candidates():
     agent = make('dfp', soft_weights=True, num_negatives=3, data_weight=0.0, topk_weight=1.0)
     agent = agent.begin_online()

@@ -15,11 +15,15 @@ CUBES = ['cube-double-play-singletask-task2-v0', 'cube-quadruple-play-100m-singl
         ('FQL', 'fql', 1, 1),
         ('QC-FQL', 'fql', 5, 1),
         ('MVP', 'mvp', 5, 16),
+        ('MVP-topK', 'mvp', 5, 16),
         ('DFP', 'dfp', 5, 16),
+        ('DFP-notopk', 'dfp', 5, 16),
+        ('DFP-offline', 'dfp', 1, 1),
+        ('DFP-10', 'dfp', 5, 16),
     ],
 )
 def test_methods_are_those_of_the_table(method, agent, horizon, num_samples):
-    for env_name in [*CUBES, 'can-mh-low_dim'][: 2 if method == 'DFP' else 3]:
+    for env_name in CUBES:  # tests/test_paper.py has Robomimic's
         config = run_config(method, env_name)
         settings = config.agent
         found = settings['agent_name'], config.horizon_length, settings['num_samples']

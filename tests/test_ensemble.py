@@ -1,0 +1,89 @@
+"""The critic ensemble: its size, and how its members' values become one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from small_agents import CHUNK_DIM, OBSERVATION_DIM, FixedCritic, make, make_batch
+
+from utils.networks import MLP, Critic, _apart, _batched
+
+OBSERVATIONS, CHUNKS = jnp.ones((6, 1, OBSERVATION_DIM)), jnp.ones((6, 5, CHUNK_DIM))
+
+
+def mean_std(values, rho):
+    values = np.asarray(values)
+    return values.mean(0) - rho * values.std(0)
+
+
+def test_targets_are_lowered_by_the_disagreement_of_the_ensemble():
+    agent = make('dfp', num_qs=3, q_agg='mean_std', rho=0.7)
+    batch, rng = make_batch(), jax.random.PRNGKey(1)
+    chunks = agent.best_of_n(batch['next_observations'], rng)
+    values = agent.critic.apply(agent.target_critic, batch['next_observations'], chunks)
+    assert values.shape == (3, 16)
+    expected = batch['rewards'] + 0.9**4 * batch['masks'] * mean_std(values, 0.7)
+    np.testing.assert_allclose(agent.td_targets(batch, rng), expected, rtol=1e-5)
+
+
+def test_candidates_and_the_q_term_are_valued_in_the_same_way():
+    agent = make('dfp', num_qs=3, q_agg='mean_std', rho=5.0, q_weight=1.0).begin_online()
+    batch, rng = make_batch(), jax.random.PRNGKey(1)
+    chunks, values = agent.ranked_candidates(batch['observations'], rng)
+    each = agent.critic.apply(agent.params['critic'], batch['observations'][:, None], chunks)
+    np.testing.assert_allclose(values, mean_std(each, 5.0), rtol=1e-4, atol=1e-5)
+    _, info = agent.actor_loss(agent.params['actor'], batch, rng)
+    particles = agent.propose(
+        agent.params['actor'], batch['observations'], 8, jax.random.split(rng)[0]
+    )
+    each = agent.critic.apply(agent.params['critic'], batch['observations'][:, None], particles)
+    np.testing.assert_allclose(info['actor/q_loss'], -mean_std(each, 5.0).mean(), rtol=1e-4)
+
+
+def test_members_that_agree_have_a_finite_gradient():
+    agent = make('dfp', q_agg='mean_std', q_weight=1.0).replace(critic=FixedCritic())
+    agent = agent.begin_online()
+    grad = jax.grad(lambda p: agent.actor_loss(p, make_batch(), jax.random.PRNGKey(0))[0])
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(grad(agent.params['actor'])))
+
+
+def test_members_are_networks_of_their_own_under_the_same_names_for_any_size():
+    for num in (1, 2, 4):
+        critic = Critic((8, 8), num)
+        params = critic.init(jax.random.PRNGKey(0), OBSERVATIONS, CHUNKS)
+        values = critic.apply(params, OBSERVATIONS, CHUNKS)
+        assert values.shape == (num, 6, 5)
+        for i in range(num):
+            own = {'params': params['params'][f'member_{i}']}
+            expected = MLP((8, 8), 1, True).apply(own, OBSERVATIONS, CHUNKS)
+            np.testing.assert_allclose(values[i], expected[..., 0], rtol=1e-5, atol=1e-6)
+        assert len({float(value) for value in values[:, 0, 0]}) == num
+
+
+def test_members_have_the_same_values_and_gradients_batched_as_apart():
+    rng = np.random.default_rng(0)
+    inputs = [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in (OBSERVATIONS, CHUNKS)]
+    network = MLP((8, 8), 1, True)
+    params = [network.init(jax.random.PRNGKey(i), *inputs) for i in range(4)]
+
+    def outcome(function):
+        loss = lambda p: jnp.sum(jnp.sin(function(network.apply, p, *inputs)))  # noqa: E731
+        return function(network.apply, params, *inputs), jax.grad(loss)(params)
+
+    for a, b in zip(*(jax.tree.leaves(outcome(f)) for f in (_apart, _batched)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def products(num_qs, platform):
+    """The matrix products in the program of a critic's values and gradient."""
+    critic = Critic((8, 8), num_qs)
+    params = jax.eval_shape(critic.init, jax.random.PRNGKey(0), OBSERVATIONS, CHUNKS)
+    values = lambda p, s, a: jax.grad(lambda p: critic.apply(p, s, a).sum())(p)  # noqa: E731
+    traced = jax.jit(values).trace(params, OBSERVATIONS, CHUNKS)
+    return traced.lower(lowering_platforms=(platform,)).as_text().count('stablehlo.dot_general')
+
+
+def test_many_members_are_as_many_products_as_one_on_a_gpu_and_products_of_their_own_on_a_cpu():
+    one = products(1, 'cpu')
+    assert products(10, 'cpu') == 10 * one
+    assert products(10, 'cuda') == one
+    assert [products(2, platform) for platform in ('cpu', 'cuda')] == [2 * one] * 2

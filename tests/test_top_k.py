@@ -1,0 +1,76 @@
+"""When DFP and MVP learn from their best proposals, and what π_old is then."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_agents import LEARNS_FROM_CANDIDATES, equal, make, make_batch
+
+PHASES = {'offline': {'offline'}, 'online': {'online'}, 'both': {'offline', 'online'}}
+
+every_method = pytest.mark.parametrize('method', LEARNS_FROM_CANDIDATES)
+every_choice = pytest.mark.parametrize('phases', PHASES)
+
+
+def in_phase(agent, phase):
+    return agent.begin_online() if phase == 'online' else agent
+
+
+def loss(agent):
+    return agent.actor_loss(agent.params['actor'], make_batch(), jax.random.PRNGKey(0))[0]
+
+
+class Asked:
+    """A critic that counts how often a program asks it."""
+
+    count = 0
+
+    def apply(self, params, observations, chunks):
+        self.count += 1
+        return jnp.zeros((2, *chunks.shape[:-1]))
+
+
+@every_method
+@every_choice
+def test_the_policy_asks_the_critic_in_the_phases_that_are_chosen_only(method, phases):
+    for phase in ('offline', 'online'):
+        agent = in_phase(make(method, top_k=2, topk_phases=phases), phase)
+        critic = Asked()
+        jax.eval_shape(loss, agent.replace(critic=critic))
+        assert critic.count == (phase in PHASES[phases])
+
+
+@every_method
+@every_choice
+def test_the_slow_copy_follows_the_policy_in_those_phases_only(method, phases):
+    for phase in ('offline', 'online'):
+        agent = in_phase(make(method, top_k=2, topk_phases=phases, ema_rate=0.25), phase)
+        agent = agent.replace(old_actor=jax.tree.map(lambda x: x + 1, agent.old_actor))
+        rate = 0.25 if phase in PHASES[phases] else 0.0
+        old = agent.after_update().old_actor
+        for theta, found in zip(*map(jax.tree.leaves, (agent.params['actor'], old)), strict=True):
+            np.testing.assert_allclose(found, theta + 1 - rate, rtol=1e-5, atol=1e-6)
+
+
+@every_method
+@every_choice
+def test_the_slow_copy_is_the_policy_when_either_phase_begins(method, phases):
+    agent = make(method, top_k=2, topk_phases=phases)
+    assert equal(agent.old_actor, agent.params['actor'])
+    agent = agent.replace(old_actor=jax.tree.map(lambda x: x + 1, agent.old_actor))
+    assert equal(agent.begin_online().old_actor, agent.params['actor'])
+
+
+@every_method
+def test_the_data_keeps_its_whole_weight_offline(method):
+    default = make(method, top_k=2, topk_phases='both')
+    light = make(method, top_k=2, topk_phases='both', data_weight=0.0)
+    assert loss(light) == loss(default)
+    assert loss(light.begin_online()) < loss(default.begin_online())
+
+
+def test_mvp_learns_from_the_data_alone_unless_top_k_is_given():
+    """So both rows of the paper share their offline phase."""
+    agent, with_top_k = make('mvp'), make('mvp', top_k=4)
+    assert loss(agent) == loss(agent.begin_online()) == loss(with_top_k)
+    assert loss(agent) != loss(with_top_k.begin_online())
