@@ -20,7 +20,7 @@ from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
 
 from benchmarks.common import print_table, run, save
 from envs.collect import collect
-from envs.ogbench.names import cubes_of
+from envs.ogbench.names import scene_of
 from envs.ogbench.scripts import NOISE
 from envs.ogbench.tasks import EPISODE_ROWS, make_collection_env
 
@@ -68,7 +68,7 @@ def main(_) -> None:
         raise app.UsageError(
             f'--num_episodes={episodes}: must be at least twice --num_workers={workers}'
         )
-    env = make_collection_env(cubes_of(name))
+    env = make_collection_env(scene_of(name))
     oracle = CubePlanOracle(env=env, **NOISE)
     play(env, oracle, 0)
     half = max(1, episodes // workers // 2)

@@ -66,7 +66,10 @@ def one_step(observations, actions):
 
 
 def train_on(agent, sample, num_updates, seed=0):
-    """Updates an agent on batches `sample(rng)`, in one dispatch."""
+    """Updates an agent on batches `sample(rng)`, in one dispatch.
+
+    Many updates are worth LLVM's optimisations, which tests go without (conftest.py).
+    """
 
     @jax.jit
     def run(agent):
@@ -76,7 +79,8 @@ def train_on(agent, sample, num_updates, seed=0):
         rngs = jax.random.split(jax.random.PRNGKey(seed), num_updates)
         return jax.lax.scan(body, agent, rngs)[0]
 
-    return run(agent)
+    level = 3 if num_updates >= 1000 else 0
+    return run.lower(agent).compile({'xla_backend_optimization_level': level})(agent)
 
 
 @dataclasses.dataclass(frozen=True)

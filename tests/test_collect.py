@@ -20,7 +20,7 @@ import toy_suite
 
 from envs import Suite, locks
 from envs.collect import _reserve, collect
-from envs.ogbench.scripts import CubeScript
+from envs.ogbench.scripts import PlayScript
 from envs.ogbench.tasks import EPISODE_ROWS
 from utils.errors import UserError
 
@@ -104,7 +104,7 @@ def test_bytes_depend_on_the_seed_alone(collection, tmp_path):
 
 
 def test_episodes_do_not_depend_on_those_before_and_draw_their_stacking(collection):
-    script = CubeScript(NAME)
+    script = PlayScript(NAME)
     env = script.env
     set_new_target, probabilities = env.unwrapped.set_new_target, []
 

@@ -11,7 +11,7 @@ import ogbench.manipspace  # noqa: F401  (registers what OGBench itself has)
 import pytest
 
 from envs import find_task, make_env
-from envs.ogbench.names import CUBES, CubeTask
+from envs.ogbench.names import SCENES, PlayTask
 
 DOUBLE = 'cube-double-play-singletask-task2-v0'
 
@@ -47,15 +47,15 @@ def double():
     return make_env(DOUBLE)
 
 
-@pytest.mark.parametrize('cubes', CUBES)
+@pytest.mark.parametrize('scene', SCENES)
 @pytest.mark.parametrize('size', ['', '-100m'])
 @pytest.mark.parametrize('task', range(6))
-def test_every_usual_name_is_known(cubes, size, task):
+def test_every_usual_name_is_known(scene, size, task):
     suffix = f'-task{task}' if task else ''
-    dataset = f'cube-{cubes}-play{size}-v0'
-    found = find_task(f'cube-{cubes}-play{size}-singletask{suffix}-v0')
+    dataset = f'{scene}-play{size}-v0'
+    found = find_task(f'{scene}-play{size}-singletask{suffix}-v0')
     assert found.dataset == dataset
-    assert found.details == CubeTask(cubes, task, dataset)
+    assert found.details == PlayTask(scene, task, dataset)
     assert found.details.env_id in gymnasium.registry
 
 
@@ -65,6 +65,7 @@ def test_every_usual_name_is_known(cubes, size, task):
         'cube-quintuple-play-singletask-task1-v0',
         'cube-double-play-singletask-task6-v0',
         'cube-double-noisy-singletask-task1-v0',
+        'puzzle-5x5-play-singletask-task1-v0',
         'cube-double-singletask-task1-v0',
         'cube-double-play-v0',
         'cube-double-play-singletask-task1-v1',
@@ -72,7 +73,9 @@ def test_every_usual_name_is_known(cubes, size, task):
     ],
 )
 def test_unknown_name_is_an_error_that_lists_what_exists(name):
-    with pytest.raises(ValueError, match=rf'--env_name={name}: unknown; there are cube-\{{single,'):
+    with pytest.raises(
+        ValueError, match=rf'--env_name={name}: unknown; there are \{{cube-\{{single,'
+    ):
         make_env(name)
 
 
@@ -89,6 +92,12 @@ def test_unknown_timing_is_an_error():
         ('cube-single-play-singletask-v0', 28, 200),
         (DOUBLE, 37, 500),
         ('cube-quadruple-play-100m-singletask-task4-v0', 55, 1000),
+        ('cube-octuple-play-100m-singletask-task1-v0', 91, 1500),
+        ('scene-play-singletask-task2-v0', 40, 750),
+        ('puzzle-3x3-play-singletask-task4-v0', 55, 500),
+        ('puzzle-4x4-play-singletask-task4-v0', 83, 500),
+        ('puzzle-4x5-play-singletask-task1-v0', 99, 1000),
+        ('puzzle-4x6-play-singletask-v0', 115, 1000),
     ],
 )
 def test_spaces_and_step_limit(name, size, limit):

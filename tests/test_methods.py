@@ -40,6 +40,8 @@ def test_methods_are_those_of_the_table(method, agent, horizon, num_samples):
         ('cube-double-play-singletask-task2-v0', 300),
         ('cube-triple-play-singletask-task3-v0', 100),
         ('cube-quadruple-play-100m-singletask-task4-v0', 100),
+        ('scene-play-singletask-task2-v0', 300),
+        ('puzzle-4x4-play-singletask-task4-v0', 1000),
         ('lift-mh-low_dim', 10000),
         ('square-mh-low_dim', 10000),
     ],

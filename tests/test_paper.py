@@ -12,11 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-import envs
 from agents import make_agent
 from benchmarks.common import describe, make_rows
 from experiments.methods import METHODS, expand_method, run_config
-from utils.errors import UserError
 from utils.networks import MLP
 from utils.replay import Replay, Rows
 
@@ -190,17 +188,8 @@ SIZES = {
 TINY = {'batch_size': 4, 'actor_hidden_dims': (8,), 'critic_hidden_dims': (8,)}
 
 
-def found(env_name):
-    """Skips a task that no suite knows."""
-    try:
-        return envs.find_task(env_name)
-    except UserError as error:
-        pytest.skip(str(error).partition(';')[0])
-
-
 @pytest.mark.parametrize('env_name', dict.fromkeys(CUBES + ROBOMIMIC + OFFLINE))
 def test_every_method_is_a_run_that_can_start_on_every_task(env_name, tmp_path):
-    found(env_name)
     for method in METHODS:
         run_config(method, env_name, save_dir=str(tmp_path)).check()
         argv = expand_method(['main.py', f'--method={method}', f'--env_name={env_name}'], '')
@@ -249,7 +238,6 @@ def stand_in(shapes):
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('env_name', list(SIZES)[1:])  # the first one's programs run below
 def test_every_method_has_a_program_for_the_sizes_of_a_task(env_name, method):
-    found(env_name)
     config, make = tiny_run(method, env_name)
     agent, batch = jax.eval_shape(make), batch_of(env_name, config.horizon_length)
     _, chunk = jax.eval_shape(learn_and_act, agent, batch)
@@ -266,7 +254,6 @@ def test_every_method_has_a_program_for_the_sizes_of_a_task(env_name, method):
     ],
 )
 def test_every_method_learns_and_acts(env_name, method):
-    found(env_name)
     config, make = tiny_run(method, env_name)
     agent, batch = stand_in(jax.eval_shape(make)), batch_of(env_name, config.horizon_length)
     lowered = jax.jit(learn_and_act).lower(agent, batch)

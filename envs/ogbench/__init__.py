@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class OGBench(Suite):
-    """The cube tasks."""
+    """The manipulation tasks."""
 
     name = 'ogbench'
     names = ENV_NAMES
@@ -81,7 +81,7 @@ class OGBench(Suite):
     def make_script(self, dataset_name: str) -> Script:
         from envs.ogbench import scripts
 
-        return scripts.CubeScript(dataset_name)
+        return scripts.PlayScript(dataset_name)
 
     def collection_details(self, dataset_name: str) -> dict[str, Any]:
         from envs.ogbench import scripts

@@ -1,7 +1,7 @@
-"""OGBench's data of the cube tasks: its files, where they come from, their rewards.
+"""OGBench's data of its manipulation tasks: its files, where they come from, their rewards.
 
-Each file has observations, actions, terminals and qpos [R, ...]. Rewards are computed from qpos for
-the task that is asked for.
+Each file has observations, actions, terminals and qpos [R, ...], and, where there are buttons,
+button_states [R, buttons]. Rewards are computed from the last two for the task that is asked for.
 """
 
 import functools
@@ -18,16 +18,27 @@ from envs import datasets
 from envs.datasets import Arrays, Dataset, DatasetError, files_in
 from envs.downloads import download_file
 from envs.npz import NpzFile, check_finite, check_npz
-from envs.ogbench.names import CubeTask, cubes_of, is_large, large_name, plain_name
+from envs.ogbench.names import PlayTask, is_large, large_name, plain_name, scene_of
 from envs.ogbench.tasks import make_env
 
 ACTION_LIMIT = 1 - 1e-5  # keeps actions inside the open interval
 RELABEL_ROWS = 100_000  # rows given rewards at a time, to bound temporary memory
-PUBLIC_EPISODES = {'single': 1000, 'double': 1000, 'triple': 3000, 'quadruple': 5000}
+PUBLIC_EPISODES = {
+    'cube-single': 1000,
+    'cube-double': 1000,
+    'cube-triple': 3000,
+    'cube-quadruple': 5000,
+    'cube-octuple': 5000,  # our choice: of eight cubes, only the 100M data is public
+    'scene': 1000,
+    'puzzle-3x3': 1000,
+    'puzzle-4x4': 1000,
+    'puzzle-4x5': 3000,
+    'puzzle-4x6': 5000,
+}
 
 
 def make_dataset(
-    task: CubeTask,
+    task: PlayTask,
     directory: str | Path,
     source: str,
     num_episodes: int | None,
@@ -97,7 +108,7 @@ def find_files(directory: Path, name: str) -> list[Path]:
 
 def public_episodes(name: str) -> int:
     """The number of training episodes, of 1000 transitions each, in the public data set."""
-    return 100_000 if is_large(name) else PUBLIC_EPISODES[cubes_of(name)]
+    return 100_000 if is_large(name) else PUBLIC_EPISODES[scene_of(name)]
 
 
 def collect_command(name: str, num_episodes: int, directory: Path | None = None) -> str:
@@ -134,19 +145,23 @@ def row_shapes(env: gymnasium.Env) -> dict[str, tuple[int, ...]]:
     """
     env.reset()  # builds the model
     scene: Any = env.unwrapped
-    return {
+    shapes = {
         'observations': scene.observation_space.shape,
         'actions': scene.action_space.shape,
         'terminals': (),
         'qpos': (scene.model.nq,),
     }
+    if scene._num_buttons:
+        shapes['button_states'] = (scene._num_buttons,)
+    return shapes
 
 
 def _read_shard(file: NpzFile, env: gymnasium.Env, sparse: bool) -> Arrays:
-    qpos = file.read_numbers('qpos')
-    check_finite(file.path, 'qpos', qpos)
-    rewards, masks = _label(qpos, env)
-    del qpos  # before the next large array is read
+    state = {key: file.read_numbers(key) for key in ('qpos', 'button_states') if key in file}
+    for key in state:
+        check_finite(file.path, key, state[key])
+    rewards, masks = _label(state, env)
+    del state  # before the next large array is read
     terminals = file.read_flags('terminals')
     observations, actions = file.read_numbers('observations'), file.read_numbers('actions')
     for key, rows in (('observations', observations), ('actions', actions)):
@@ -163,12 +178,13 @@ def _read_shard(file: NpzFile, env: gymnasium.Env, sparse: bool) -> Arrays:
     }
 
 
-def _label(qpos: np.ndarray, env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
+def _label(state: Arrays, env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
     scene: Any = env.unwrapped
-    rewards, masks = np.empty((2, len(qpos)), np.float32)
-    for start in range(0, len(qpos), RELABEL_ROWS):
+    num_rows = len(state['qpos'])
+    rewards, masks = np.empty((2, num_rows), np.float32)
+    for start in range(0, num_rows, RELABEL_ROWS):
         rows = slice(start, start + RELABEL_ROWS)
-        block = {'qpos': qpos[rows]}
+        block = {key: array[rows] for key, array in state.items()}
         relabel_dataset(scene.spec.id, env, block)
         rewards[rows], masks[rows] = block['rewards'], block['masks']
     return rewards, masks

@@ -5,57 +5,63 @@ from dataclasses import dataclass
 
 from utils.errors import UserError
 
-CUBES = ('single', 'double', 'triple', 'quadruple')
+CUBES = ('single', 'double', 'triple', 'quadruple', 'octuple')
+PUZZLES = ('3x3', '4x4', '4x5', '4x6')
+SCENES = (
+    *(f'cube-{size}' for size in CUBES),
+    'scene',
+    *(f'puzzle-{size}' for size in PUZZLES),
+)
 
-_SIZES = '{' + ','.join(CUBES) + '}'
-ENV_NAMES = f'cube-{_SIZES}-play[-100m]-singletask[-task{{1..5}}]-v0'
-DATASET_NAMES = f'cube-{_SIZES}-play[-100m]-v0'
+_SCENES = f'{{cube-{{{",".join(CUBES)}}},scene,puzzle-{{{",".join(PUZZLES)}}}}}'
+ENV_NAMES = f'{_SCENES}-play[-100m]-singletask[-task{{1..5}}]-v0'
+DATASET_NAMES = f'{_SCENES}-play[-100m]-v0'
 
-_DATASET_NAME = re.compile(rf'cube-({"|".join(CUBES)})-play(?:-100m)?-v0')
+_DATASET_NAME = re.compile(rf'({"|".join(SCENES)})-play(?:-100m)?-v0')
 _TASK_NAME = re.compile(r'(.*)-singletask(?:-task([1-5]))?(-v0)')
 
 
 @dataclass(frozen=True)
-class CubeTask:
+class PlayTask:
     """What the name of a single-task environment says.
 
     Attributes:
-        cubes: 'single', 'double', 'triple' or 'quadruple'.
+        scene: one of `SCENES`, such as 'cube-double'.
         task: 1 to 5, or 0 for OGBench's default task.
         dataset: name of the offline data, such as 'cube-double-play-v0'. A '-100m-' in the name
             changes the data only.
     """
 
-    cubes: str
+    scene: str
     task: int
     dataset: str
 
     @property
     def env_id(self) -> str:
         """The environment's name in Gymnasium's registry, which knows nothing of data sets."""
-        return f'cube-{self.cubes}-singletask{f"-task{self.task}" if self.task else ""}-v0'
+        return f'{self.scene}-singletask{f"-task{self.task}" if self.task else ""}-v0'
 
 
-def parse_task(env_name: str) -> CubeTask | None:
+def parse_task(env_name: str) -> PlayTask | None:
     """Reads a name such as 'cube-double-play-singletask-task2-v0'; None if unknown."""
     match = _TASK_NAME.fullmatch(env_name)
     dataset = match and _DATASET_NAME.fullmatch(match[1] + match[3])
     if not match or not dataset:
         return None
-    return CubeTask(dataset[1], int(match[2] or 0), dataset[0])
+    return PlayTask(dataset[1], int(match[2] or 0), dataset[0])
 
 
 def parse_dataset(name: str) -> str | None:
-    """Returns 'double' for 'cube-double-play-v0'; None for an unknown data set."""
+    """Returns 'cube-double' for 'cube-double-play-v0'; None for an unknown data set."""
     match = _DATASET_NAME.fullmatch(name)
     return match and match[1]
 
 
-def cubes_of(name: str) -> str:
+def scene_of(name: str) -> str:
     """Like `parse_dataset`, but an unknown data set is a UserError."""
-    if (cubes := parse_dataset(name)) is None:
-        raise UserError(f'{name}: not the name of cube play data; there are {DATASET_NAMES}')
-    return cubes
+    if (scene := parse_dataset(name)) is None:
+        raise UserError(f'{name}: not the name of play data; there are {DATASET_NAMES}')
+    return scene
 
 
 def is_large(name: str) -> bool:

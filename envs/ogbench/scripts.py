@@ -1,23 +1,37 @@
-"""The scripted arm that ships with OGBench plays with the cubes.
+"""The scripted arm that ships with OGBench plays with what is in its scene.
 
-It carries a random cube to a random place, again and again, with noise in its plan. The rows it
-leaves have the format of OGBench's files, so `ogbench.load_dataset` reads them.
+It has one thing in mind at a time, such as to carry a random cube to a random place, press a button
+or open the drawer, again and again, with noise in its plan. The rows it leaves have the format of
+OGBench's files, so `ogbench.load_dataset` reads them.
 Source: OGBench (arXiv 2410.20092), appendix on data collection.
 """
 
 import importlib.metadata
-from typing import Any
+from typing import Any, cast
 
+import gymnasium
 import numpy as np
 
-from envs.ogbench.names import cubes_of
+from envs.ogbench.names import scene_of
 
-NOISE = {'noise': 0.1, 'noise_smoothing': 0.5}
+NOISE: dict[str, Any] = {'noise': 0.1, 'noise_smoothing': 0.5}
 # The range from which an episode draws its probability of a target on top of another cube.
-STACKING = {'single': (0, 0), 'double': (0, 0.25), 'triple': (0.05, 0.35), 'quadruple': (0.1, 0.5)}
+STACKING = {
+    'cube-single': (0, 0),
+    'cube-double': (0, 0.25),
+    'cube-triple': (0.05, 0.35),
+    'cube-quadruple': (0.1, 0.5),
+    'cube-octuple': (0, 0.35),
+}
+# Of each row: what is saved, as what, and what the simulator's information calls it.
+_STATE = {
+    'qpos': (np.float32, 'prev_qpos'),
+    'qvel': (np.float32, 'prev_qvel'),
+    'button_states': (np.int64, 'prev_button_states'),
+}
 
 
-class CubeScript:
+class PlayScript:
     """Plays episodes of EPISODE_ROWS rows in an environment of its own, `env`.
 
     Args:
@@ -26,48 +40,98 @@ class CubeScript:
 
     def __init__(self, dataset_name: str):
         # Imported here, so that the process that only writes the files needs no simulator.
-        from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
-
         from envs.ogbench.tasks import make_collection_env
 
-        self._cubes = cubes_of(dataset_name)
-        self.env = make_collection_env(self._cubes)
-        self._scene: Any = self.env.unwrapped
-        self._oracle = CubePlanOracle(env=self.env, **NOISE)
+        self._scene = scene_of(dataset_name)
+        self.env = make_collection_env(self._scene)
+        self._oracles = make_oracles(self.env, self._scene)
 
     def play(self, seed: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """Plays one episode.
+        """Plays one episode. One that went wrong (see `is_healthy`) is played anew.
 
         Args:
             seed: non-negative integers that name the episode.
 
         Returns:
             Dict of arrays [EPISODE_ROWS, ...], float32: observations, actions, qpos and qvel (all
-            of the state before the action), and bool: terminals, True on the last row.
+            of the state before the action), int64: button_states (but for cubes), likewise, and
+            bool: terminals, True on the last row.
         """
-        env, oracle = self.env, self._oracle
+        rows, attempt = self._play(seed), 0
+        while not is_healthy(self._scene, rows['qpos']):
+            attempt += 1
+            rows = self._play((*seed, attempt))
+        return rows
+
+    def _play(self, seed: tuple[int, ...]) -> dict[str, np.ndarray]:
+        env, simulator = self.env, cast(Any, self.env.unwrapped)
         env_seed, oracle_seed, own_seed = np.random.SeedSequence(seed).generate_state(3).tolist()
         np.random.seed(oracle_seed)  # noqa: NPY002  (the oracle draws from the global generator)
-        p_stack = np.random.default_rng(own_seed).uniform(*STACKING[self._cubes])
+        p_stack = np.random.default_rng(own_seed).uniform(*STACKING.get(self._scene, (0.5, 0.5)))
 
-        rows = []
+        columns = {'observations': [], 'actions': [], 'terminals': []}
         observation, info = env.reset(seed=env_seed)
-        oracle.reset(observation, info)
+        state = {key: (dtype, name) for key, (dtype, name) in _STATE.items() if name in info}
+        columns |= {key: [] for key in state}
+        oracle = self._oracle(observation, info)
         truncated = False
         while not truncated:
             action = np.clip(oracle.select_action(observation, info), -1, 1)
             next_observation, _, _, truncated, info = env.step(action)
-            rows.append((observation, action, truncated, info['prev_qpos'], info['prev_qvel']))
+            columns['observations'].append(observation)
+            columns['actions'].append(action)
+            columns['terminals'].append(truncated)
+            for key, (_, name) in state.items():
+                columns[key].append(info[name])
             observation = next_observation
             if oracle.done:
-                observation, info = self._scene.set_new_target(p_stack=p_stack)
-                oracle.reset(observation, info)
+                observation, info = simulator.set_new_target(p_stack=p_stack)
+                oracle = self._oracle(observation, info)
 
-        keys = ('observations', 'actions', 'terminals', 'qpos', 'qvel')
-        return {
-            key: np.array(column, bool if key == 'terminals' else np.float32)
-            for key, column in zip(keys, zip(*rows, strict=True), strict=True)
-        }
+        dtypes = {'observations': np.float32, 'actions': np.float32, 'terminals': bool}
+        dtypes |= {key: dtype for key, (dtype, _) in state.items()}
+        return {key: np.array(column, dtypes[key]) for key, column in columns.items()}
+
+    def _oracle(self, observation: np.ndarray, info: dict[str, Any]) -> Any:
+        """What moves the arm to the present target."""
+        oracle = self._oracles[info['privileged/target_task']]
+        oracle.reset(observation, info)
+        return oracle
+
+
+def make_oracles(env: gymnasium.Env, scene: str) -> dict[str, Any]:
+    """What moves the arm, for each kind of target that there is in a scene."""
+    from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle
+    from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
+    from ogbench.manipspace.oracles.plan.drawer_plan import DrawerPlanOracle
+    from ogbench.manipspace.oracles.plan.window_plan import WindowPlanOracle
+
+    if scene.startswith('cube-'):
+        return {'cube': CubePlanOracle(env=env, **NOISE)}
+    if scene.startswith('puzzle-'):
+        return {'button': ButtonPlanOracle(env=env, gripper_always_closed=True, **NOISE)}
+    return {
+        'cube': CubePlanOracle(env=env, **NOISE),
+        'button': ButtonPlanOracle(env=env, **NOISE),
+        'drawer': DrawerPlanOracle(env=env, **NOISE),
+        'window': WindowPlanOracle(env=env, **NOISE),
+    }
+
+
+def is_healthy(scene: str, qpos: np.ndarray) -> bool:
+    """Tells whether the cube of a `scene` stays where it can be seen and reached.
+
+    Rarely the simulator throws it out of the drawer. OGBench's public data leaves such episodes
+    out, by the same bounds.
+
+    Args:
+        scene: such as 'scene'; all others are healthy.
+        qpos: [R, nq], of an episode.
+    """
+    if scene != 'scene':
+        return True
+    y, z = qpos[:, 15], qpos[:, 16]  # of the cube, after the 14 joints of the arm
+    return not np.any((y >= 0.29) | ((y <= -0.3) & ((z < 0.06) | (z > 0.08))))
 
 
 def details(dataset_name: str) -> dict[str, Any]:
@@ -76,5 +140,5 @@ def details(dataset_name: str) -> dict[str, Any]:
         'ogbench': importlib.metadata.version('ogbench'),
         'mujoco': importlib.metadata.version('mujoco'),
         **NOISE,
-        'stacking': STACKING[cubes_of(dataset_name)],
+        'stacking': STACKING.get(scene_of(dataset_name)),
     }

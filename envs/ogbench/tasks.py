@@ -1,13 +1,15 @@
-"""OGBench's cube environments: for a fixed task each, or for a scripted arm to play in.
+"""OGBench's manipulation environments: for a fixed task each, or for a scripted arm to play in.
 
-A UR5e arm moves one to four cubes. Actions [5] are relative motions of the gripper (x, y, z, yaw,
-opening) in units that make ±1 the most it can do in one step of 0.05 s.
+A UR5e arm moves one to eight cubes (cube), a cube, two buttons, a drawer and a window (scene), or
+presses buttons that change their neighbours too (puzzle). Actions [5] are relative motions of the
+gripper (x, y, z, yaw, opening) in units that make ±1 the most it can do in one step of 0.05 s.
 Source: OGBench (arXiv 2410.20092), package `ogbench`.
 """
 
 import copy
 import functools
 import warnings
+from collections.abc import Mapping
 
 import gymnasium
 import numpy as np
@@ -17,26 +19,32 @@ with warnings.catch_warnings():  # MuJoCo's viewer looks for a display, and ther
     warnings.simplefilter('ignore')
     import ogbench.manipspace  # noqa: F401  (registers the environments)
     from ogbench.manipspace.envs.cube_env import CubeEnv
+    from ogbench.manipspace.envs.manipspace_env import ManipSpaceEnv
+    from ogbench.manipspace.envs.puzzle_env import PuzzleEnv
+    from ogbench.manipspace.envs.scene_env import SceneEnv
 
-from envs.ogbench.names import CubeTask
+from envs.ogbench.names import PlayTask
 
-ARM_OBSERVATION, CUBE_OBSERVATION = 19, 9  # numbers in an observation
+# Numbers in an observation, of the arm and of each object.
+ARM, CUBE, BUTTON, SLIDE = 19, 9, 4, 2
 EPISODE_ROWS = 1001  # of play data: 1000 transitions and a final state
 
 
-class LeanCubeEnv(CubeEnv):
-    """OGBench's environment with the same states, rewards and endings, and two differences.
+class LeanEnv(ManipSpaceEnv):
+    """What our environments change in OGBench's, whose states, rewards and endings they keep.
 
-    `reset(seed=...)` fixes everything. OGBench takes two random steps while it resets, with actions
+    `reset(seed=...)` fixes everything. OGBench takes random steps while it resets, with actions
     from a space it makes anew each time and never seeds: controls and solver warm start then differ
     from reset to reset.
 
-    What nobody uses is not computed: the colours of the cubes without a renderer, and the
-    description of the state before a step.
+    What nobody uses of the description of the state before a step is not computed.
     """
 
     metadata = {'render_modes': ['rgb_array'], 'render_fps': 20}  # noqa: RUF012
     observation_dtype: type = np.float64
+    _num_cubes: int = 0
+    _num_buttons: int = 0
+    _num_slides: int = 0  # drawers and windows
 
     def __init__(self, *args, render_mode=None, **kwargs):
         super().__init__(*args, render_mode=render_mode, **kwargs)
@@ -49,8 +57,8 @@ class LeanCubeEnv(CubeEnv):
     @functools.cached_property
     def observation_space(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         # OGBench's looks at an observation, for which it builds and resets the whole scene.
-        size = ARM_OBSERVATION + CUBE_OBSERVATION * self._num_cubes
-        return gymnasium.spaces.Box(-np.inf, np.inf, (size,), self.observation_dtype)
+        objects = CUBE * self._num_cubes + BUTTON * self._num_buttons + SLIDE * self._num_slides
+        return gymnasium.spaces.Box(-np.inf, np.inf, (ARM + objects,), self.observation_dtype)
 
     def reset(self, *, seed=None, options=None):
         if seed is not None:
@@ -62,6 +70,10 @@ class LeanCubeEnv(CubeEnv):
         self._prev_qpos = self._data.qpos.copy()
         self._prev_qvel = self._data.qvel.copy()
 
+
+class LeanCubeEnv(LeanEnv, CubeEnv):  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Without a renderer, the colours of the cubes are not computed either."""
+
     def post_step(self):
         if self.render_mode is not None:
             super().post_step()
@@ -71,10 +83,37 @@ class LeanCubeEnv(CubeEnv):
         self._success = successes[self._target_block] if collecting else all(successes)
 
 
-class CubeTaskEnv(LeanCubeEnv):
-    """A fixed task: observations [d_s] float32, reward −(cubes not at their goal), info 'success'.
+class LeanButtonEnv(LeanEnv):
+    """Keeps what OGBench looks at to see that a button is pressed."""
 
-    With `sparse`, any non-zero reward is −1.
+    _cur_button_states: np.ndarray
+
+    def pre_step(self):
+        super().pre_step()
+        assert self._data is not None
+        self._prev_button_states = self._cur_button_states.copy()
+        self._prev_ob_info = {
+            f'privileged/button_{i}_pos': self._data.joint(f'buttonbox_joint_{i}').qpos.copy()
+            for i in range(self._num_buttons)
+        }
+
+    def post_step(self):
+        super().post_step()
+        self._success = bool(self._success)  # not one of NumPy's
+
+
+class LeanSceneEnv(LeanButtonEnv, SceneEnv):  # pyright: ignore[reportIncompatibleVariableOverride]
+    _num_slides = 2
+
+
+class LeanPuzzleEnv(LeanButtonEnv, PuzzleEnv):  # pyright: ignore[reportIncompatibleVariableOverride]
+    pass
+
+
+class TaskEnv(LeanEnv):
+    """A fixed task: observations [d_s] float32, reward −(objects not where they shall be).
+
+    Its info has 'success'. With `sparse`, any non-zero reward is −1.
     """
 
     observation_dtype = np.float32
@@ -97,8 +136,24 @@ class CubeTaskEnv(LeanCubeEnv):
         return {}  # `step` adds 'success'
 
 
+class CubeTaskEnv(TaskEnv, LeanCubeEnv):
+    pass
+
+
+class SceneTaskEnv(TaskEnv, LeanSceneEnv):
+    pass
+
+
+class PuzzleTaskEnv(TaskEnv, LeanPuzzleEnv):
+    pass
+
+
+COLLECTION_CLASSES = {'cube': LeanCubeEnv, 'scene': LeanSceneEnv, 'puzzle': LeanPuzzleEnv}
+TASK_CLASSES = {'cube': CubeTaskEnv, 'scene': SceneTaskEnv, 'puzzle': PuzzleTaskEnv}
+
+
 def make_env(
-    task: CubeTask, sparse: bool = False, success_timing: str = 'pre', render: bool = False
+    task: PlayTask, sparse: bool = False, success_timing: str = 'pre', render: bool = False
 ) -> gymnasium.Env:
     """Makes the environment of a task; its info has 'success' (bool) and little else.
 
@@ -112,7 +167,7 @@ def make_env(
             their goal.
     """
     return gymnasium.make(
-        _spec(task.env_id, CubeTaskEnv),
+        _spec(task.env_id, TASK_CLASSES),
         render_mode='rgb_array' if render else None,
         disable_env_checker=True,
         sparse=sparse,
@@ -120,17 +175,18 @@ def make_env(
     )
 
 
-def make_collection_env(cubes: str) -> gymnasium.Env:
+def make_collection_env(scene: str) -> gymnasium.Env:
     """The environment the scripted arm plays in: random scenes, no goal that ends an episode.
 
-    Its info has what the oracle needs to see, and 'prev_qpos' and 'prev_qvel', the simulator's
-    state before the step. Episodes end after `EPISODE_ROWS` steps.
+    Its info has what the oracle needs to see, and 'prev_qpos', 'prev_qvel' and (but for cubes)
+    'prev_button_states', the simulator's state before the step. Episodes end after `EPISODE_ROWS`
+    steps.
 
     Args:
-        cubes: 'single', 'double', 'triple' or 'quadruple'.
+        scene: such as 'cube-double'.
     """
     return gymnasium.make(
-        _spec(f'cube-{cubes}-v0', LeanCubeEnv),
+        _spec(f'{scene}-v0', COLLECTION_CLASSES),
         max_episode_steps=EPISODE_ROWS,
         disable_env_checker=True,
         mode='data_collection',
@@ -138,8 +194,9 @@ def make_collection_env(cubes: str) -> gymnasium.Env:
     )
 
 
-def _spec(env_id: str, env_class: type) -> EnvSpec:
+def _spec(env_id: str, classes: Mapping[str, type]) -> EnvSpec:
     """The registered settings and time limit of `env_id`, for our class instead of OGBench's."""
+    env_class = classes[env_id.partition('-')[0]]
     spec = copy.deepcopy(gymnasium.spec(env_id))
     spec.entry_point = f'{env_class.__module__}:{env_class.__name__}'
     return spec

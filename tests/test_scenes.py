@@ -1,0 +1,202 @@
+"""OGBench's scene and puzzles: their buttons, their data, what scripts do in them."""
+
+import gymnasium
+import mujoco
+import numpy as np
+import ogbench.utils
+import pytest
+from test_envs import actions, rollout
+
+import envs
+from envs import make_env
+from envs.collect import collect
+from envs.npz import DatasetError
+from envs.ogbench import scripts
+from envs.ogbench.scripts import PlayScript, is_healthy
+from envs.ogbench.tasks import EPISODE_ROWS
+
+TASKS = {
+    'scene-play-v0': 'scene-play-singletask-task2-v0',
+    'puzzle-3x3-play-v0': 'puzzle-3x3-play-singletask-task4-v0',
+}
+WIDTHS = {  # of observations, qpos, qvel, button_states
+    'scene-play-v0': (40, 25, 24, 2),
+    'puzzle-3x3-play-v0': (55, 23, 23, 9),
+}
+
+every_task = pytest.mark.parametrize('env_name', TASKS.values())
+every_data_set = pytest.mark.parametrize('name', TASKS)
+
+
+@pytest.fixture(scope='module')
+def collection(tmp_path_factory):
+    """One episode of each, and the directory."""
+    directory = tmp_path_factory.mktemp('scenes')
+    for name in TASKS:
+        collect(name, 1, directory, num_workers=1, seed=3, num_val_episodes=0)
+    return directory
+
+
+def read(directory, name):
+    with np.load(directory / f'{name}.npz') as file:
+        return dict(file)
+
+
+def reach_goal(env):
+    """Puts everything where the task wants it."""
+    env, data = env.unwrapped, env.unwrapped.data
+    goal = env.cur_task_info.get('goal', {})
+    for i, xyz in enumerate(goal.get('block_xyzs', ())):
+        data.joint(f'object_joint_{i}').qpos[:3] = xyz
+    for slide in ('drawer', 'window'):
+        if f'{slide}_pos' in goal:
+            data.joint(f'{slide}_slide').qpos[0] = goal[f'{slide}_pos']
+    env._cur_button_states = env._target_button_states.copy()
+    env._apply_button_states()
+    mujoco.mj_forward(env.model, data)
+
+
+@every_task
+@pytest.mark.parametrize('sparse', [False, True])
+def test_states_rewards_and_endings_are_those_of_ogbench(env_name, sparse):
+    ours = make_env(env_name, sparse=sparse)
+    theirs = gymnasium.make(env_name.replace('-play', ''))
+    # OGBench never seeds the actions that it takes while it resets.
+    type(theirs.unwrapped).action_space = ours.unwrapped.action_space
+    try:
+        ours.reset(seed=7)
+        ours.unwrapped.action_space.seed(7)
+        their_start = theirs.reset(seed=7)[0]
+    finally:
+        del type(theirs.unwrapped).action_space
+    start = ours.reset(seed=7)[0]
+    np.testing.assert_array_equal(start, their_start.astype(np.float32))
+    for step, action in enumerate(actions(30)):
+        if step == 28:
+            reach_goal(ours)
+            reach_goal(theirs)
+        observation, reward, *ends, info = ours.step(action)
+        their_observation, their_reward, *their_ends, their_info = theirs.step(action)
+        np.testing.assert_array_equal(observation, their_observation.astype(np.float32))
+        assert reward == (-float(their_reward != 0) if sparse else their_reward)
+        assert ends == their_ends
+        assert info['success'] == their_info['success']
+        if step < 28:
+            assert reward < 0
+    assert [reward, *ends, info['success']] == [0, True, False, True]
+
+
+@every_task
+def test_equal_seeds_make_equal_episodes_whatever_came_before(env_name):
+    env = make_env(env_name)
+    first = rollout(env, seed=3, count=20)
+    reach_goal(env)
+    rollout(env, seed=4, count=7)
+    np.testing.assert_array_equal(first, rollout(env, seed=3, count=20))
+
+
+def test_a_pressed_button_changes_its_neighbours_in_a_puzzle():
+    env = make_env(TASKS['puzzle-3x3-play-v0']).unwrapped
+    env.reset(seed=0)
+    before = env._cur_button_states.copy()
+    env.pre_step()
+    env.data.joint('buttonbox_joint_4').qpos[0] = -0.03  # the one in the middle
+    env.post_step()
+    changed = (before != env._cur_button_states).reshape(3, 3)
+    np.testing.assert_array_equal(changed, [[0, 1, 0], [1, 1, 1], [0, 1, 0]])
+
+
+@every_data_set
+def test_files_have_ogbench_format(collection, name):
+    rows = read(collection, name)
+    widths = dict(zip(('observations', 'qpos', 'qvel', 'button_states'), WIDTHS[name], strict=True))
+    shapes = {key: (EPISODE_ROWS, width) for key, width in widths.items()}
+    shapes |= {'actions': (EPISODE_ROWS, 5), 'terminals': (EPISODE_ROWS,)}
+    assert {key: array.shape for key, array in rows.items()} == shapes
+    assert rows['button_states'].dtype == np.int64
+    assert set(np.unique(rows['button_states'])) == {0, 1}
+    loaded = ogbench.utils.load_dataset(collection / f'{name}.npz', add_info=True)
+    assert loaded['observations'].shape == (EPISODE_ROWS - 1, WIDTHS[name][0])
+    np.testing.assert_array_equal(loaded['button_states'], rows['button_states'][:-1])
+    np.testing.assert_array_equal(np.flatnonzero(loaded['terminals']), [EPISODE_ROWS - 2])
+
+
+@every_data_set
+def test_the_arm_plays_with_all_that_is_there(collection, name):
+    rows = read(collection, name)
+    assert (np.abs(np.diff(rows['button_states'], axis=0)).sum(axis=0) > 0).sum() >= 2
+    if name == 'scene-play-v0':
+        cube, drawer, window = rows['qpos'][:, 14:16], rows['qpos'][:, 23], rows['qpos'][:, 24]
+        assert np.ptp(cube, axis=0).max() > 0.05
+        assert max(np.ptp(drawer), np.ptp(window)) > 0.1
+
+
+@every_data_set
+def test_rewards_are_those_of_the_environment(collection, name):
+    """Also for a file of OGBench's, in which the state is float32 as here."""
+    task, rows = TASKS[name], read(collection, name)
+    options = {'ogbench_dataset_dir': str(collection)}
+    data = envs.make_dataset(task, **options).load(0)
+    sparse = envs.make_dataset(task, sparse=True, **options).load(0)
+    env = make_env(task)
+    env.reset(seed=0)
+    for row in range(0, EPISODE_ROWS, 50):
+        state = (rows[key][row].astype(float) for key in ('qpos', 'qvel'))
+        env.unwrapped.set_state(*state, rows['button_states'][row])
+        reward = env.step(np.zeros(5, np.float32))[1]
+        assert data['rewards'][row] == reward
+        assert data['masks'][row] == (reward != 0)
+        assert sparse['rewards'][row] == -float(reward != 0)
+    assert len(np.unique(data['rewards'])) > 1
+
+
+def test_a_file_without_the_states_of_the_buttons_is_an_error(collection, tmp_path):
+    name = 'scene-play-v0'
+    rows = read(collection, name)
+    del rows['button_states']
+    np.savez(tmp_path / f'{name}.npz', **rows)
+    with pytest.raises(DatasetError, match='has no button_states'):
+        envs.make_dataset(TASKS[name], ogbench_dataset_dir=str(tmp_path))
+
+
+@every_data_set
+def test_episodes_do_not_depend_on_those_before(collection, name):
+    script, rows = PlayScript(name), read(collection, name)
+    script.play((3, 0, 1))
+    again = script.play((3, 0, 0))
+    for key, array in rows.items():
+        np.testing.assert_array_equal(again[key], array)
+
+
+@pytest.mark.parametrize(
+    ('y', 'z', 'healthy'),
+    [
+        (0.1, 0.02, True),
+        (0.289, 0.02, True),
+        (0.291, 0.02, False),
+        (-0.301, 0.07, True),  # in the drawer
+        (-0.301, 0.02, False),
+        (-0.301, 0.09, False),
+        (-0.299, 0.02, True),
+    ],
+)
+def test_a_cube_out_of_sight_spoils_an_episode_of_the_scene_alone(y, z, healthy):
+    qpos = np.zeros((3, 25), np.float32)
+    qpos[:, 16] = 0.02
+    qpos[1, 15:17] = y, z
+    assert is_healthy('scene', qpos) == healthy
+    assert is_healthy('cube-double', qpos)
+    assert is_healthy('puzzle-3x3', qpos)
+
+
+def test_a_spoiled_episode_is_played_anew(monkeypatch):
+    script, played = PlayScript('scene-play-v0'), []
+
+    def play(seed):
+        played.append(seed)
+        return {'qpos': np.full((2, 25), 0.3 if len(played) < 3 else 0.0)}
+
+    monkeypatch.setattr(script, '_play', play)
+    assert not script.play((5, 0, 1))['qpos'].any()
+    assert played == [(5, 0, 1), (5, 0, 1, 1), (5, 0, 1, 2)]
+    assert scripts.STACKING['cube-octuple'] == (0, 0.35)
