@@ -6,87 +6,28 @@ python main.py --method=QC-FQL --env_name=cube-double-play-singletask-task2-v0
 The same command again continues a run that was stopped, from where it was.
 """
 
-import dataclasses
 import os
 import shlex
 import signal
 import sys
-import typing
+from functools import partial
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-import envs
 from experiments import command_line
-from experiments.methods import expand_method
-from training import Interrupted, RunConfig, train
+from experiments.run_flags import RunFlags
+from training import Interrupted, train
 from training.interruption import SIGNALS
 
 FLAGS = flags.FLAGS
-AGENT = 'agents/dfp.py'
-OPTIONS: list[envs.Option] = []  # of the suites; `define_flags` finds them
 INTERRUPTED = 75  # exit status: start the same command again (EX_TEMPFAIL)
 
 
-def define_flags(argv: list[str]) -> list[str]:
-    """Defines a flag for each setting of a run, and for the options of the suites.
-
-    Args:
-        argv: program and flags.
-
-    Returns:
-        The same with flag files read and the method's flags put in.
-    """
-    argv = FLAGS.read_flags_from_files(argv)
-    name = command_line.peek(argv, 'suite')
-    suites = [envs.load_suite(name)] if name else envs.suites()
-    OPTIONS.extend(option for suite in suites for option in suite.options)
-    command_line.refuse_other_names(argv, [option.name for option in OPTIONS])
-    argv = expand_method(argv, RunConfig.env_name)
-    path = command_line.peek(argv, 'agent', AGENT)
-    settings = command_line.agent_settings(path)
-    command_line.refuse_unknown_settings(argv, path, settings)
-    config_flags.DEFINE_config_file(
-        'agent', AGENT, 'The method: a file with get_config().', sys_argv=argv
-    )
-    for field in dataclasses.fields(RunConfig):
-        if field.metadata:
-            define_flag(field.name, field.type, field.default, **field.metadata)
-    for option in OPTIONS:
-        define_flag(option.name, option.type, None, option.help, option.choices)
-    flags.DEFINE_bool('fresh', False, 'Start anew beside a run of the same settings.')
-    if command_line.HELP & set(argv):
-        print(command_line.help_text(__doc__, FLAGS.main_module_help(), path, settings))
-        sys.exit()
-    return argv
-
-
-def define_flag(name, kind, default, help, choices=None, **_) -> None:
-    """Defines one flag; `kind` is its type, such as `int` or `str | None`."""
-    kind = next(iter(typing.get_args(kind)), kind)
-    if choices:
-        flags.DEFINE_enum(name, default, choices, help)
-    else:
-        define = {int: 'integer', str: 'string', float: 'float', bool: 'bool'}[kind]
-        getattr(flags, f'DEFINE_{define}')(name, default, help)
-
-
-def config_from_flags() -> RunConfig:
-    """Returns the run that the command line describes."""
-    names = [field.name for field in dataclasses.fields(RunConfig) if field.metadata]
-    options = [option.name for option in OPTIONS if FLAGS[option.name].present]
-    return RunConfig(
-        agent=FLAGS.agent,
-        env_options={name: FLAGS[name].value for name in options},
-        **{name: FLAGS[name].value for name in names},
-    )
-
-
-def main(argv) -> None:
+def main(argv, run_flags: RunFlags) -> None:
     command_line.refuse_arguments(argv)
     if not FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)  # orbax has much to say
-    config = config_from_flags()
+    config = run_flags.config()
     try:
         result = train(config, fresh=FLAGS.fresh)
     except Interrupted as error:
@@ -104,4 +45,9 @@ def main(argv) -> None:
 
 if __name__ == '__main__':
     with command_line.one_line_errors():
-        app.run(main, argv=define_flags(sys.argv), flags_parser=FLAGS)
+        run_flags = RunFlags(sys.argv)
+        flags.DEFINE_bool('fresh', False, 'Start anew beside a run of the same settings.')
+        if command_line.HELP & set(run_flags.argv):
+            print(run_flags.help_text(__doc__))
+            sys.exit()
+        app.run(partial(main, run_flags=run_flags), argv=run_flags.argv, flags_parser=FLAGS)

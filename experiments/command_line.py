@@ -20,12 +20,18 @@ HELP = {'--help', '-help', '--helpshort', '-helpshort', '-?', '-h'}
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with one line and status 1 for whatever the user can put right."""
+    """Ends the program with one line and status 1 for whatever the user can put right.
+
+    Ctrl-C ends it with one line too, and status 130.
+    """
     try:
         yield
     except (UserError, OSError, flags.Error) as error:
         # A note is what a simulator said when it failed, its traceback.
         sys.exit('\n'.join([*getattr(error, '__notes__', ()), ' '.join(str(error).split())]))
+    except KeyboardInterrupt:
+        print('Interrupted.', file=sys.stderr)
+        sys.exit(130)
 
 
 def refuse_arguments(argv: list[str]) -> None:
@@ -56,6 +62,21 @@ def take(argv: list[str], *names: str) -> tuple[list[tuple[str, str]], list[str]
         else:
             rest.append(argument)
     return found, rest
+
+
+def share_out(arguments: list[str], ours: Mapping[str, flags.Flag]) -> tuple[list[str], list[str]]:
+    """Returns the arguments that are of some flags, and all others, both in their order."""
+    mine, others, rest = [], [], iter(arguments)
+    for argument in rest:
+        name = re.sub(r'^--?|=.*', '', argument, flags=re.DOTALL)
+        name = name if name in ours else name.removeprefix('no')
+        if name not in ours:
+            others.append(argument)
+            continue
+        mine.append(argument)
+        if '=' not in argument and not ours[name].boolean:
+            mine += [value for value in [next(rest, None)] if value is not None]
+    return mine, others
 
 
 def peek(argv: list[str], name: str, default: str | None = None) -> str | None:

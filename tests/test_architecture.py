@@ -7,7 +7,7 @@ import tokenize
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PROGRAMS = ('main', 'evaluate')
+PROGRAMS = ('main', 'evaluate', 'reproduce')
 # What each may import of ours, besides itself.
 ALLOWED = {
     'utils': set(),

@@ -134,6 +134,13 @@ def test_what_a_user_can_put_right_ends_a_program_with_one_line(error):
     assert len(str(end.value.code).splitlines()) == 1
 
 
+def test_ctrl_c_ends_a_program_with_one_line(capsys):
+    with pytest.raises(SystemExit) as end, command_line.one_line_errors():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == 'Interrupted.\n'
+
+
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), command_line.one_line_errors():
         raise ZeroDivisionError

@@ -181,6 +181,18 @@ def _is_open_at(file: IO, path: pathlib.Path) -> bool:
         return False
 
 
+def is_at_work(folder: pathlib.Path) -> bool:
+    """Tells whether a process holds the folder of a run."""
+    try:
+        with (folder / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def read_status(folder: pathlib.Path) -> dict[str, Any]:
     """Returns what `status.json` says, or {} if there is none."""
     try:

@@ -1,0 +1,344 @@
+"""Engines that run the runs of a plan: processes on this machine, or Ray's tasks on many."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
+
+from experiments.plans import Cell
+from experiments.progress import Progress, available_gpus, look
+from training.devices import num_cores
+from training.logs import is_at_work, newest_copy
+from utils.errors import UserError
+
+INTERRUPTED = 75  # exit status of main.py: its state is saved
+GRACE = 60.0  # seconds before the end in which runs save their state
+LEAST = 120.0  # seconds that a start is worth
+Say = Callable[[str], None]
+
+
+def command(cell: Cell) -> list[str]:
+    """Returns the command of a run, to be started in the project's root."""
+    return [os.path.relpath(sys.executable), 'main.py', *cell.arguments]
+
+
+def log_path(cell: Cell) -> pathlib.Path:
+    """Returns the file with what a run prints."""
+    directory = cell.config.directory
+    return directory.parents[1] / 'logs' / f'{cell.task}-{directory.name}.log'
+
+
+def describe(cell: Cell) -> str:
+    return f'{cell.name}, {cell.task}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A place for one run at a time: a GPU, or some cores."""
+
+    environment: tuple[tuple[str, str], ...] = ()
+    cores: tuple[int, ...] = ()  # that the run is pinned to; none: all
+
+
+def slots(jobs: int | None = None) -> list[Slot]:
+    """Returns the places that this machine has.
+
+    One for each GPU; without a GPU, one for each core, to which its run is pinned. Runs with small
+    networks do 1.4 (DFP) to 1.9 (FQL) times the work so that two do which share both cores.
+
+    Args:
+        jobs: runs at a time, instead. They share out the GPUs or the cores.
+
+    Raises:
+        UserError: `jobs` is less than 1.
+    """
+    if jobs is not None and jobs < 1:
+        raise UserError(f'--jobs={jobs}: must be at least 1')
+    if gpus := available_gpus():
+        names = [gpus[i % len(gpus)] for i in range(jobs or len(gpus))]
+        several = len(names) > len(gpus)  # then none of them may take all the memory
+        more = (('XLA_PYTHON_CLIENT_PREALLOCATE', 'false'),) if several else ()
+        return [Slot((('CUDA_VISIBLE_DEVICES', name), *more)) for name in names]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
+    count = jobs or num_cores()
+    parts = [tuple(cores[i % len(cores) :: count]) if cores else () for i in range(count)]
+    return [Slot(cores=part) for part in parts]
+
+
+class Child:
+    """A run at work in a process of its own."""
+
+    def __init__(self, cell: Cell, slot: Slot):
+        self.cell, self.slot = cell, slot
+        path = log_path(cell)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._log: IO = path.open('a')
+        self._log.write(f'$ {shlex.join(command(cell))}\n')
+        self._log.flush()
+        pin = (lambda: os.sched_setaffinity(0, slot.cores)) if slot.cores else None
+        self.process = subprocess.Popen(
+            command(cell),
+            env=os.environ | dict(slot.environment),
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for us, and we pass on what it means
+            preexec_fn=pin,
+        )
+
+    def finished(self) -> int | None:
+        """Returns the exit status, or None while it works."""
+        status = self.process.poll()
+        if status is not None:
+            self._log.close()
+        return status
+
+    def stop(self) -> None:
+        """Asks it to save its state and end."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+
+
+def last_line(cell: Cell) -> str:
+    """Returns the last line that a run printed, which is its error if it failed."""
+    try:
+        lines = log_path(cell).read_text(errors='replace').strip().splitlines()
+    except OSError:
+        return ''
+    return lines[-1].rpartition('\r')[2].strip() if lines else ''
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of the runs of a plan."""
+
+    done: list[Cell] = dataclasses.field(default_factory=list)
+    failed: list[Cell] = dataclasses.field(default_factory=list)
+    elsewhere: list[Cell] = dataclasses.field(default_factory=list)  # another process has them
+    left: list[Cell] = dataclasses.field(default_factory=list)  # there was no time
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[list[int]]:
+    """Notes the signals that ask this program to stop, instead of stopping at once."""
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda n, _: received.append(n)) for number in numbers]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def run_here(
+    cells: Sequence[Cell],
+    places: Sequence[Slot],
+    say: Say,
+    minutes: float | None = None,
+    retries: int = 2,
+    pause: float = 0.5,
+) -> Outcome:
+    """Runs what is not complete, as many at a time as there are places.
+
+    A run that ends with an error is started again, from its last checkpoint, up to `retries` times.
+    After `minutes`, or at Ctrl-C or SIGTERM, all runs are asked to save their state and end; the
+    same call goes on with them.
+
+    Args:
+        cells: the runs, in the order of their start.
+        places: see `slots`.
+        say: is told what happens, in lines.
+        minutes: to work; None: until all is done.
+        retries: of a run that fails.
+        pause: seconds between looks at the processes.
+    """
+    outcome, waiting = Outcome(), []
+    for cell in cells:
+        found = look(cell.config)
+        if found.status == 'done':
+            outcome.done.append(cell)
+        elif found.status == 'running':
+            say(f'At work elsewhere, left to it: {describe(cell)}')
+            outcome.elsewhere.append(cell)
+        else:
+            waiting.append(cell)
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    tries: dict[Cell, int] = {}
+    free, children = list(places), []
+    with stopping() as received:
+        while waiting or children:
+            left = float('inf') if end is None else end - time.monotonic()
+            if received or left < GRACE:
+                _stop(children, say)
+                outcome.left += [child.cell for child in children] + waiting
+                for child in children:
+                    if look(child.cell.config).status == 'done':
+                        outcome.left.remove(child.cell)
+                        outcome.done.append(child.cell)
+                return outcome
+            while waiting and free and left > LEAST:
+                cell = waiting.pop(0)
+                children.append(Child(cell, free.pop(0)))
+                say(_started(cell, look(cell.config)))
+            if waiting and not children:
+                outcome.left += waiting  # too little time for one more
+                return outcome
+            for child in [child for child in children if child.finished() is not None]:
+                children.remove(child)
+                free.append(child.slot)
+                _judge(child, outcome, waiting, tries, retries, say)
+            time.sleep(pause)
+    return outcome
+
+
+def _started(cell: Cell, found: Progress) -> str:
+    how = f'goes on at {100 * found.part:.0f}%' if found.part else 'starts'
+    return f'{describe(cell)}: {how} ({log_path(cell)})'
+
+
+def _judge(
+    child: Child,
+    outcome: Outcome,
+    waiting: list[Cell],
+    tries: dict[Cell, int],
+    retries: int,
+    say: Say,
+) -> None:
+    """Decides what follows the end of a process."""
+    cell, status = child.cell, child.finished()
+    if look(cell.config).status == 'done':
+        outcome.done.append(cell)
+        say(f'{describe(cell)}: done')
+        return
+    tries[cell] = tries.get(cell, 0) + 1
+    how = f'killed by {signal.Signals(-status).name}' if (status or 0) < 0 else last_line(cell)
+    if status == INTERRUPTED:
+        tries[cell] -= 1  # someone stopped it; that is no failure
+    if tries[cell] > retries:
+        outcome.failed.append(cell)
+        say(f'{describe(cell)}: failed {tries[cell]} times: {how} ({log_path(cell)})')
+    else:
+        waiting.append(cell)
+        say(f'{describe(cell)}: ended early ({how}); it will be started again')
+
+
+def _stop(children: Sequence[Child], say: Say) -> None:
+    """Asks processes to save and end, and waits for them."""
+    if children:
+        say(f'Stopping {len(children)} runs; each saves its state')
+    for child in children:
+        child.stop()
+    for child in children:
+        child.process.wait()
+        child.finished()
+
+
+# ---- Ray ----------------------------------------------------------------------------------------
+
+
+def run_on_ray(
+    cells: Sequence[Cell],
+    address: str,
+    say: Say,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    retries: int = 2,
+) -> Outcome:
+    """Runs what is not complete as tasks of a Ray cluster, whose nodes share the directory.
+
+    A task whose node is lost is started again on another node, from the run's last checkpoint.
+
+    Args:
+        cells: the runs.
+        address: of the cluster, such as 'auto'.
+        say: is told what happens, in lines.
+        num_cpus: cores that a run takes.
+        num_gpus: GPUs, or a part of one, that a run takes.
+        retries: of a run that fails; lost nodes do not count.
+
+    Raises:
+        UserError: Ray is not installed, or there is no cluster.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            f'--ray_address={address}: Ray is not installed; '
+            f'{os.path.relpath(sys.executable)} -m pip install -r experiments/requirements-ray.txt'
+        ) from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level='ERROR')
+    except ConnectionError as error:
+        raise UserError(
+            f'--ray_address={address}: no cluster there ({error}); start one: ray start --head'
+        ) from None
+    outcome, tasks = Outcome(), {}
+    remote: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=-1)(execute)
+    tries: dict[Cell, int] = {}
+
+    def submit(cell: Cell) -> None:
+        tasks[remote.remote(list(cell.arguments), os.getcwd(), str(log_path(cell)),
+                            str(newest_copy(cell.config.directory)))] = cell  # fmt: skip
+
+    with stopping() as received:
+        for cell in cells:
+            if look(cell.config).status == 'done':
+                outcome.done.append(cell)
+            else:
+                submit(cell)
+                say(f'{describe(cell)}: handed to Ray')
+        while tasks and not received:
+            ready, _ = ray.wait(list(tasks), timeout=1.0)
+            for task in ready:
+                cell = tasks.pop(task)
+                if look(cell.config).status == 'done':
+                    outcome.done.append(cell)
+                    say(f'{describe(cell)}: done')
+                    continue
+                tries[cell] = tries.get(cell, 0) + 1
+                if tries[cell] > retries:
+                    outcome.failed.append(cell)
+                    say(f'{describe(cell)}: failed: {last_line(cell)} ({log_path(cell)})')
+                else:
+                    say(f'{describe(cell)}: ended early ({last_line(cell)}); started again')
+                    submit(cell)
+        for task in tasks:
+            ray.cancel(task)
+        if tasks:
+            ray.wait(list(tasks), num_returns=len(tasks), timeout=GRACE)
+        outcome.left += tasks.values()
+    ray.shutdown()
+    return outcome
+
+
+def execute(arguments: Sequence[str], root: str, log: str, folder: str) -> int:
+    """Runs main.py on a node, once nothing else is at work on the run; returns its exit status.
+
+    A run whose node was lost may still be saving there.
+    """
+    deadline = time.monotonic() + 10 * GRACE
+    while is_at_work(pathlib.Path(folder)) and time.monotonic() < deadline:
+        time.sleep(1)
+    pathlib.Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with open(log, 'a') as file:
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'experiments.with_parent', 'main.py', *arguments],
+            cwd=root,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            return process.wait()
+        except BaseException:  # Ray cancels the task
+            process.terminate()
+            process.wait()
+            raise

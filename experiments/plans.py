@@ -1,0 +1,184 @@
+"""Plans: the runs behind the cells of a table (tables.toml), or any methods on any tasks."""
+
+import dataclasses
+import fnmatch
+import functools
+import pathlib
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.methods import METHODS
+from experiments.run_flags import parse
+from training import RunConfig
+from utils.errors import UserError
+
+TABLES = tomllib.loads((pathlib.Path(__file__).parent / 'tables.toml').read_text())
+SCALES = ('paper', 'small')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """A row of a table on a task, and the run with all of its seeds.
+
+    Attributes:
+        row: as the table calls it, such as 'K=1'.
+        name: the method and the settings in which the run differs from it on this task, such as
+            'DFP' or 'DFP top_k=1'. Cells of the same name on a task are one run.
+        arguments: of main.py.
+        config: what they stand for.
+    """
+
+    row: str
+    name: str
+    arguments: tuple[str, ...]
+    config: RunConfig
+
+    @property
+    def task(self) -> str:
+        return self.config.env_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a table needs.
+
+    Attributes:
+        scale: 'paper' or 'small'.
+        table: its number in the paper; empty for a plan of methods and tasks.
+        title: what it shows.
+        groups: the tasks, by the names of their groups.
+        by_group: whether the table has a row for each group instead of each task.
+        phases: whose ends it shows, 'offline' and 'online'.
+        cells: of it, all rows of a task together.
+    """
+
+    scale: str
+    table: str
+    title: str
+    groups: dict[str, list[str]]
+    by_group: bool
+    phases: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def rows(self) -> list[str]:
+        """The names of its rows: methods, or settings of one."""
+        return list(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(cell.task for cell in self.cells))
+
+    @property
+    def runs(self) -> list[Cell]:
+        """One cell for each run: those that share a run with another are left out."""
+        return list({cell.config.directory: cell for cell in reversed(self.cells)}.values())[::-1]
+
+
+def make_plan(
+    table: str = '',
+    scale: str = 'paper',
+    methods: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    seeds: int | None = None,
+    flags: Sequence[str] = (),
+) -> Plan:
+    """Returns a plan.
+
+    Args:
+        table: of the paper; empty for all `methods` on all `tasks`.
+        scale: 'paper' or 'small'.
+        methods: rows, by default those of the table; methods of methods.toml without one.
+        tasks: by default those of the table.
+        seeds: of each run, by default as many as the table's, or 5.
+        flags: of main.py, for all runs.
+
+    Raises:
+        UserError: there is no such table, row, method or task, or a setting cannot work.
+    """
+    if scale not in SCALES:
+        raise UserError(f'--scale={scale}: use {" or ".join(SCALES)}')
+    if table:
+        content = _table(scale, table)
+        rows = _chosen(content['rows'], methods, 'methods', f'table {table}')
+        groups = {name: TABLES['tasks'][name] for name in content['tasks']}
+        known = {task: task for group in groups.values() for task in group}
+        kept = _chosen(known, tasks, 'tasks', f'table {table}')
+        groups = {name: [t for t in group if t in kept] for name, group in groups.items()}
+        groups = {name: group for name, group in groups.items() if group}
+    else:
+        if not methods or not tasks:
+            raise UserError('Name a table (--table=1), or --methods=… and --tasks=…')
+        _chosen(METHODS, methods, 'methods', 'methods.toml')
+        content: dict[str, Any] = {'title': 'Success at the end of each phase'}
+        rows = {method: [f'--method={method}'] for method in methods}
+        groups = {task: [task] for task in tasks}
+    num_seeds = seeds or content.get('seeds', 5)
+    cells = [
+        _cell(row, row_flags, task, scale, num_seeds, tuple(flags))
+        for group in groups.values()
+        for task in group
+        for row, row_flags in rows.items()
+    ]
+    phases = tuple(content.get('phases', ('offline', 'online')))
+    by_group = content.get('by_group', False)
+    return Plan(scale, table, content['title'], groups, by_group, phases, tuple(cells))
+
+
+def _table(scale: str, table: str) -> dict[str, Any]:
+    numbers = [name for name in TABLES[scale] if name != 'flags']
+    if table not in numbers:
+        raise UserError(
+            f'--table={table}: none at --scale={scale}; there are tables {", ".join(numbers)}'
+        )
+    return TABLES[scale][table]
+
+
+def _chosen(known: dict[str, Any], names: Sequence[str], flag: str, where: str) -> dict[str, Any]:
+    """Returns those of `known` that are named, in their order; all, if none is."""
+    for name in names:
+        if name not in known:
+            raise UserError(f'--{flag}={name}: not in {where}; there are {", ".join(known)}')
+    return {name: value for name, value in known.items() if not names or name in names}
+
+
+def _cell(
+    row: str, row_flags: list[str], task: str, scale: str, seeds: int, flags: tuple[str, ...]
+) -> Cell:
+    patterns = TABLES[scale]['flags']
+    matching = [pattern for pattern in patterns if fnmatch.fnmatchcase(task, pattern)]
+    if not matching:
+        raise UserError(f'--tasks={task}: not at --scale={scale}; it has {", ".join(patterns)}')
+    arguments = (
+        *patterns[matching[0]],
+        f'--env_name={task}',
+        f'--num_seeds={seeds}',
+        *row_flags,
+        *flags,
+    )
+    config = parse(['main.py', *arguments])
+    _ = config.task  # is there such an environment?
+    return Cell(row, _name(config), arguments, config)
+
+
+def _name(config: RunConfig) -> str:
+    """Returns the method and what of its settings the run changes, beside sizes."""
+    method = config.method or config.agent['agent_name']
+    if config.method is None:
+        return method
+    usual = _usual_settings(config.method, config.env_name)
+    differing = [
+        f'{name}={value}'
+        for name, value in config.agent.items()
+        if value != usual.get(name) and name not in SIZES
+    ]
+    return ' '.join([method, *differing])
+
+
+SIZES = ('actor_hidden_dims', 'critic_hidden_dims', 'batch_size')
+
+
+@functools.cache
+def _usual_settings(method: str, env_name: str) -> dict[str, Any]:
+    return parse(['main.py', f'--env_name={env_name}', f'--method={method}']).agent

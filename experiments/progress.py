@@ -1,0 +1,180 @@
+"""How far the runs of a plan are, and how long they take: read from the folders they leave."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import socket
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any
+
+from experiments.plans import Cell
+from reports import results
+from training import RunConfig
+from training.logs import is_at_work, newest_copy, read_status, write_json
+
+RATES = pathlib.Path('~/.cache/dfp/rates.json')
+OBSERVATION = 60  # numbers, about as many as most tasks have
+ORDER = ('done', 'running', 'interrupted', 'failed', 'planned')
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Of a run.
+
+    Attributes:
+        status: 'done', 'running', 'interrupted' (also: killed), 'failed', or 'planned'.
+        part: of its steps that are done, 0 to 1.
+        seconds: that it took so far.
+        error: why it failed.
+    """
+
+    status: str
+    part: float = 0.0
+    seconds: float = 0.0
+    error: str = ''
+
+
+def look(config: RunConfig) -> Progress:
+    """Returns how far a run is."""
+    folder = newest_copy(config.directory)
+    status = read_status(folder)
+    if not status:
+        return Progress('running' if is_at_work(folder) else 'planned')
+    steps = {'offline': 0, 'online': config.offline_steps}
+    done = steps.get(status.get('phase', ''), 0) + status.get('step', 0)
+    part = done / (config.offline_steps + config.online_steps)
+    name = status['status']
+    if name != 'done':
+        if is_at_work(folder):
+            name = 'running'
+        elif name == 'running':  # it was killed
+            name = 'interrupted'
+    seconds = max((float(row['seconds']) for row in _rows(folder, 'eval')), default=0.0)
+    error = str(status.get('error') or '') if name == 'failed' else ''
+    return Progress(name, 1.0 if name == 'done' else part, seconds, error)
+
+
+def _rows(folder: pathlib.Path, table: str) -> list[dict[str, str]]:
+    try:
+        with (folder / f'{table}.csv').open(newline='') as file:
+            return list(csv.DictReader(file))
+    except OSError:
+        return []
+
+
+# ---- rates --------------------------------------------------------------------------------------
+
+
+def rate_key(config: RunConfig) -> str:
+    """Names what decides how long a run takes, on a machine."""
+    agent = json.dumps(config.agent, sort_keys=True)
+    more = (config.env_name, config.num_seeds, config.horizon_length, config.utd_ratio)
+    return json.dumps([*more, config.overlap, agent])
+
+
+def measure(config: RunConfig) -> dict[str, float] | None:
+    """Returns the seconds that a step of each phase took, evaluations included, of a run."""
+    rates, before = {}, 0.0
+    table = _rows(newest_copy(config.directory), 'eval')
+    for phase in ('offline', 'online'):
+        rows = [row for row in table if row['phase'] == phase]
+        if not rows:
+            continue
+        seconds, steps = float(rows[-1]['seconds']), int(rows[-1]['step'])
+        if steps:
+            rates[phase] = (seconds - before) / steps
+        before = seconds
+    return rates or None
+
+
+def remember(configs: Iterable[RunConfig], path: pathlib.Path = RATES) -> None:
+    """Keeps the rates of finished runs, for this host."""
+    path = path.expanduser()
+    known = read_rates(path)
+    mine = known.setdefault(host(), {})
+    for config in configs:
+        if look(config).status == 'done' and (rates := measure(config)):
+            mine[rate_key(config)] = rates
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, known)
+
+
+def read_rates(path: pathlib.Path = RATES) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns the rates of each host, by `rate_key`."""
+    try:
+        found = json.loads(path.expanduser().read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def estimate(config: RunConfig, rates: Mapping[str, Mapping[str, float]]) -> float | None:
+    """Returns the seconds that a whole run takes, by the rates of one host; None if unknown.
+
+    If this run's were never measured, those of the same agent on another task stand in.
+    """
+    wanted = json.loads(rate_key(config))
+    found = rates.get(rate_key(config))
+    if found is None:
+        same_agent = [r for key, r in rates.items() if json.loads(key)[1:] == wanted[1:]]
+        found = same_agent[-1] if same_agent else None
+    if found is None:
+        return None
+    steps = {'offline': config.offline_steps, 'online': config.online_steps}
+    if any(steps[phase] and phase not in found for phase in steps):
+        return None
+    return sum(found[phase] * count for phase, count in steps.items() if count)
+
+
+# ---- sizes --------------------------------------------------------------------------------------
+
+
+def host() -> str:
+    """Names this machine."""
+    return socket.gethostname()
+
+
+def cores_wanted(config: RunConfig) -> int:
+    """The simulators that play at a time, in a process each, and the one that learns."""
+    return config.num_seeds + 1
+
+
+def summary(cells: Iterable[Cell]) -> dict[str, Any]:
+    """Returns the number of runs of each status."""
+    found = [look(cell.config).status for cell in cells]
+    return {status: found.count(status) for status in ORDER if status in found}
+
+
+def available_gpus() -> list[str]:
+    """Returns the GPUs that this process may use, as CUDA numbers them, without starting JAX."""
+    if (visible := os.environ.get('CUDA_VISIBLE_DEVICES')) is not None:
+        return [name for name in visible.split(',') if name not in ('', '-1')]
+    return sorted(path.name[6:] for path in pathlib.Path('/dev').glob('nvidia[0-9]*'))
+
+
+def results_of(cell: Cell) -> list[dict[str, Any]]:
+    """Returns the rows of results that a run has so far."""
+    return results.rows_of(cell.name, cell.task, newest_copy(cell.config.directory))
+
+
+def disk_gib(config: RunConfig) -> float:
+    """Roughly estimates what the checkpoints of a run take, in GiB.
+
+    A checkpoint has, of each seed, the parameters with Adam's moments and a slow copy of them, and
+    the rows that it played online.
+    """
+    row = 4 * (OBSERVATION + 8)
+    shape = [OBSERVATION + 7 * config.horizon_length]
+
+    def parameters(hidden: Iterable[int]) -> int:
+        sizes = [*shape, *hidden, shape[0]]
+        return sum(a * b for a, b in pairwise(sizes))
+
+    agent = config.agent
+    networks = parameters(agent['actor_hidden_dims'])
+    networks += agent['num_qs'] * parameters(agent['critic_hidden_dims'])
+    per_seed = 4 * 4 * networks + row * min(config.online_steps, config.buffer_size)
+    return config.keep_checkpoints * config.num_seeds * per_seed / 2**30

@@ -1,0 +1,244 @@
+"""The report of a plan: tables, curves, aggregates and a page, from the results that are there."""
+
+import csv
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.plans import Plan
+from reports import aggregates, page, panels, tables
+from reports.panels import Curve
+from reports.results import Seed, by_seed
+from reports.tables import Number, Table
+from training import RunConfig
+
+PAPER = pathlib.Path(__file__).parent / 'paper'
+CONTRADICTIONS = (
+    'The paper contradicts itself in two places: table 6 gives DFP 77.6 (square) and 25.8 (can) at '
+    'the end of the offline phase, its figures 1 and 4 give 25.8 and 75.6.'
+)
+SMALL = (
+    'These runs are small: other tasks, networks, batches and numbers of steps than in the paper. '
+    'Compare methods with each other, not with published numbers.'
+)
+
+
+def final(seed: Seed, phase: str, config: RunConfig, last: int = 1) -> float | None:
+    """Returns what a seed came to at the end of a phase, or the mean of its `last` evaluations.
+
+    None if the phase is not complete.
+    """
+    steps = {'offline': config.offline_steps, 'online': config.online_steps}[phase]
+    points = getattr(seed, phase)
+    if steps not in points:
+        return None
+    return float(np.mean([points[step] for step in sorted(points)[-last:]]))
+
+
+def steps_to(seed: Seed, success: float = 95.0) -> float | None:
+    """Returns the first online step at which a seed reached a success; None if it never did."""
+    reached = [step for step in sorted(seed.online) if seed.online[step] >= success]
+    return float(reached[0]) if reached else None
+
+
+def make_table(plan: Plan, seeds: Mapping[tuple[str, str], Sequence[Seed]], last: int = 1) -> Table:
+    """Returns the table of a plan.
+
+    Args:
+        plan: of it.
+        seeds: of each method and task, see `reports.results.by_seed`.
+        last: evaluations that an entry is the mean of.
+    """
+    published = read_published(plan) if plan.scale == 'paper' else {}
+    phases = {}
+    for phase in plan.phases:
+        entries: dict[tuple[str, str], tuple[float, ...]] = {}
+        planned = {}
+        for cell in plan.cells:
+            wanted = set(cell.config.seeds)
+            found = [s for s in seeds.get((cell.name, cell.task), ()) if s.seed in wanted]
+            values = [final(seed, phase, cell.config, last) for seed in found]
+            entries[cell.row, cell.task] = tuple(v for v in values if v is not None)
+            planned[cell.row, cell.task] = len(wanted)
+        lines = {}
+        named = dict(plan.groups) if plan.by_group else {task: [task] for task in plan.tasks}
+        if len(plan.tasks) > 1:
+            named['average'] = plan.tasks
+        for line, tasks in named.items():
+            lines[line] = {
+                row: _entry(
+                    [entries[row, task] for task in tasks],
+                    max(planned[row, task] for task in tasks),
+                    published.get((phase, row, line)),
+                )
+                for row in plan.rows
+            }
+        phases[phase] = lines
+    return Table(plan.title, plan.rows, phases)
+
+
+def _entry(
+    values: list[tuple[float, ...]], planned: int, published: tuple[float, float] | None
+) -> Number | None:
+    """Returns the mean over tasks, seed by seed; None if a task has no seed."""
+    complete = min(len(each) for each in values)
+    if not complete:
+        return Number((), planned, published) if published else None
+    means = np.mean([each[:complete] for each in values], axis=0)
+    return Number(tuple(means.tolist()), planned, published)
+
+
+def read_published(plan: Plan) -> dict[tuple[str, str, str], tuple[float, float]]:
+    """Returns mean and std of the paper's table, by phase, row and line."""
+    found = {}
+    with (PAPER / 'tables.csv').open(newline='') as file:
+        for row in csv.DictReader(file):
+            if row['table'] == plan.table and row['mean']:
+                name = _same(row['setting'] or row['method'])
+                std = float(row['std']) if row['std'] else 0.0
+                found[row['phase'], name, row['task']] = (float(row['mean']), std)
+    return found
+
+
+def _same(setting: str) -> str:
+    """'lambda=1.0' is the row that is called 'lambda=1'."""
+    return setting.removesuffix('.0')
+
+
+def speed_markdown(plan: Plan, seeds: Mapping[tuple[str, str], Sequence[Seed]]) -> str:
+    """Returns, as Markdown, the online steps to 95% success.
+
+    They are the median of the seeds that got there; (2 of 3) says how many did.
+    """
+    lines = ['| | ' + ' | '.join(plan.rows) + ' |', '|---' * (len(plan.rows) + 1) + '|']
+    by_place = {(cell.row, cell.task): cell for cell in plan.cells}
+    for task in plan.tasks:
+        texts = []
+        for row in plan.rows:
+            cell = by_place[row, task]
+            mine = [s for s in seeds.get((cell.name, task), ()) if s.seed in cell.config.seeds]
+            steps = [found for s in mine if (found := steps_to(s)) is not None]
+            median = f'{np.median(steps):,.0f} ' if steps else ''
+            texts.append(f'{median}({len(steps)} of {len(mine)})' if mine else '')
+        lines.append(f'| {task} | ' + ' | '.join(texts) + ' |')
+    return '## Online steps to 95% success\n\n' + '\n'.join(lines) + '\n'
+
+
+def curves_of(plan: Plan, seeds: Mapping[tuple[str, str], Sequence[Seed]]) -> dict:
+    """Returns the curve of each row on each task that has results: {task: {row: Curve}}.
+
+    Only steps that all seeds have reached are in it.
+    """
+    found: dict[str, dict[str, Curve]] = {}
+    for cell in plan.cells:
+        wanted = set(cell.config.seeds)
+        mine = [s for s in seeds.get((cell.name, cell.task), ()) if s.seed in wanted]
+        offline = cell.config.offline_steps
+        points = [_points(seed, offline) for seed in mine]
+        if not points:
+            continue
+        steps = sorted(set.intersection(*map(set, points)))
+        if steps:
+            values = np.array([[each[step] for each in points] for step in steps])
+            curve = Curve(np.array(steps) / 1e6, values, offline / 1e6)
+            found.setdefault(cell.task, {})[cell.row] = curve
+    return found
+
+
+def _points(seed: Seed, offline: int) -> dict[int, float]:
+    """Success by step of both phases; the end of one is the start of the other."""
+    online = {offline + step: success for step, success in seed.online.items()}
+    return online | seed.offline
+
+
+def published_curves() -> dict[tuple[str, str], list[tuple[str, np.ndarray]]]:
+    """Returns source and curve [T, 2] (millions of steps, %) by task and method."""
+    lines: dict[tuple[str, str, str], list] = {}
+    with (PAPER / 'curves.csv').open(newline='') as file:
+        for row in csv.DictReader(file):
+            key = row['task'], row['method'], row['source']
+            lines.setdefault(key, []).append((float(row['step_millions']), float(row['mean'])))
+    found: dict[tuple[str, str], list] = {}
+    for (task, method, source), points in lines.items():
+        found.setdefault((task, method), []).append((source, np.array(points)))
+    return found
+
+
+def how(plan: Plan, rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Returns hours, commits, devices and flags of each row of a plan."""
+    found = []
+    for row in plan.rows:
+        cells = [cell for cell in plan.cells if cell.row == row]
+        keys = {(cell.name, cell.task) for cell in cells}
+        mine = [r for r in rows if (r['method'], r['task']) in keys]
+        ends: dict[tuple, float] = {}
+        for r in mine:
+            key = r['task'], r['identity'], r['seed']
+            ends[key] = max(ends.get(key, 0.0), float(r['seconds']))
+        hours = f'{statistics.median(ends.values()) / 3600:.2f}' if ends else ''
+        found.append(
+            {
+                'method': row,
+                'hours of a run, median': hours,
+                'commit': ', '.join(sorted({(r['commit'] or '')[:8] for r in mine})),
+                'device': ', '.join(sorted({r['device'] for r in mine})),
+                'flags': ' '.join(cells[0].arguments),
+            }
+        )
+    return found
+
+
+def write(
+    plan: Plan, rows: Sequence[Mapping[str, str]], directory: pathlib.Path, with_published: bool
+) -> list[pathlib.Path]:
+    """Writes the report; returns its files.
+
+    Args:
+        plan: what is reported.
+        rows: of results; later ones of the same key count.
+        directory: for the files; is made.
+        with_published: lays the published curves below ours.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    name = f'{plan.scale}-table-{plan.table}' if plan.table else f'{plan.scale}-methods'
+    seeds = by_seed(rows)
+    final = make_table(plan, seeds)
+    steady = make_table(plan, seeds, last=3)
+    speed = speed_markdown(plan, seeds)
+    notes = [SMALL] if plan.scale == 'small' else [CONTRADICTIONS]
+    text = '\n'.join(
+        [
+            tables.markdown(final),
+            f'## The same, mean of the last three evaluations\n\n{tables.markdown(steady)}',
+            speed,
+            *notes,
+            '',
+        ]
+    )
+    files = {
+        f'{name}.md': text,
+        f'{name}.tex': tables.latex(final),
+        f'{name}.csv': tables.as_csv(final),
+    }
+    paths = []
+    for file, content in files.items():
+        (directory / file).write_text(content)
+        paths.append(directory / file)
+    curves = curves_of(plan, seeds)
+    figures = {
+        'curves': panels.draw(
+            plan.tasks, plan.rows, curves, published_curves() if with_published else {}
+        )
+    }
+    figures |= {'aggregate': aggregates.draw(plan.rows, curves)} if curves else {}
+    for kind, figure in figures.items():
+        for suffix in ('png', 'pdf'):
+            paths.append(directory / f'{name}-{kind}.{suffix}')
+            figure.savefig(paths[-1], dpi=150)
+        plt.close(figure)
+    paths.append(directory / f'{name}.html')
+    paths[-1].write_text(page.html(final, plan.tasks, curves, how(plan, rows), notes))
+    return paths

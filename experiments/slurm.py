@@ -1,0 +1,43 @@
+"""A plan as a Slurm job array."""
+
+import shlex
+from collections.abc import Sequence
+
+from experiments.engines import command
+from experiments.plans import Cell
+
+
+def job_array(cells: Sequence[Cell]) -> str:
+    """Returns a script for sbatch: one job for each run.
+
+    Slurm signals a job five minutes before its limit. The run saves its state then and ends, and
+    the job puts itself back into the queue. What its user has to add is what differs from place to
+    place: partition, account, time, GPU.
+    """
+    commands = '\n'.join(f'  {shlex.quote(shlex.join(command(cell)))}' for cell in cells)
+    return f"""\
+#!/bin/bash
+#SBATCH --array=0-{len(cells) - 1}
+#SBATCH --job-name=dfp
+#SBATCH --output=slurm-%A_%a.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
+#SBATCH --time=24:00:00
+#SBATCH --cpus-per-task={max(cell.config.num_seeds for cell in cells) + 1}
+# For a GPU: #SBATCH --gres=gpu:1
+
+commands=(
+{commands}
+)
+
+# The run saves its state at the signal and exits with 75; then the job is queued again.
+eval "${{commands[$SLURM_ARRAY_TASK_ID]}}" &
+trap 'kill -USR1 $!' USR1
+wait $!
+status=$?
+trap - USR1
+while kill -0 $! 2>/dev/null; do wait $!; status=$?; done
+[ $status -eq 75 ] && scontrol requeue "$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"
+exit $status
+"""

@@ -1,0 +1,116 @@
+"""Learning curves in panels, a task each."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports.style import colours
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Success (%) of a method on a task.
+
+    Attributes:
+        steps: [T], of both phases, in millions.
+        values: [T, seeds].
+        boundary: the step where the online phase begins, in millions.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+    boundary: float
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.values.mean(axis=1)
+
+    def band(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """95% bootstrap interval of the mean over seeds; None with fewer than two."""
+        if self.values.shape[1] < 2:
+            return None
+        rng = np.random.default_rng(0)
+        picks = rng.integers(self.values.shape[1], size=(2000, self.values.shape[1]))
+        means = self.values[:, picks].mean(axis=2)
+        low, high = np.percentile(means, [2.5, 97.5], axis=1)
+        return low, high
+
+
+def draw(
+    tasks: Sequence[str],
+    rows: Sequence[str],
+    curves: Mapping[str, Mapping[str, Curve]],
+    published: Mapping[tuple[str, str], Sequence[tuple[str, np.ndarray]]],
+) -> Figure:
+    """Draws a panel for each task and a line for each row, the offline phase grey.
+
+    Args:
+        tasks: the panels.
+        rows: methods.
+        curves: of tasks and rows, where there are any.
+        published: source and curve [T, 2] (millions of steps, %) by task and row; drawn thin.
+    """
+    across = min(3, len(tasks))
+    down = -(-len(tasks) // across)
+    figure, axes = plt.subplots(
+        down, across, figsize=(3.6 * across + 0.4, 2.7 * down + 0.9), layout='constrained',
+        squeeze=False, sharey=True,
+    )  # fmt: skip
+    palette = colours(rows)
+    for i, task in enumerate(tasks):
+        axis = axes.flat[i]
+        for row in rows:
+            for source, points in published.get((task, row), ()):
+                axis.plot(*points.T, color=palette[row], linewidth=0.8,
+                          linestyle={'DFP': '--', 'QC': ':', 'QAM': '-.'}[source])  # fmt: skip
+            if curve := curves.get(task, {}).get(row):
+                _draw(axis, curve, palette[row])
+        _finish(axis, short(task), curves.get(task, {}))
+    for axis in list(axes.flat)[len(tasks) :]:
+        axis.set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel('success (%)')
+    handles = [plt.Line2D([], [], color=palette[row], label=row) for row in rows]
+    if published:
+        styles = {'--': 'published, DFP paper', ':': 'published, QC', '-.': 'published, QAM'}
+        handles += [
+            plt.Line2D([], [], color='0.4', linestyle=style, linewidth=0.8, label=label)
+            for style, label in styles.items()
+        ]
+    figure.legend(handles=handles, loc='outside lower center', ncols=min(6, len(handles)),
+                  frameon=False)  # fmt: skip
+    return figure
+
+
+def _draw(axis: Axes, curve: Curve, colour: str) -> None:
+    axis.plot(curve.steps, curve.mean, color=colour, linewidth=1.6)
+    if (band := curve.band()) is not None:
+        axis.fill_between(curve.steps, *band, color=colour, alpha=0.18, linewidth=0)
+
+
+def _finish(axis: Axes, title: str, curves: Mapping[str, Curve]) -> None:
+    boundary = max((curve.boundary for curve in curves.values()), default=0)
+    if boundary:
+        axis.axvspan(0, boundary, color='0.93', zorder=0)
+    axis.set_ylim(-3, 103)
+    axis.set_xlim(left=0)
+    end = max((curve.steps[-1] for curve in curves.values()), default=1)
+    if end < 0.5:
+        axis.xaxis.set_major_formatter(lambda x, _: f'{1000 * x:g}k')
+    else:
+        axis.xaxis.set_major_formatter(lambda x, _: f'{x:g}M')
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3)
+
+
+def short(task: str) -> str:
+    """Returns a task's name as a title: 'cube-double task 2'."""
+    name = task.replace('-play', '').replace('-low_dim', '').removesuffix('-v0')
+    return name.replace('-singletask-task', ' task ').replace('-singletask', '')

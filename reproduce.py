@@ -1,0 +1,150 @@
+"""Reproduces the paper's tables and curves: plans the runs, runs them, reports what is there.
+
+python reproduce.py plan   --table=1
+python reproduce.py run    --table=1
+python reproduce.py status --table=1
+python reproduce.py report --table=1
+
+Tables are 1, 2, 3, 4, 6 and 7; --scale=small is the same pipeline at a size that two CPU cores can
+do. Instead of a table: --methods=DFP,MVP --tasks=cube-double-play-singletask-task2-v0 --seeds=3.
+All other flags are main.py's, and hold for all runs. `run` goes on where it was stopped and leaves
+out what is complete; `gather` puts what runs came to into --results, which `report` reads.
+"""
+
+import pathlib
+import shlex
+import sys
+
+from absl import app, flags
+
+from experiments import command_line, engines, progress, slurm
+from experiments.plans import Cell, Plan, make_plan
+from reports import results
+from utils.errors import UserError
+
+COMMANDS = ('plan', 'run', 'status', 'gather', 'report')
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string('table', '', "The paper's table.")
+flags.DEFINE_enum('scale', 'paper', ['paper', 'small'], 'Size of the runs.')
+flags.DEFINE_list('methods', [], "Of the table's rows, or of experiments/methods.toml.")
+flags.DEFINE_list('tasks', [], 'Some tasks only.')
+flags.DEFINE_integer('seeds', None, "Of each run; default: the table's.", lower_bound=1)
+flags.DEFINE_integer('jobs', None, 'Runs at a time; default: one for each GPU, or for each core.')
+flags.DEFINE_float('minutes', None, 'Stop in time for this many minutes; the next call goes on.')
+flags.DEFINE_integer('retries', 2, 'Of a run that fails.', lower_bound=0)
+flags.DEFINE_string('ray_address', None, 'Run on this Ray cluster, such as auto.')
+flags.DEFINE_float('ray_cpus', 1, 'Cores for each run on Ray.', lower_bound=0)
+flags.DEFINE_float('ray_gpus', 0, 'GPUs, or part of one, for each run on Ray.', lower_bound=0)
+flags.DEFINE_enum('format', 'text', ['text', 'slurm'], 'Of plan: for people, or a Slurm job array.')
+flags.DEFINE_string('results', None, 'File of results; default: results/<scale>.csv.')
+flags.DEFINE_string('output', None, 'Folder of the report; default: <save_dir>/report.')
+flags.DEFINE_bool('published', False, 'Draw the published curves below ours.')
+
+
+def main(argv: list[str], command: str, more: list[str]) -> None:
+    command_line.refuse_arguments(argv)
+    plan = make_plan(FLAGS.table, FLAGS.scale, FLAGS.methods, FLAGS.tasks, FLAGS.seeds, tuple(more))
+    for cell in plan.runs:
+        cell.config.check()
+    {'plan': show_plan, 'run': run, 'status': show_status, 'gather': gather, 'report': report}[
+        command
+    ](plan)
+
+
+def show_plan(plan: Plan) -> None:
+    if FLAGS.format == 'slurm':
+        print(slurm.job_array(plan.runs))
+        return
+    rates = progress.read_rates().get(progress.host(), {})
+    total, unknown = 0.0, 0
+    for cell in plan.runs:
+        found = progress.look(cell.config)
+        seconds = progress.estimate(cell.config, rates)
+        left = None if seconds is None else (1 - found.part) * seconds
+        unknown += left is None and found.status != 'done'
+        total += left or 0.0
+        hours = '? h' if left is None else f'{left / 3600:.1f} h'
+        print(f'{found.status:<11} {100 * found.part:3.0f}%  {hours:>7}  {command_of(cell)}')
+    places = engines.slots(FLAGS.jobs)
+    disk = sum(progress.disk_gib(cell.config) for cell in plan.runs)
+    print(
+        f'\n{len(plan.runs)} runs: {counts(plan)}. {total / 3600:.1f} hours of work are known, '
+        f'{total / 3600 / len(places):.1f} with {len(places)} at a time; '
+        f'{unknown} runs are of a kind not yet timed on this machine.\n'
+        f'A run has {progress.cores_wanted(plan.runs[0].config)} busy processes while it plays '
+        f'online. All checkpoints take about {disk:.1f} GiB.'
+    )
+
+
+def command_of(cell: Cell) -> str:
+    return shlex.join(engines.command(cell))
+
+
+def counts(plan: Plan) -> str:
+    return ', '.join(f'{n} {status}' for status, n in progress.summary(plan.runs).items())
+
+
+def run(plan: Plan) -> None:
+    if FLAGS.ray_address:
+        outcome = engines.run_on_ray(
+            plan.runs, FLAGS.ray_address, say, FLAGS.ray_cpus, FLAGS.ray_gpus, FLAGS.retries
+        )
+    else:
+        places = engines.slots(FLAGS.jobs)
+        outcome = engines.run_here(plan.runs, places, say, FLAGS.minutes, FLAGS.retries)
+    progress.remember([cell.config for cell in plan.runs])
+    say(f'{counts(plan)} of {len(plan.runs)} runs')
+    for cell in outcome.failed:
+        say(f'Failed: {command_of(cell)}')
+    if outcome.failed:
+        sys.exit(1)
+    if outcome.left:
+        say('The same command goes on.')
+        sys.exit(engines.INTERRUPTED)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def show_status(plan: Plan) -> None:
+    for cell in plan.runs:
+        found = progress.look(cell.config)
+        line = f'{found.status:<11} {100 * found.part:3.0f}%  {engines.describe(cell)}'
+        print(f'{line}: {found.error}' if found.error else line)
+    print(f'\n{len(plan.runs)} runs: {counts(plan)}')
+
+
+def results_path() -> pathlib.Path:
+    return pathlib.Path(FLAGS.results or f'results/{FLAGS.scale}.csv')
+
+
+def gather(plan: Plan) -> None:
+    rows = [row for cell in plan.runs for row in progress.results_of(cell)]
+    total = results.merge(results_path(), rows)
+    print(f'{results_path()}: {len(rows)} rows of this plan, {total} in all')
+
+
+def report(plan: Plan) -> None:
+    from experiments.report import write  # matplotlib and plotly are slow to import
+
+    rows = results.read(results_path())
+    rows += [row for cell in plan.runs for row in progress.results_of(cell)]
+    default = pathlib.Path(plan.runs[0].config.save_dir).expanduser() / 'report'
+    directory = pathlib.Path(FLAGS.output or default)
+    for path in write(plan, rows, directory, FLAGS.published):
+        print(path)
+
+
+if __name__ == '__main__':
+    with command_line.one_line_errors():
+        if command_line.HELP & set(sys.argv):
+            print(f'{__doc__}\n{FLAGS.main_module_help()}')
+            sys.exit()
+        name = sys.argv[1] if len(sys.argv) > 1 else ''
+        if name not in COMMANDS:
+            raise UserError(f'{name!r}: not a command; there are {", ".join(COMMANDS)}')
+        ours = {flag.name: flag for flag in FLAGS.get_key_flags_for_module(sys.argv[0])}
+        mine, theirs = command_line.share_out(sys.argv[2:], ours)
+        app.run(lambda rest: main(rest, name, theirs), [sys.argv[0], *mine], flags_parser=FLAGS)

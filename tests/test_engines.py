@@ -1,0 +1,188 @@
+"""Runs of a plan at work: skipped, resumed, retried, stopped in time, told of."""
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import toy_suite
+from small_runs import AGENT
+
+from experiments import engines, progress
+from experiments.engines import Slot, run_here, slots
+from experiments.plans import make_plan
+from experiments.progress import look
+from reports import results
+from training.logs import RunFolder
+from utils.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def plan_of(tmp_path, *more, methods=('DFP', 'BFN')):
+    """Two runs of a second or two in the toy suite."""
+    sizes = [f'--agent.{name}={value}' for name, value in AGENT.items()]
+    flags = (
+        '--suite=toy_suite:suite', f'--toy_dataset_dir={tmp_path / "data"}',
+        f'--save_dir={tmp_path / "exp"}', f'--compilation_cache_dir={tmp_path / "compiled"}',
+        '--offline_steps=20', '--online_steps=30', '--start_training=10', '--eval_interval=10',
+        '--eval_episodes=2', '--eval_envs=2', '--log_interval=10', '--buffer_size=900',
+        '--horizon_length=3', *sizes, *more,
+    )  # fmt: skip
+    return make_plan(methods=methods, tasks=[toy_suite.ENV_NAME], seeds=2, flags=flags)
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch):
+    """Where commands of plans are started; and where they find the toy suite."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv('PYTHONPATH', f'{ROOT}:{ROOT / "tests"}')
+
+
+def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
+    """The first call is stopped while both are at work; the second goes on; the third skips."""
+    plan, lines = plan_of(tmp_path, '--online_steps=900', '--eval_interval=300'), []
+    places = [Slot(), Slot()]
+    assert {look(cell.config).status for cell in plan.runs} == {'planned'}
+
+    def stop():
+        while not all(look(cell.config).part > 0.02 for cell in plan.runs):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    outcome = run_here(plan.runs, places, lines.append)
+    assert [cell.row for cell in outcome.left] == ['DFP', 'BFN']
+    assert progress.summary(plan.runs) == {'interrupted': 2}
+    assert 'Stopping 2 runs; each saves its state' in lines
+
+    outcome = run_here(plan.runs, places, lines.append)
+    assert {cell.row for cell in outcome.done} == {'DFP', 'BFN'}
+    assert any(re.match('DFP, .*: goes on at', line) for line in lines)
+    lines.clear()
+    outcome = run_here(plan.runs, places, lines.append)
+    assert [cell.row for cell in outcome.done] == ['DFP', 'BFN']
+    assert lines == []
+    assert progress.summary(plan.runs) == {'done': 2}
+
+    rows = [row for cell in plan.runs for row in progress.results_of(cell)]
+    path = tmp_path / 'results.csv'
+    assert results.merge(path, rows) == results.merge(path, rows) == len(rows)
+    seeds = results.by_seed(results.read(path))
+    assert set(seeds) == {('DFP', toy_suite.ENV_NAME), ('BFN', toy_suite.ENV_NAME)}
+    for each in seeds.values():
+        assert [seed.seed for seed in each] == [0, 1]
+        assert max(each[0].offline) == 20
+        assert max(each[0].online) == 900
+
+
+def test_a_run_that_fails_is_tried_again_and_then_named(tmp_path):
+    plan, lines = plan_of(tmp_path, methods=('DFP',)), []
+    (tmp_path / 'data').write_text('a file where the folder shall be')
+    outcome = run_here(plan.runs, [Slot()], lines.append, retries=1)
+    assert [cell.row for cell in outcome.failed] == ['DFP']
+    assert sum('it will be started again' in line for line in lines) == 1
+    assert re.search('failed 2 times: .*data', lines[-1])
+    assert look(plan.runs[0].config).status == 'planned'  # a failed start leaves nothing
+
+
+def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
+    plan, lines = plan_of(tmp_path, methods=('DFP',)), []
+    folder = RunFolder(plan.runs[0].config.directory)
+    try:
+        assert look(plan.runs[0].config).status == 'running'
+        outcome = run_here(plan.runs, [Slot()], lines.append)
+    finally:
+        folder.close()
+    assert [cell.row for cell in outcome.elsewhere] == ['DFP']
+    assert lines == [f'At work elsewhere, left to it: DFP, {toy_suite.ENV_NAME}']
+
+
+def test_nothing_is_started_that_has_no_time(tmp_path):
+    plan = plan_of(tmp_path)
+    outcome = run_here(plan.runs, [Slot()], print, minutes=1)
+    assert [cell.row for cell in outcome.left] == ['DFP', 'BFN']
+
+
+def test_places_are_gpus_or_else_cores(monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1,3')
+    assert [dict(slot.environment)['CUDA_VISIBLE_DEVICES'] for slot in slots()] == ['1', '3']
+    shared = slots(3)
+    assert [dict(slot.environment)['CUDA_VISIBLE_DEVICES'] for slot in shared] == ['1', '3', '1']
+    assert dict(shared[0].environment)['XLA_PYTHON_CLIENT_PREALLOCATE'] == 'false'
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    cores = sorted(os.sched_getaffinity(0))
+    assert [slot.cores for slot in slots()] == [(core,) for core in cores]
+    assert sorted(slots(1)[0].cores) == cores
+    with pytest.raises(UserError, match='--jobs=0: must be at least 1'):
+        slots(0)
+
+
+def test_a_run_is_pinned_to_its_cores(tmp_path):
+    cell = dataclasses.replace(plan_of(tmp_path, methods=('DFP',)).runs[0], arguments=('--help',))
+    core = min(os.sched_getaffinity(0))
+    child = engines.Child(cell, Slot(cores=(core,)))
+    assert os.sched_getaffinity(child.process.pid) == {core}
+    child.process.wait()
+    assert child.finished() == 0
+
+
+def test_rates_are_kept_for_a_machine_and_scale_to_other_lengths(tmp_path, monkeypatch):
+    config = plan_of(tmp_path, methods=('DFP',)).runs[0].config
+    config.directory.mkdir(parents=True)
+    (config.directory / 'status.json').write_text('{"status": "done"}')
+    (config.directory / 'eval.csv').write_text(
+        'phase,step,seed,seconds,success\noffline,20,0,4.0,0\nonline,30,0,10.0,1\n'
+    )
+    path = tmp_path / 'rates.json'
+    progress.remember([config], path)
+    rates = progress.read_rates(path)[progress.host()]
+    longer = dataclasses.replace(config, offline_steps=100, online_steps=60)
+    assert progress.estimate(longer, rates) == pytest.approx(100 * 4 / 20 + 60 * 6 / 30)
+    other = dataclasses.replace(config, agent=config.agent | {'batch_size': 64})
+    assert progress.estimate(other, rates) is None
+    assert progress.read_rates(tmp_path / 'none.json') == {}
+
+
+def run_program(*arguments, check=True):
+    done = subprocess.run(
+        [sys.executable, 'reproduce.py', *arguments], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 or not check, done.stderr[-2000:]
+    return done
+
+
+def test_the_program_plans_without_starting_anything(tmp_path):
+    done = run_program('plan', '--table=1', f'--save_dir={tmp_path}', '--eval_episodes=7')
+    lines = done.stdout.splitlines()
+    assert len([line for line in lines if line.startswith('planned')]) == 72
+    assert all('--eval_episodes=7' in line for line in lines[:72])
+    assert list(tmp_path.iterdir()) == []
+    script = run_program('plan', '--format=slurm', '--table=7', f'--save_dir={tmp_path}').stdout
+    assert '#SBATCH --array=0-4' in script
+    checked = subprocess.run(['bash', '-n'], input=script, text=True, capture_output=True)
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], "'': not a command; there are plan, run, status, gather, report"),
+        (['show'], "'show': not a command"),
+        (['plan'], 'Name a table'),
+        (['plan', '--table=5'], '--table=5: none'),
+        (['plan', '--table=1', '--offline_steps=-1'], '--offline_steps=-1: must be at least 0'),
+        (['plan', '--table=1', '--nonsense=1'], 'Unknown command line flag .nonsense'),
+    ],
+)
+def test_bad_input_is_named_in_one_line(arguments, message):
+    done = run_program(*arguments, check=False)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr)
+    assert done.stderr.count('\n') == 1

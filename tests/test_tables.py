@@ -1,0 +1,158 @@
+"""Reports of a plan: tables by hand, missing and partial cells, pictures and a page."""
+
+import csv
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+
+from experiments.plans import make_plan
+from experiments.report import make_table, speed_markdown, write
+from reports import aggregates, tables
+from reports.results import COLUMNS, by_seed, merge, read
+from utils.errors import UserError
+
+TASKS = ['cube-double-play-singletask-task2-v0', 'cube-triple-play-singletask-task2-v0']
+STEPS = ('--offline_steps=100', '--online_steps=300')
+
+
+def rows_of(method, task, offline, online):
+    """Rows of results: successes in % of each seed at the end of the offline phase; online, lists
+    of three evaluations."""
+    about = {'return': 0, 'length': 0, 'seconds': 7200, 'identity': 'abc', 'commit': '1234567890',
+             'device': 'a machine'}  # fmt: skip
+    rows = []
+    for seed, (end, later) in enumerate(zip(offline, online, strict=True)):
+        points = [('offline', 100, end)]
+        points += [('online', 100 * (i + 1), value) for i, value in enumerate(later)]
+        rows += [
+            {'method': method, 'task': task, 'seed': str(seed), 'phase': phase, 'step': str(step),
+             'success': str(value / 100)} | about
+            for phase, step, value in points
+        ]  # fmt: skip
+    return rows
+
+
+@pytest.fixture
+def plan():
+    return make_plan('1', methods=['QC-BFN', 'MVP', 'DFP'], tasks=TASKS, seeds=3, flags=STEPS)
+
+
+ROWS = [
+    *rows_of('DFP', TASKS[0], (10, 20, 30), ([50, 95, 96], [60, 80, 98], [70, 90, 100])),
+    *rows_of('DFP', TASKS[1], (0, 0, 0), ([0, 0, 40], [0, 0, 50], [0, 0, 60])),
+    *rows_of('MVP', TASKS[0], (10, 20, 30), ([50, 80, 90], [50, 80, 90], [50, 80, 90])),
+    *rows_of('MVP', TASKS[1], (0,), ([0, 0, 40],)),  # one seed of three
+    *rows_of('QC-BFN', TASKS[0], (1, 1, 1), ([1, 2], [1, 2], [1, 2])),  # unfinished
+]
+
+
+def test_entries_are_mean_and_std_over_seeds_and_averages_over_tasks(plan):
+    lines = make_table(plan, by_seed(ROWS)).lines['online']
+    dfp = lines[TASKS[0]]['DFP']
+    assert dfp.values == (96, 98, 100)
+    assert (dfp.mean, dfp.std) == (98, 2)
+    assert dfp.interval == (pytest.approx(96.67, abs=0.7), pytest.approx(99.33, abs=0.7))
+    assert lines['average']['DFP'].values == (68, 74, 80)
+    assert lines['average']['MVP'].values == (65,)
+    steady = make_table(plan, by_seed(ROWS), last=3).lines['online']
+    assert steady[TASKS[0]]['DFP'].values == pytest.approx((241 / 3, 238 / 3, 260 / 3))
+
+
+def test_cells_say_what_is_missing(plan):
+    text = tables.markdown(make_table(plan, by_seed(ROWS)))
+    line = next(x for x in text.splitlines() if x.startswith(f'| {TASKS[1]}'))
+    cells = [cell.strip() for cell in line.split('|')[2:-1]]
+    assert cells[0].startswith('(paper ')  # nothing of ours
+    assert cells[1].startswith('<u>40.0 ± 0.0</u> [1 of 3 seeds] (paper')
+    assert cells[2].startswith('**50.0 ± 10.0** (paper')
+
+
+def test_the_published_number_is_beside_ours_and_judged(plan):
+    number = make_table(plan, by_seed(ROWS)).lines['online'][TASKS[0]]['DFP']
+    assert number.published is not None
+    inside = dataclasses.replace(number, published=(98.0, 1.0))
+    outside = dataclasses.replace(number, published=(80.0, 1.0))
+    alone = dataclasses.replace(number, values=(98.0,))
+    assert [tables.agrees(n) for n in (inside, outside, alone)] == [' ✓', ' ✗', '']
+
+
+def test_best_is_bold_and_second_underlined_also_when_tied():
+    means = {'a': 90.04, 'b': 90.0, 'c': 80.0, 'd': 70.0}
+    entries = {name: tables.Number((mean,), 1) for name, mean in means.items()}
+    entries['e'] = tables.Number((), 1)
+    assert tables.ranks(entries | {'f': None}) == {'a': 1, 'b': 1, 'c': 2}
+
+
+def test_latex_and_csv_have_the_same_numbers(plan):
+    table = make_table(plan, by_seed(ROWS))
+    text = tables.latex(table)
+    assert r'$\mathbf{98.0 \pm 2.0}$' in text
+    assert r'$\underline{40.0 \pm 0.0}$\,[1/3]' in text
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(table))))
+    (row,) = (r for r in rows if r['task'] == TASKS[0] and r['method'] == 'DFP')
+    assert (row['mean'], row['std'], row['seeds']) == ('98.00', '2.00', '3')
+
+
+def test_steps_to_95_percent_are_the_median_of_those_that_got_there(plan):
+    text = speed_markdown(plan, by_seed(ROWS))
+    line = next(x for x in text.splitlines() if x.startswith(f'| {TASKS[0]}'))
+    assert [cell.strip() for cell in line.split('|')[2:-1]] == [
+        '(0 of 3)',
+        '(0 of 3)',
+        '300 (3 of 3)',
+    ]
+
+
+def test_groups_are_means_of_their_tasks():
+    tasks = [f'cube-double-play-singletask-task{i}-v0' for i in (2, 3, 4)]
+    plan = make_plan('4', methods=['K=1', 'K=4'], tasks=tasks, seeds=2, flags=STEPS)
+    rows = []
+    for task, end in zip(tasks, (10, 20, 60), strict=True):
+        rows += rows_of('DFP top_k=1', task, (0, 0), ([0, 0, end], [0, 0, end + 3]))
+    lines = make_table(plan, by_seed(rows)).lines['online']
+    assert lines['cube-double']['K=1'].values == (30, 33)
+    assert lines['cube-double']['K=4'].values == ()
+    assert lines['cube-double']['K=1'].published is not None
+
+
+def test_aggregates_by_hand():
+    scores = [np.array([10.0, 20.0]), np.array([90.0, 100.0])]
+    others = [np.array([10.0, 0.0]), np.array([100.0, 100.0])]
+    assert aggregates.mean(scores) == 55
+    assert aggregates.interquartile_mean(scores) == 55  # of 20 and 90
+    assert aggregates.improvement(scores, others) == pytest.approx((3.5 / 4 + 1 / 4) / 2)
+    low, high = aggregates.interval(aggregates.mean, scores)
+    assert (low, high) == (50, 60)
+
+
+def test_a_report_has_tables_curves_and_a_page(plan, tmp_path):
+    paths = write(plan, ROWS, tmp_path / 'out', with_published=True)
+    assert {path.suffix for path in paths} == {'.md', '.tex', '.csv', '.png', '.pdf', '.html'}
+    assert all(path.stat().st_size > 200 for path in paths)
+    text = next(path for path in paths if path.suffix == '.html').read_text()
+    assert 'http' not in text.partition('<script')[0]
+    for part in ('98.0 ± 2.0', '1 of 3 seeds', '2.00', '12345678', 'a machine', '--method=DFP'):
+        assert part in text
+    assert 'contradicts itself' in next(p for p in paths if p.suffix == '.md').read_text()
+
+
+def test_a_report_of_nothing_is_a_report(plan, tmp_path):
+    paths = write(plan, [], tmp_path, with_published=False)
+    assert 'No results yet' in next(p for p in paths if p.suffix == '.html').read_text()
+
+
+def test_results_are_replaced_by_newer_ones_and_other_files_refused(tmp_path):
+    path = tmp_path / 'results.csv'
+    assert merge(path, ROWS) == len(ROWS)
+    newer = [row | {'success': '0.5'} for row in ROWS[:1]]
+    assert merge(path, newer) == len(ROWS)
+    assert [r['success'] for r in read(path)].count('0.5') == [r['success'] for r in ROWS].count(
+        '0.5'
+    ) + 1
+    assert tuple(read(path)[0]) == COLUMNS
+    other = tmp_path / 'other.csv'
+    other.write_text('a,b\n1,2\n')
+    with pytest.raises(UserError, match=r'other.csv: has no column method'):
+        read(other)
