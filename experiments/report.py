@@ -81,7 +81,7 @@ def make_table(plan: Plan, seeds: Mapping[tuple[str, str], Sequence[Seed]], last
 
 
 def _entry(
-    values: list[tuple[float, ...]], planned: int, published: tuple[float, float] | None
+    values: list[tuple[float, ...]], planned: int, published: tuple[float, float | None] | None
 ) -> Number | None:
     """Returns the mean over tasks, seed by seed; None if a task has no seed."""
     complete = min(len(each) for each in values)
@@ -91,14 +91,14 @@ def _entry(
     return Number(tuple(means.tolist()), planned, published)
 
 
-def read_published(plan: Plan) -> dict[tuple[str, str, str], tuple[float, float]]:
+def read_published(plan: Plan) -> dict[tuple[str, str, str], tuple[float, float | None]]:
     """Returns mean and std of the paper's table, by phase, row and line."""
     found = {}
     with (PAPER / 'tables.csv').open(newline='') as file:
         for row in csv.DictReader(file):
             if row['table'] == plan.table and row['mean']:
                 name = _same(row['setting'] or row['method'])
-                std = float(row['std']) if row['std'] else 0.0
+                std = float(row['std']) if row['std'] else None
                 found[row['phase'], name, row['task']] = (float(row['mean']), std)
     return found
 

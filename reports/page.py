@@ -7,7 +7,7 @@ import plotly.graph_objects as graph
 import plotly.io
 
 from reports.style import colours
-from reports.tables import Number, Table, agrees, ranks
+from reports.tables import Number, Table, agrees, as_published, ranks
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
@@ -69,8 +69,8 @@ def _cell(number: Number | None, rank: int | None) -> str:
         if len(number.values) < number.planned:
             text += f'<span class="missing">{len(number.values)} of {number.planned} seeds</span>'
     if number.published:
-        mean, std = number.published
-        text += f'<span class="paper">paper {mean:.1f} ± {std:.1f}{agrees(number)}</span>'
+        published = as_published(number.published)
+        text += f'<span class="paper">paper {published}{agrees(number)}</span>'
     return text
 
 

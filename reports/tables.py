@@ -21,12 +21,12 @@ class Number:
     Attributes:
         values: of each seed, %.
         planned: how many seeds there shall be.
-        published: mean and std in the paper, %; None if it has none.
+        published: mean and std in the paper, %, of which the std may be missing; None: neither is.
     """
 
     values: tuple[float, ...]
     planned: int
-    published: tuple[float, float] | None = None
+    published: tuple[float, float | None] | None = None
 
     @property
     def mean(self) -> float:
@@ -95,8 +95,14 @@ def _markdown_cell(number: Number | None, rank: int | None) -> str:
         if len(number.values) < number.planned:
             text += f' [{len(number.values)} of {number.planned} seeds]'
     if number.published:
-        text += f' (paper {number.published[0]:.1f} ± {number.published[1]:.1f}{agrees(number)})'
+        text += f' (paper {as_published(number.published)}{agrees(number)})'
     return text.strip()
+
+
+def as_published(published: tuple[float, float | None]) -> str:
+    """Returns '90.6 ± 3.0', or '90.6' without a standard deviation."""
+    mean, std = published
+    return f'{mean:.1f}' if std is None else f'{mean:.1f} ± {std:.1f}'
 
 
 def agrees(number: Number) -> str:
