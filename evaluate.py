@@ -1,16 +1,20 @@
 """Evaluates the policies of a run or a checkpoint; prints a line of JSON for each seed.
 
-python evaluate.py --restore_path=exp/<group>/<env>/<run> --eval_episodes=50
+python evaluate.py --restore_path=exp/<group>/<env>/<run> --eval_episodes=50 --video=policy.mp4
 """
 
+import contextlib
 import json
+import pathlib
 
 from absl import app, flags, logging
 
 import envs
 from experiments.command_line import one_line_errors, refuse_arguments
+from reports.videos import check_path, grid, write_video
 from training import RunConfig, checkpoints, load_policy
 from training.evaluation import evaluate
+from training.videos import FPS, open_renderer, record
 from utils.seeds import stack
 
 FLAGS = flags.FLAGS
@@ -21,6 +25,11 @@ flags.DEFINE_integer('eval_envs', 10, 'Environments in parallel.', lower_bound=1
 flags.DEFINE_integer('seed', None, 'Of start states and policy noise; default: each seed of the '
                      'run its own, which gives its score.', lower_bound=0,
                      upper_bound=2**32 - 1)  # fmt: skip
+flags.DEFINE_string('video', None, 'Film the first episodes into this .mp4 or .gif; of several '
+                    'seeds, each has a file of its own.')  # fmt: skip
+flags.DEFINE_integer('video_episodes', 4, 'Episodes in the video.', lower_bound=1)
+flags.DEFINE_integer('video_frame_skip', 3, 'Environment steps between two frames.', lower_bound=1)
+flags.DEFINE_bool('video_values', False, 'Draw the Q values of the proposals beside the episodes.')
 
 
 def main(argv) -> None:
@@ -30,21 +39,38 @@ def main(argv) -> None:
     path = checkpoints.find(FLAGS.restore_path)
     metadata = checkpoints.load(path)[0]
     config = RunConfig.from_json(metadata['config'])
-    envs.start_workers(config.task)
-    env = envs.make_vector_env(
-        config.task,
-        min(FLAGS.eval_envs, FLAGS.eval_episodes),
-        config.horizon_length,
-        'evaluate',
-        worker_timeout=config.worker_timeout,
-        **config.env_options,
-    )
-    for trained in metadata['seeds']:
-        policy = load_policy(path, trained)
-        seed = trained if FLAGS.seed is None else FLAGS.seed
-        (scores,) = evaluate([stack([policy])], env, FLAGS.eval_episodes, [seed])
-        print(json.dumps({'seed': trained} | scores), flush=True)
-    envs.end(env)
+    with contextlib.ExitStack() as opened:
+        renderer = None
+        if FLAGS.video:
+            check_path(FLAGS.video, 'video')
+            renderer = open_renderer(config, FLAGS.video_frame_skip)
+            opened.callback(renderer.close)
+        envs.start_workers(config.task)
+        env = envs.make_vector_env(
+            config.task,
+            min(FLAGS.eval_envs, FLAGS.eval_episodes),
+            config.horizon_length,
+            'evaluate',
+            worker_timeout=config.worker_timeout,
+            **config.env_options,
+        )
+        opened.callback(envs.end, env)
+        for trained in metadata['seeds']:
+            policy = load_policy(path, trained)
+            seed = trained if FLAGS.seed is None else FLAGS.seed
+            (scores,) = evaluate([stack([policy])], env, FLAGS.eval_episodes, [seed])
+            print(json.dumps({'seed': trained} | scores), flush=True)
+            if renderer is not None:
+                with_values = FLAGS.video_values
+                clips = record(policy, renderer, FLAGS.video_episodes, seed, with_values)
+                several = len(metadata['seeds']) > 1
+                write_video(video_path(trained, several), grid(clips, with_values), FPS)
+
+
+def video_path(seed: int, several: bool) -> pathlib.Path:
+    """Returns where the video of a seed goes; with several seeds, its name says which."""
+    path = pathlib.Path(FLAGS.video)
+    return path.with_stem(f'{path.stem}-sd{seed:03d}') if several else path
 
 
 if __name__ == '__main__':

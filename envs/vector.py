@@ -307,7 +307,7 @@ class _Simulator:
         self._poll = select.poll()  # the pipe's own `poll` makes another one at every call
         self._poll.register(self._pipe, select.POLLIN)
         process = _context.Process(
-            target=_work, args=(theirs, CloudpickleWrapper(self._make)), daemon=True
+            target=work, args=(theirs, CloudpickleWrapper(self._make)), daemon=True
         )
         with theirs, without_main():
             process.start()
@@ -456,7 +456,7 @@ def _end_all() -> None:  # runs before multiprocessing waits for processes that 
         end(env)
 
 
-def _work(pipe: Connection, make: Callable[[], gymnasium.Env]) -> None:
+def work(pipe: Connection, make: Callable[[], gymnasium.Env]) -> None:
     """Calls methods of an environment for the parent, until that closes the pipe."""
     obey_parent_alone()
     if sys.stderr is not None:

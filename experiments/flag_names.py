@@ -7,7 +7,6 @@ Flags that are spelled the same need no entry. The README has this table;
 import re
 
 _NO_IMAGES = 'observations are vectors, not images; leave it out'
-_NO_VIDEOS = 'no videos are made; leave it out'
 _NUM_SAMPLES = 'use --agent.num_samples, and --agent.eval_num_samples if evaluation has another N'
 _NO_FOURIER = 'the flow takes its time as it is; leave it out'
 
@@ -35,8 +34,6 @@ OTHER_NAMES = {
     'agent.encoder': _NO_IMAGES,
     'frame_stack': _NO_IMAGES,
     'p_aug': _NO_IMAGES,
-    'video_episodes': _NO_VIDEOS,
-    'video_frame_skip': _NO_VIDEOS,
     'balanced_sampling': 'use --offline_batch_ratio=0.5',
     'save_all_online_states': 'the replay of a run is in its checkpoints; leave it out',
 }

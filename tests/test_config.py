@@ -122,7 +122,7 @@ def test_the_identity_is_a_hash_of_what_decides_the_result():
     irrelevant = {
         'method', 'seed', 'num_seeds', 'save_dir', 'run_group', 'save_minutes', 'save_interval',
         'keep_checkpoints', 'compilation_cache_dir', 'wandb_mode', 'wandb_project', 'wandb_entity',
-        'wandb_tags', 'eval_envs', 'worker_timeout',
+        'wandb_tags', 'eval_envs', 'worker_timeout', 'video_episodes', 'video_frame_skip',
     }  # fmt: skip
     for field in dataclasses.fields(RunConfig):
         if field.name in ('agent', 'env_options'):

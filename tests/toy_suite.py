@@ -3,6 +3,7 @@
 --suite=toy_suite:suite --env_name=toy-push-v0 --toy_dataset_dir=<somewhere>
 """
 
+import os
 from pathlib import Path
 
 import gymnasium
@@ -24,9 +25,11 @@ class Push(gymnasium.Env):
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
     action_space = gymnasium.spaces.Box(-BOUND, BOUND, (1,), np.float64)
+    metadata = {'render_modes': ['rgb_array']}  # noqa: RUF012
 
-    def __init__(self, time_limit=10):
+    def __init__(self, time_limit=10, render=False):
         self.time_limit = time_limit
+        self.render_mode = 'rgb_array' if render else None
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -41,6 +44,12 @@ class Push(gymnasium.Env):
         success = abs(self.position) < GOAL_SIZE
         truncated = self.steps >= self.time_limit and not success
         return self._observe(), -abs(self.position) / 5, success, truncated, {'success': success}
+
+    def render(self):
+        """Returns an image that is as bright as the point is far from the goal."""
+        if self.render_mode is None:
+            return None
+        return np.full((16, 24, 3), min(255, int(40 * abs(self.position))), np.uint8)
 
     def _observe(self):
         return np.array([self.position, self.push, self.steps / self.time_limit], np.float32)
@@ -94,7 +103,9 @@ class Toy(Suite):
         return Task(env_name, self, DATASET) if env_name == ENV_NAME else None
 
     def make_env(self, task, *, render=False, toy_time_limit=10, **options):
-        return Push(toy_time_limit)
+        if render and os.environ.get('MUJOCO_GL') == 'broken':
+            raise ImportError('libbroken.so: cannot open shared object file')
+        return Push(toy_time_limit, render)
 
     def make_dataset(
         self,

@@ -54,6 +54,7 @@ class Resources:
     failure: SimulatorError | None = None  # of the play environments; they are of no use then
     block: int = 1  # updates in one dispatch of the offline phase
     exploration_keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
+    record_videos: Callable[..., None] = lambda *_: None  # see `RunVideos.record`
     largest_reward: float = 0.0  # absolute, of all that were seen
     has_warned_of_values: bool = False
 
@@ -177,6 +178,7 @@ def report(state: RunState, run: Resources) -> RunState:
             scores = tuple(
                 evaluate(policies, run.eval_env, config.eval_episodes, config.seeds, run.check)
             )
+            run.record_videos(policies, state.phase, state.step, run.check)
         run.write('eval', state, scores)
         success = np.mean([score['success'] for score in scores])
         if run.bar is not None:

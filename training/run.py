@@ -32,6 +32,7 @@ from training.logs import (
 )
 from training.shards import ShardReader
 from training.state import RunState
+from training.videos import RunVideos
 from utils.errors import UserError
 
 GROUPS = ('agents', 'seeds', 'play')  # of a checkpoint; 'play' is there online only
@@ -171,6 +172,8 @@ class _Run:
         )
         stack.callback(self.log.close)
         self._describe(dataset.provenance)
+        videos = RunVideos(config, place / 'videos')
+        stack.callback(videos.close)
         self.resources = loop.Resources(
             config=config,
             data=data,
@@ -181,6 +184,7 @@ class _Run:
             check=interruption.check,
             on_metrics=on_metrics,
             show_progress=show_progress,
+            record_videos=videos.record,
             largest_reward=loop.largest(rows.rewards),
         )
         stack.callback(self.resources.close_bar)

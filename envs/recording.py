@@ -1,0 +1,196 @@
+"""An environment that renders, in a process of its own, for videos.
+
+MuJoCo reads MUJOCO_GL when it is imported, and renders without a display by EGL (a GPU's driver, or
+Mesa) or by OSMesa (in software). So that process is started anew with the one that works here.
+Simulators that train and evaluate have nothing to do with it, and never render.
+"""
+
+import atexit
+import multiprocessing
+import os
+from functools import partial
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.vector.utils import CloudpickleWrapper
+
+from envs.episodes import ActionChunks
+from envs.processes import without_main
+from envs.suite import Task
+from envs.vector import WORKER_TIMEOUT, SimulatorError, work
+from utils.errors import UserError
+
+BACKENDS = ('egl', 'osmesa')  # of MUJOCO_GL, tried in this order
+FIX = (
+    "install Mesa's renderer, for example `apt install libosmesa6` or `apt install libegl1`, and "
+    'set MUJOCO_GL if another one shall be used'
+)
+
+_context = multiprocessing.get_context('spawn')
+
+
+class Played(NamedTuple):
+    """What a chunk came to: the observation `[d_s]` after it, and the frames [H, W, 3] uint8."""
+
+    observation: np.ndarray
+    frames: list[np.ndarray]
+    done: bool
+    success: bool
+    reward: float
+
+
+class Frames(gymnasium.Wrapper):
+    """Keeps a picture of an episode's start, of every few steps and of its end."""
+
+    def __init__(self, env: gymnasium.Env, frame_skip: int):
+        super().__init__(env)
+        self._frame_skip, self._steps = frame_skip, 0
+        self.frames: list[np.ndarray] = []
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        result = self.env.reset(seed=seed, options=options)
+        self._steps, self.frames = 0, [self._picture()]
+        return result
+
+    def step(self, action: np.ndarray):
+        result = self.env.step(action)
+        self._steps += 1
+        if result[2] or result[3] or self._steps % self._frame_skip == 0:
+            self.frames.append(self._picture())
+        return result
+
+    def _picture(self) -> np.ndarray:
+        image: Any = self.env.render()
+        shape, kind = getattr(image, 'shape', ()), getattr(image, 'dtype', type(image).__name__)
+        if len(shape) != 3 or shape[2] != 3 or kind != np.uint8:
+            raise UserError(
+                f'{self.env}: render() gives {kind} {shape}, not an image [H, W, 3] uint8; let '
+                "the suite's make_env(render=True) make an environment that does"
+            )
+        return np.array(image)
+
+
+class Recording(gymnasium.Wrapper):
+    """What the process calls: `begin` an episode, and `play` chunks of it."""
+
+    def __init__(self, env: Frames, horizon_length: int):
+        super().__init__(ActionChunks(env, horizon_length))
+        self._frames = env
+
+    def begin(self, seed: int) -> Played:
+        """Begins the episode of a seed."""
+        observation, _ = self.env.reset(seed=seed)
+        return self._played(observation, False, False, 0.0)
+
+    def play(self, chunk: np.ndarray) -> Played:
+        """Executes a chunk `[h, d_a]`, to its end or to the end of the episode."""
+        observation, reward, terminated, truncated, info = self.env.step(chunk)
+        done = terminated or truncated
+        return self._played(observation, done, bool(done and info['success']), float(reward))
+
+    def _played(self, observation: np.ndarray, done: bool, success: bool, reward: float) -> Played:
+        frames, self._frames.frames = self._frames.frames, []
+        return Played(observation, frames, done, success, reward)
+
+
+def _make(task: Task, horizon_length: int, frame_skip: int, **options) -> Recording:
+    from envs.registry import make_env
+
+    return Recording(Frames(make_env(task, render=True, **options), frame_skip), horizon_length)
+
+
+class Renderer:
+    """A `Recording` in a process of its own; close it when all is recorded."""
+
+    def __init__(
+        self,
+        task: Task,
+        horizon_length: int,
+        frame_skip: int,
+        *,
+        worker_timeout: float = WORKER_TIMEOUT,
+        **options,
+    ):
+        """Starts the process with the first way to render that works here.
+
+        Args:
+            task: to play.
+            horizon_length: h, the number of actions in a chunk.
+            frame_skip: environment steps between two frames.
+            worker_timeout: seconds without an answer after which it is given up.
+            options: of the task's suite.
+
+        Raises:
+            UserError: nothing here renders this task, or it is wrong in itself.
+        """
+        self._make = partial(_make, task, horizon_length, frame_skip, **options)
+        self._timeout = worker_timeout
+        chosen = os.environ.get('MUJOCO_GL')
+        problems = []
+        for backend in (chosen,) if chosen else BACKENDS:
+            self._start(backend)
+            try:
+                self.begin(0)
+            except SimulatorError as error:
+                problems.append(f'{backend}: {error}')
+                self.close()
+            except BaseException:
+                self.close()
+                raise
+            else:
+                return
+        raise UserError(f'{task.env_name} cannot be rendered here ({"; ".join(problems)}); {FIX}')
+
+    def _start(self, backend: str) -> None:
+        self._pipe, theirs = _context.Pipe()
+        self._process = _context.Process(
+            target=work, args=(theirs, CloudpickleWrapper(self._make)), daemon=True
+        )
+        atexit.register(self.close)
+        before = os.environ.get('MUJOCO_GL')
+        os.environ['MUJOCO_GL'] = backend
+        try:
+            with theirs, without_main():
+                self._process.start()
+        finally:
+            if before is None:
+                del os.environ['MUJOCO_GL']
+            else:
+                os.environ['MUJOCO_GL'] = before
+
+    def begin(self, seed: int) -> Played:
+        """Begins the episode that `reset(seed=seed)` begins.
+
+        Raises:
+            UserError: the environment cannot be rendered.
+            SimulatorError: the process failed.
+        """
+        return self._call('begin', seed)
+
+    def play(self, chunk: np.ndarray) -> Played:
+        """Executes a chunk `[h, d_a]`; raises as `begin` does."""
+        return self._call('play', np.asarray(chunk))  # not jax's, which the process would import
+
+    def _call(self, name: str, argument: Any) -> Played:
+        try:
+            self._pipe.send((name, (argument,)))
+            if not self._pipe.poll(self._timeout):
+                raise SimulatorError(f'gave no answer for {self._timeout:g} s')
+            kind, content = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join(1.0)
+            raise SimulatorError(f'died (status {self._process.exitcode})') from None
+        if kind == 'wrong':
+            raise UserError(content)
+        if kind == 'raised':
+            raise SimulatorError(content.strip().splitlines()[-1])
+        return content
+
+    def close(self) -> None:
+        """Ends the process, whatever it does."""
+        atexit.unregister(self.close)
+        if self._process.is_alive():
+            self._process.kill()
+        self._pipe.close()
+        self._process.join()

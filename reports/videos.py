@@ -1,0 +1,182 @@
+"""Videos: frames into a file, episodes side by side, and the values of what the policy chose from.
+
+A video is an MP4 (VP9, by OpenCV) or a GIF (by Pillow), as the name of its file says.
+"""
+
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.errors import UserError
+
+SUFFIXES = ('.mp4', '.gif')
+CODEC = 'vp09'  # browsers play it, and OpenCV's package brings it along
+BORDER = 4  # pixels around each episode
+PLAYING, SUCCESS = (90, 90, 90), (0, 200, 120)  # its colours
+DOT, CHOSEN, TEXT = (120, 170, 210), (230, 120, 0), (60, 60, 60)
+
+
+class Clip(NamedTuple):
+    """What was recorded of an episode.
+
+    Attributes:
+        frames: images [H, W, 3] uint8, the last one of the last state.
+        success: of the last step.
+        chunks: for each frame the number of the chunk that it was reached by, from 0.
+        values: for each chunk the values `[N]` of the proposals that it was the best of.
+    """
+
+    frames: Sequence[np.ndarray]
+    success: bool
+    chunks: Sequence[int] = ()
+    values: Sequence[np.ndarray] = ()
+
+
+def check_path(path: str | pathlib.Path, flag: str, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Raises UserError unless a picture or video may be written to `path`, the value of a flag."""
+    path = pathlib.Path(path)
+    if path.suffix not in suffixes:
+        raise UserError(f'--{flag}={path}: must end in {" or ".join(suffixes)}')
+    folder = path.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f'--{flag}={path}: {folder} is no folder that can be written; make it')
+
+
+def write_video(path: str | pathlib.Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Writes frames [H, W, 3] uint8 of one size; the file appears when it is whole.
+
+    Args:
+        path: of an .mp4 or a .gif.
+        frames: one or more.
+        fps: frames per second.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    part = path.with_name(f'.part-{path.name}')
+    write = _write_gif if path.suffix == '.gif' else _write_mp4
+    try:
+        write(part, [_even(frame) for frame in frames], fps)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    """Repeats the last row or column of a frame of odd size, which MP4 does not take."""
+    height, width, _ = frame.shape
+    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode='edge')
+
+
+def _write_gif(path: pathlib.Path, frames: Sequence[np.ndarray], fps: float) -> None:
+    from PIL import Image
+
+    images = [Image.fromarray(frame).quantize(128) for frame in frames]
+    images[0].save(
+        path,
+        format='GIF',
+        save_all=True,
+        append_images=images[1:],
+        duration=round(1000 / fps),
+        loop=0,
+    )
+
+
+def _write_mp4(path: pathlib.Path, frames: Sequence[np.ndarray], fps: float) -> None:
+    import cv2
+
+    height, width, _ = frames[0].shape
+    path.touch()  # OpenCV does not say why it cannot write
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*CODEC), fps, (width, height))
+    try:
+        if not writer.isOpened():
+            raise OSError(f'this OpenCV ({cv2.__version__}) cannot write {CODEC}; use a .gif')
+        for frame in frames:
+            writer.write(np.ascontiguousarray(frame[..., ::-1]))  # BGR
+    finally:
+        writer.release()
+    if not path.stat().st_size:
+        raise OSError('nothing was written; is the disk full?')
+
+
+def grid(clips: Sequence[Clip], with_values: bool = False) -> list[np.ndarray]:
+    """Returns the frames of a video with all episodes side by side, in rows.
+
+    An episode that ended shows its last frame until all have, with a green border if it was
+    successful.
+
+    Args:
+        clips: episodes; their frames have one size.
+        with_values: draws the proposals' values on the right of each.
+    """
+    columns = int(np.ceil(np.sqrt(len(clips))))
+    rows = -(-len(clips) // columns)
+    length = max(len(clip.frames) for clip in clips)
+    panels = [_panels(clip, with_values) for clip in clips]
+    blank = np.zeros_like(panels[0][0])
+    frames = []
+    for i in range(length):
+        cells = [each[min(i, len(each) - 1)] for each in panels]
+        cells += [blank] * (rows * columns - len(cells))
+        lines = [
+            np.concatenate(cells[row * columns : (row + 1) * columns], axis=1)
+            for row in range(rows)
+        ]
+        frames.append(np.concatenate(lines, axis=0))
+    return frames
+
+
+def _panels(clip: Clip, with_values: bool) -> list[np.ndarray]:
+    """Returns an episode's frames with their borders, and with their values if wanted."""
+    panels = []
+    for i, frame in enumerate(clip.frames):
+        if with_values:
+            plot = plot_values(clip.values, clip.chunks[i], frame.shape[0])
+            frame = np.concatenate([frame, plot], axis=1)
+        is_last = i == len(clip.frames) - 1
+        colour = SUCCESS if clip.success and is_last else PLAYING
+        height, width, _ = frame.shape
+        panel = np.empty((height + 2 * BORDER, width + 2 * BORDER, 3), np.uint8)
+        panel[:] = colour
+        panel[BORDER:-BORDER, BORDER:-BORDER] = frame
+        panels.append(panel)
+    return panels
+
+
+def plot_values(values: Sequence[np.ndarray], now: int, size: int) -> np.ndarray:
+    """Draws the values of an episode's proposals up to a chunk, the chosen ones in orange.
+
+    Args:
+        values: `[N]` for each chunk; the largest is that of the chosen proposal.
+        now: number of the chunk.
+        size: of the image [size, size, 3], in pixels.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new('RGB', (size, size), 'white')
+    draw = ImageDraw.Draw(image)
+    line = max(10, size // 16)
+    font = ImageFont.load_default(line)
+    low, high = min(map(np.min, values)), max(map(np.max, values))
+    top, bottom, radius = 2 * line, size - 2 * line, max(1.0, size / 160)
+
+    def dot(chunk: int, value: float, radius: float, colour: tuple[int, int, int]) -> None:
+        x = size * (chunk + 1) / (len(values) + 1)
+        share = (value - low) / (high - low) if high > low else 0.5
+        y = bottom - share * (bottom - top)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+    for chunk in range(now + 1):
+        for value in values[chunk]:
+            dot(chunk, float(value), radius, DOT)
+        dot(chunk, float(np.max(values[chunk])), 2 * radius, CHOSEN)
+    draw.text((4, 2), f'Q of {len(values[0])} proposals', fill=TEXT, font=font)
+    draw.text((4, line + 2), f'{high:.3g}', fill=TEXT, font=font)
+    draw.text((4, size - line - 6), f'{low:.3g}', fill=TEXT, font=font)
+    return np.asarray(image)

@@ -1,0 +1,136 @@
+"""Videos of what a policy does: the first episodes of its evaluation, played once more."""
+
+import logging
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from envs.episodes import episode_seed
+from envs.recording import Renderer
+from reports.videos import Clip, grid, write_video
+from training.config import RunConfig
+from utils.errors import UserError
+from utils.keys import key_for
+from utils.seeds import unstack
+
+FPS = 15  # as in FQL and QC; at 20 Hz with a frame skip of 3, 2.25 times as fast as it was
+
+
+def open_renderer(config: RunConfig, frame_skip: int) -> Renderer:
+    """Returns an environment of a run's task that renders, see `Renderer`.
+
+    Raises:
+        UserError: this machine cannot render it.
+    """
+    return Renderer(
+        config.task,
+        config.horizon_length,
+        frame_skip,
+        worker_timeout=config.worker_timeout,
+        **config.env_options,
+    )
+
+
+def record(
+    policy: Any,
+    renderer: Renderer,
+    num_episodes: int,
+    seed: int,
+    with_values: bool = False,
+    between_steps: Callable[[], None] = lambda: None,
+) -> list[Clip]:
+    """Plays the first episodes of an evaluation once more, and records them.
+
+    Start states and noise are those of `training.evaluation.evaluate` with the same seed. So what
+    is seen is what is counted there.
+
+    Args:
+        policy: of one seed, an agent's `policy()`.
+        renderer: plays them.
+        num_episodes: how many.
+        seed: of the evaluation.
+        with_values: keeps the values of the proposals.
+        between_steps: called before every chunk; an exception that it raises ends the recording.
+
+    Raises:
+        UserError: the environment failed.
+    """
+    clips = []
+    for episode in range(num_episodes):
+        rng = jax.random.fold_in(key_for(seed, 'evaluation'), episode)
+        played = renderer.begin(episode_seed(seed, episode, 'evaluate'))
+        frames, chunks, values = played.frames, [0], []
+        chunk = 0
+        while not played.done:
+            between_steps()
+            key = jax.random.fold_in(rng, chunk)
+            if with_values:
+                values.append(np.asarray(proposal_values(policy, played.observation, key)))
+            played = renderer.play(policy.sample_actions(played.observation, key))
+            frames += played.frames
+            chunks += [chunk] * len(played.frames)
+            chunk += 1
+        clips.append(Clip(frames, played.success, chunks, values))
+    return clips
+
+
+@jax.jit
+def proposal_values(policy: Any, observation: jax.Array, rng: jax.Array) -> jax.Array:
+    """Returns the values `[N]` of the chunks that `policy.sample_actions` takes the best of."""
+    num = policy.config.num_samples
+    chunks = policy.propose(policy.params['actor'], observation, num, rng)
+    return policy.score(observation, chunks)
+
+
+class RunVideos:
+    """Records videos at a run's evaluations. What prevents that is told, and the run goes on."""
+
+    def __init__(self, config: RunConfig, folder: pathlib.Path):
+        """Opens nothing yet.
+
+        Args:
+            config: of the run; its `video_episodes` says how many episodes, or none.
+            folder: to write into.
+        """
+        self._config, self._folder = config, folder
+        self._is_on = config.video_episodes > 0
+        self._renderer: Renderer | None = None
+
+    def record(
+        self, policies: Sequence[Any], phase: str, step: int, check: Callable[[], None]
+    ) -> None:
+        """Writes `<phase>-<step>-sd<seed>.mp4` for each seed.
+
+        Args:
+            policies: stacks `[S_d, …]`, one for each device.
+            phase, step: of the run.
+            check: called before every chunk; an exception that it raises ends the recording.
+        """
+        if not self._is_on:
+            return
+        config, seeds = self._config, iter(self._config.seeds)
+        try:
+            if self._renderer is None:
+                self._renderer = open_renderer(config, config.video_frame_skip)
+            self._folder.mkdir(exist_ok=True)
+            for stacked in policies:
+                for i in range(jax.tree.leaves(stacked)[0].shape[0]):
+                    seed, policy = next(seeds), unstack(stacked, i)
+                    clips = record(
+                        policy, self._renderer, config.video_episodes, seed, between_steps=check
+                    )
+                    path = self._folder / f'{phase}-{step:09d}-sd{seed:03d}.mp4'
+                    write_video(path, grid(clips), FPS)
+        except (UserError, OSError) as error:
+            logging.warning('No more videos in this run: %s', error)
+            self._is_on = False
+            self.close()
+
+    def close(self) -> None:
+        """Ends what renders."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
