@@ -1,31 +1,32 @@
 """What each policy does with one state: where its actions go offline, and where online.
 
-    python -m benchmarks.bandit --output=docs/bandit.png
+    python -m reports.bandit --output=docs/bandit.png
 
 Actions have two dimensions. The data has four modes of behaviour; a fixed critic likes all of them
 a little and a narrow spot in the rarest of them much. Each method trains offline on the data, then
-online on the data and on its own actions, with the same code as everywhere else, only smaller.
-Drawn are the policy's samples and the actions taken (the best of N samples; FQL: the samples).
+online on the data and on its own actions, with the same agents and replay as everywhere else, only
+smaller. Drawn are the policy's samples and the actions taken (the best of N samples; FQL: the
+samples).
 """
 
 import dataclasses
 import pathlib
+import sys
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from absl import app, flags
-from tqdm import tqdm
+from absl import app, flags, logging
 
 import agents
 from agents.base import Agent
-from training import state as states
-from training.updates import act, add_transitions, begin_online, update_many, zero_totals
+from reports.videos import check_path
+from utils.errors import UserError
 from utils.keys import key_for
-from utils.replay import Batch, Rows
-from utils.seeds import unstack
+from utils.replay import Batch, Replay, Rows
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -37,6 +38,7 @@ WIDTH = 0.08  # standard deviation of each mode
 BEST, BEST_WIDTH = np.array([0.6, 0.6]), 0.06  # of the critic's spot
 SUPPORT = 4 * WIDTH  # an action farther than this from every mode is off the support
 DATA_SIZE, ONLINE_STEPS, NUM_DRAWN = 5_000, 4_000, 1_000
+Drawn = dict[str, tuple[np.ndarray, np.ndarray]]  # phase -> samples and actions [n, 2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,21 +75,21 @@ def as_rows(actions: np.ndarray) -> Rows:
     return Rows.from_dataset(rows)
 
 
-def transition(action: np.ndarray) -> Batch:
-    """Returns an episode of one action, as `add_transitions` takes it for a single seed."""
+def transition(chunk: jax.Array) -> Batch:
+    """Returns an episode of one action, `chunk [1, 2]`, as `Replay.add` takes it."""
     return {
-        'observations': np.zeros((1, 1, 1), np.float32),
-        'actions': action.reshape(1, 1, 2),
-        'rewards': np.zeros((1, 1), np.float32),
-        'masks': np.zeros((1, 1), np.float32),
-        'length': np.ones(1, int),
-        'next_observation': np.zeros((1, 1), np.float32),
-        'done': np.ones(1, bool),
+        'observations': jnp.zeros((1, 1)),
+        'actions': chunk,
+        'rewards': jnp.zeros(1),
+        'masks': jnp.zeros(1),
+        'length': jnp.int32(1),
+        'next_observation': jnp.zeros(1),
+        'done': jnp.asarray(True),
     }
 
 
-def describe(method: str) -> dict[str, Any]:
-    """Returns the description of an agent of the method's own settings, smaller and faster."""
+def make_agent(method: str, seed: int) -> Agent:
+    """Makes an agent of the method's own settings, smaller and faster, with the fixed critic."""
     config = agents.get_config(method)
     config.update(
         batch_size=128, actor_hidden_dims=(128, 128), critic_hidden_dims=(8,), lr=1e-3, num_qs=1
@@ -98,40 +100,63 @@ def describe(method: str) -> dict[str, Any]:
         config.update(top_k=4, topk_phases='both')
     if 'ema_rate' in config:
         config.ema_rate = 1e-3  # a thousandth of the paper's steps
-    return {
+    description = {
         'agent': config.to_dict(),
         'observation_dim': 1,
         'action_dim': 2,
         'horizon_length': 1,
         'discount': 0.99,
     }
+    return agents.make_agent(description, seed).replace(critic=FixedCritic())
+
+
+def learn(agent: Agent, replay: Replay, data: Rows) -> Agent:
+    """Makes an update on a fresh batch."""
+    rng, sample_rng = jax.random.split(agent.rng)
+    batch = replay.sample(data, sample_rng, agent.config.batch_size, 1, agent.discount)
+    return agent.replace(rng=rng).update(batch)[0]
+
+
+@partial(jax.jit, static_argnames='steps')
+def train_offline(agent: Agent, replay: Replay, data: Rows, steps: int) -> Agent:
+    """Makes `steps` updates on the data."""
+    return jax.lax.fori_loop(0, steps, lambda _, agent: learn(agent, replay, data), agent)
+
+
+@partial(jax.jit, static_argnames='steps')
+def train_online(agent: Agent, replay: Replay, data: Rows, rng: jax.Array, steps: int) -> Agent:
+    """Takes `steps` actions, each followed by an update."""
+
+    def step(i, carry):
+        agent, replay = carry
+        policy = agent.exploration_policy()
+        chunk = policy.sample_actions(jnp.zeros(1), jax.random.fold_in(rng, i))
+        replay = replay.add(data, transition(chunk))
+        return learn(agent, replay, data), replay
+
+    return jax.lax.fori_loop(0, steps, step, (agent, replay))[0]
 
 
 @jax.jit
 def draw(policy: Agent, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns samples of the policy and actions taken, `[n, 2]` each."""
     sample_rng, act_rng = jax.random.split(rng)
-    samples = policy.propose(policy.params['actor'], jnp.zeros(1), NUM_DRAWN, sample_rng)
-    return samples, policy.best_of_n(jnp.zeros((NUM_DRAWN, 1)), act_rng)
+    observations = jnp.zeros((NUM_DRAWN, 1))
+    sampler = policy.replace(config=policy.config._replace(num_samples=1))
+    samples = sampler.sample_actions(observations, sample_rng)
+    return samples[:, 0], policy.sample_actions(observations, act_rng)[:, 0]
 
 
-def play(method: str, seed: int, offline_steps: int, online_steps: int) -> dict[str, tuple]:
+def play(method: str, seed: int, offline_steps: int, online_steps: int) -> Drawn:
     """Trains a method; returns what `draw` draws at the end of each phase."""
     data = as_rows(behaviour(DATA_SIZE, seed))
-    state = states.create(describe(method), [seed], [data], DATA_SIZE + online_steps)
-    (part,) = state.seeds
-    stacked, replays = part.agents.replace(critic=FixedCritic()), part.replays
-    drawing, exploring = key_for(seed, 'evaluation'), key_for(seed, 'exploration')[None]
-    stacked, _ = update_many(stacked, replays, data, offline_steps, part.totals)
-    drawn = {'offline': jax.device_get(draw(unstack(stacked.policy(), 0), drawing))}
-    stacked, replays = begin_online(stacked, replays, data, online_steps)
-    totals = zero_totals(stacked, replays, data)
-    for step in tqdm(range(online_steps), desc=f'{method}, online'):
-        policies = stacked.exploration_policy()
-        chunk = act(policies, np.zeros((1, 1), np.float32), exploring, np.array([step]))
-        replays = add_transitions(replays, data, transition(np.asarray(chunk)))
-        stacked, totals = update_many(stacked, replays, data, 1, totals)
-    return drawn | {'online': jax.device_get(draw(unstack(stacked.policy(), 0), drawing))}
+    agent, replay = make_agent(method, seed), Replay.create(data, DATA_SIZE + online_steps)
+    drawing = key_for(seed, 'evaluation')
+    agent = train_offline(agent, replay, data, offline_steps)
+    drawn = {'offline': jax.device_get(draw(agent.policy(), drawing))}
+    agent, replay = agent.begin_online(), replay.begin_online(data, online_steps)
+    agent = train_online(agent, replay, data, key_for(seed, 'exploration'), online_steps)
+    return drawn | {'online': jax.device_get(draw(agent.policy(), drawing))}
 
 
 def summary(actions: np.ndarray) -> dict[str, float]:
@@ -145,10 +170,10 @@ def summary(actions: np.ndarray) -> dict[str, float]:
     }
 
 
-def picture(results: dict[str, dict[str, tuple]], path: pathlib.Path) -> None:
+def picture(results: dict[str, Drawn], path: pathlib.Path) -> None:
     """Draws a row per phase and a column per method."""
     figure, axes = plt.subplots(
-        2, len(results), figsize=(3.1 * len(results), 6.9), layout='constrained'
+        2, len(results), figsize=(3.1 * len(results), 6.9), layout='constrained', squeeze=False
     )
     grid = np.linspace(-1, 1, 200)
     points = jnp.stack(jnp.meshgrid(grid, grid), -1)
@@ -174,11 +199,19 @@ def picture(results: dict[str, dict[str, tuple]], path: pathlib.Path) -> None:
                 fontsize=8,
             )
     axes[0, 0].legend(loc='lower left', fontsize=7, markerscale=4, framealpha=0.9)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    try:
+        figure.savefig(path, dpi=120)
+    finally:
+        plt.close(figure)
 
 
 def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)  # jax tells what it does not find
+    output = flags.FLAGS.output
+    try:
+        check_path(output, 'output', ('.png', '.pdf', '.svg'))
+    except UserError as error:
+        sys.exit(str(error))
     results = {}
     for method in METHODS:
         results[method] = play(
@@ -188,12 +221,14 @@ def main(_) -> None:
             for kind, drawn in (('samples', samples), ('actions', actions)):
                 shares = ', '.join(f'{k} {v:.3f}' for k, v in summary(drawn).items())
                 print(f'{method}, {phase}, {kind}: {shares}', flush=True)
-    picture(results, pathlib.Path(flags.FLAGS.output))
+    picture(results, pathlib.Path(output))
 
 
 if __name__ == '__main__':
-    flags.DEFINE_integer('seed', 0, 'Of data, parameters and draws.')
-    flags.DEFINE_integer('offline_steps', 4_000, 'Updates on the data alone.')
-    flags.DEFINE_integer('online_steps', ONLINE_STEPS, 'Actions taken after that, one update each.')
+    flags.DEFINE_integer('seed', 0, 'Of data, parameters and draws.', 0, 2**32 - 1)
+    flags.DEFINE_integer('offline_steps', 4_000, 'Updates on the data alone.', 1)
+    flags.DEFINE_integer(
+        'online_steps', ONLINE_STEPS, 'Actions taken after that, one update each.', 1
+    )
     flags.DEFINE_string('output', 'bandit.png', 'Picture to write.')
     app.run(main)

@@ -1,0 +1,289 @@
+"""Problems in the plane on which a drifting field can be seen and measured; `reports.field` draws.
+
+In the first, actions [2] of an old policy π_old with a known density have known values Q. The
+target is the tilted policy π*(a) ∝ π_old(a) exp(Q(a) / β). In the others the target is a
+checkerboard or two spirals, and what matters is where the generator starts.
+
+Source of the decomposition: Drifting Field Policy (arXiv 2605.07727), with the Gaussian kernel of
+width σ: V ≈ (σ²/β) ∇Q + σ² (∇log π_old − ∇log π_θ).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from utils.drifting import LogKernel, drifting_field, gaussian, laplace, mean_shift
+from utils.drifting import normalized_field as normalized
+from utils.networks import MLP, apply_network
+
+# (particles [G, 2], positives [P, 2]) -> attraction and repulsion [G, 2], whose sum is the field
+Field = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+KERNELS = ('gaussian', 'laplace', 'normalized')
+POOL = 20_000  # samples of a target that training draws from
+
+# The old policy: three modes of equal width, and the values of actions: two hills.
+MODES = np.array([[-0.5, -0.4], [0.45, -0.45], [0.0, 0.5]])
+WEIGHTS = np.array([0.4, 0.3, 0.3])
+WIDTH = 0.25
+HILLS = np.array([[0.55, 0.35], [-0.6, 0.35]])
+HEIGHTS = np.array([1.0, 0.6])
+HILL_WIDTH = 0.5
+
+
+# ---- an old policy, values, and the tilted policy -----------------------------------------------
+
+
+def values(actions: jax.Array) -> jax.Array:
+    """Returns Q `[...]` of `actions [..., 2]`."""
+    squared = jnp.sum((actions[..., None, :] - HILLS) ** 2, axis=-1)
+    return jnp.sum(HEIGHTS * jnp.exp(-squared / (2 * HILL_WIDTH**2)), axis=-1)
+
+
+def log_old_policy(actions: jax.Array, blur: float = 0.0) -> jax.Array:
+    """Returns log π_old `[...]` of `actions [..., 2]`, blurred by a Gaussian of width `blur`.
+
+    The blurred density is what a kernel density estimate of that bandwidth tends to.
+    """
+    variance = WIDTH**2 + blur**2
+    squared = jnp.sum((actions[..., None, :] - MODES) ** 2, axis=-1)
+    exponents = jnp.log(WEIGHTS) - squared / (2 * variance)
+    return jax.nn.logsumexp(exponents, axis=-1) - jnp.log(2 * jnp.pi * variance)
+
+
+def sample_old_policy(rng: jax.Array, num: int) -> jax.Array:
+    """Draws actions `[num, 2]` of π_old."""
+    mode_rng, noise_rng = jax.random.split(rng)
+    modes = jax.random.choice(mode_rng, jnp.asarray(MODES), (num,), p=jnp.asarray(WEIGHTS))
+    return modes + WIDTH * jax.random.normal(noise_rng, (num, 2))
+
+
+def log_tilted(actions: jax.Array, beta: float) -> jax.Array:
+    """Returns log π_old(a) + Q(a) / β `[...]`, the tilted policy's log density but a constant."""
+    return log_old_policy(actions) + values(actions) / beta
+
+
+def sample_tilted(rng: np.random.Generator, num: int, beta: float) -> jax.Array:
+    """Draws actions `[num, 2]` of the tilted policy, up to the cells of a fine grid."""
+    line, cell = np.linspace(-2, 2, 512, retstep=True)
+    points = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    logs = np.asarray(log_tilted(jnp.asarray(points), beta), np.float64)
+    chances = np.exp(logs - logs.max())
+    drawn = points[rng.choice(len(points), num, p=chances / chances.sum())]
+    return jnp.asarray(drawn + cell * rng.uniform(-0.5, 0.5, drawn.shape), jnp.float32)
+
+
+class Decomposition(NamedTuple):
+    """The field at some points `[G, 2]`, the terms it should be made of, and how well they fit.
+
+    Attributes:
+        field: V.
+        of_values: (σ²/β) ∇Q.
+        of_old_policy: σ² ∇log π_old, of the density that the kernel has blurred.
+        of_policy: −σ² ∇log π_θ, of the kernel density estimate.
+    """
+
+    field: jax.Array
+    of_values: jax.Array
+    of_old_policy: jax.Array
+    of_policy: jax.Array
+
+    @property
+    def sum(self) -> jax.Array:
+        """The three terms together `[G, 2]`."""
+        return self.of_values + self.of_old_policy + self.of_policy
+
+    @property
+    def size(self) -> float:
+        """The root mean square length of V."""
+        return float(jnp.sqrt(jnp.mean(jnp.sum(self.field**2, axis=-1))))
+
+    @property
+    def error(self) -> float:
+        """The length of V − sum over that of V, both root mean squares."""
+        difference = jnp.sum((self.field - self.sum) ** 2, axis=-1)
+        return float(jnp.sqrt(jnp.mean(difference))) / self.size
+
+    @property
+    def cosine(self) -> float:
+        """The cosine of the angle between V and the sum, as vectors of all points' entries."""
+        norms = jnp.linalg.norm(self.field) * jnp.linalg.norm(self.sum)
+        return float(jnp.vdot(self.field, self.sum) / norms)
+
+
+@jax.jit
+def decompose(
+    x: jax.Array, positives: jax.Array, negatives: jax.Array, bandwidth: float, beta: float
+) -> Decomposition:
+    """Measures the field of the Gaussian kernel against its decomposition.
+
+    Args:
+        x: points `[G, 2]`.
+        positives: samples of the tilted policy `[P, 2]`.
+        negatives: samples of the policy `[M, 2]`.
+        bandwidth: σ.
+        beta: β.
+    """
+    gradient = lambda f: jax.vmap(jax.grad(f))(x)  # noqa: E731
+    return Decomposition(
+        drifting_field(x, positives, negatives, partial(gaussian, bandwidth=bandwidth)),
+        bandwidth**2 / beta * gradient(values),
+        bandwidth**2 * gradient(lambda a: log_old_policy(a, bandwidth)),
+        -(bandwidth**2) * gradient(lambda a: log_kde(a, negatives, bandwidth)),
+    )
+
+
+def log_kde(x: jax.Array, samples: jax.Array, bandwidth: float) -> jax.Array:
+    """Returns the log of the Gaussian kernel density estimate at x `[2]`, but for a constant."""
+    return jax.nn.logsumexp(jax.vmap(lambda y: gaussian(x, y, bandwidth))(samples))
+
+
+# ---- fields in two parts ------------------------------------------------------------------------
+
+
+def make_field(kernel: str, bandwidth: float, temperatures: Sequence[float]) -> Field:
+    """Returns a field of `utils.drifting`, in two parts; the particles are the negatives.
+
+    Args:
+        kernel: 'gaussian' or 'laplace' for the field of the paper, 'normalized' for the one that
+            agents train with.
+        bandwidth: of the paper's field.
+        temperatures: of the normalised one.
+    """
+    if kernel == 'normalized':
+        return partial(normalized_parts, temperatures=tuple(temperatures))
+    log_kernel = {'gaussian': gaussian, 'laplace': laplace}[kernel]
+    return partial(paper_parts, log_kernel=partial(log_kernel, bandwidth=bandwidth))
+
+
+def paper_parts(
+    x: jax.Array, positives: jax.Array, log_kernel: LogKernel
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the two parts of `drifting_field` for particles `x [G, 2]`."""
+    shift = jax.vmap(lambda particle, ys: mean_shift(particle, ys, log_kernel), (0, None))
+    return shift(x, positives), -shift(x, x)
+
+
+def normalized_parts(
+    x: jax.Array, positives: jax.Array, temperatures: Sequence[float]
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the two parts of `normalized_field` for the particles `x [G, 2]` of one state.
+
+    With `positives_only` that function gives the attraction, but divided by its own root mean
+    square. Here it is divided by that of the whole force, as it is within the field.
+    """
+    attraction = repulsion = jnp.zeros_like(x)
+    for temperature in temperatures:
+        whole, unit, of_whole = normalized(x[None], positives[None], temperatures=(temperature,))
+        pull, _, of_pull = normalized(
+            x[None], positives[None], temperatures=(temperature,), positives_only=True
+        )
+        sizes = [jnp.maximum(info['force'][0], 1e-8) for info in (of_pull, of_whole)]
+        pull = pull * jnp.sqrt(sizes[0] / sizes[1])
+        attraction = attraction + unit * pull[0]
+        repulsion = repulsion + unit * (whole - pull)[0]
+    return attraction, repulsion
+
+
+# ---- training a generator -----------------------------------------------------------------------
+
+
+class Start(NamedTuple):
+    """What a generator makes of noise before it is trained: centre + width · ε."""
+
+    name: str
+    centre: tuple[float, float]
+    width: float
+
+
+STARTS = (
+    Start('in the middle', (0.0, 0.0), 0.3),
+    Start('far away', (1.7, 1.7), 0.3),
+    Start('collapsed', (0.0, 0.0), 0.01),
+)
+
+
+def train(
+    start: Start,
+    field: Field,
+    targets: jax.Array,
+    seed: int,
+    num_snapshots: int,
+    interval: int,
+    num_particles: int = 256,
+    num_samples: int = 2_000,
+) -> np.ndarray:
+    """Trains a network to move its samples along a field; returns its samples as it learns.
+
+    An update draws particles and as many positives, and regresses the particles on x + V(x) by
+    Adam. The generator is start(ε) + network(ε) − network at first(ε).
+
+    Args:
+        start: where it starts.
+        field: that moves the particles.
+        targets: samples of the target `[M, 2]`, of which each update draws positives.
+        seed: of the network and of all draws.
+        num_snapshots: F, how many times samples are drawn; first before all updates.
+        interval: updates between two of them.
+        num_particles: G, and number of positives.
+        num_samples: n.
+
+    Returns:
+        The samples `[F, n, 2]`, always of the same noise.
+    """
+    network, optimizer = MLP((128, 128, 128), 2), optax.adam(1e-3)
+    init_rng, noise_rng, train_rng = jax.random.split(jax.random.PRNGKey(seed), 3)
+    initial = network.init(init_rng, jnp.zeros((1, 2)))
+    shown = jax.random.normal(noise_rng, (num_samples, 2))
+
+    def generate(params, noise):
+        moved = apply_network(network, params, noise) - apply_network(network, initial, noise)
+        return jnp.asarray(start.centre) + start.width * noise + moved
+
+    def update(carry, rng):
+        params, opt_state = carry
+        particle_rng, positive_rng = jax.random.split(rng)
+        noise = jax.random.normal(particle_rng, (num_particles, 2))
+        drawn = jax.random.randint(positive_rng, (num_particles,), 0, len(targets))
+
+        def loss(params):
+            x = generate(params, noise)
+            attraction, repulsion = field(x, targets[drawn])
+            return jnp.mean((x - jax.lax.stop_gradient(x + attraction + repulsion)) ** 2)
+
+        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    @jax.jit
+    def run(params, rngs):
+        def snapshot(carry, rngs):
+            samples = generate(carry[0], shown)
+            return jax.lax.scan(update, carry, rngs)[0], samples
+
+        return jax.lax.scan(snapshot, (params, optimizer.init(params)), rngs)[1]
+
+    rngs = jax.random.split(train_rng, (num_snapshots, interval))
+    return np.asarray(run(initial, rngs))
+
+
+def checkerboard(rng: np.random.Generator, num: int) -> np.ndarray:
+    """Draws points `[num, 2]` of the dark squares of a board of 4 × 4 squares over [−1, 1]²."""
+    row = rng.integers(0, 4, num)
+    column = 2 * rng.integers(0, 2, num) + row % 2
+    corners = np.stack([column, row], axis=-1) / 2 - 1
+    return (corners + 0.5 * rng.uniform(size=(num, 2))).astype(np.float32)
+
+
+def spirals(rng: np.random.Generator, num: int) -> np.ndarray:
+    """Draws points `[num, 2]` of two spirals in [−1, 1]², evenly along each."""
+    turn = np.sqrt(rng.uniform(0.02, 1, num))  # arc length grows with the square of the angle
+    angle = 3 * np.pi * turn + np.pi * rng.integers(0, 2, num)
+    points = 0.95 * turn[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    return (points + 0.015 * rng.standard_normal((num, 2))).astype(np.float32)
+
+
+TARGETS = {'checkerboard': checkerboard, 'two spirals': spirals}
