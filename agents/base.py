@@ -9,7 +9,7 @@ agg is the mean, the minimum, or the mean − ρ · standard deviation over the 
 form targets and to rank proposals. The last is how QAM (arXiv 2601.14234) forms targets, with ten
 members and ρ = 0.5. N may differ between targets, online play and evaluation.
 
-A method is a subclass with an actor network, `propose` and `actor_loss`. Methods whose policy also
+A method is a subclass with an actor network, `generate` and `actor_loss`. Methods whose policy also
 learns from its best proposals derive from `TopKAgent` (agents/top_k.py).
 
 An agent is a pytree, and everything that changes it is a pure function. So `lax.scan` fuses many
@@ -106,10 +106,11 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         """Returns the policy's network for chunks of size `chunk_dim`."""
         return MLP(tuple(config.actor_hidden_dims), chunk_dim, config.actor_layer_norm)
 
-    def propose(
-        self, actor_params: Any, observations: jax.Array, num: int, rng: jax.Array
-    ) -> jax.Array:
-        """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [..., d_s]`."""
+    def generate(self, actor_params: Any, observations: jax.Array, noise: jax.Array) -> jax.Array:
+        """Turns standard normal `noise [..., N, D]` into chunks `[..., N, D]` in [-1, 1].
+
+        They are the policy's proposals at `observations [..., d_s]`, one for each row of noise.
+        """
         raise NotImplementedError
 
     def actor_loss(self, actor_params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
@@ -264,6 +265,13 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
     # ---- acting ---------------------------------------------------------------------------------
 
+    def propose(
+        self, actor_params: Any, observations: jax.Array, num: int, rng: jax.Array
+    ) -> jax.Array:
+        """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [..., d_s]`."""
+        noise = jax.random.normal(rng, (*observations.shape[:-1], num, self.chunk_dim))
+        return self.generate(actor_params, observations, noise)
+
     def aggregate(self, values: jax.Array) -> jax.Array:
         """Returns the mean, the minimum or the mean − ρ · std (`q_agg`) of `values [E, ...]`.
 
@@ -296,8 +304,17 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         chunks = self.propose(self.params['actor'], observations, num, rng)
         if num == 1:
             return chunks[..., 0, :]
-        best = jnp.argmax(self.score(observations, chunks), axis=-1)
-        return jnp.take_along_axis(chunks, best[..., None, None], axis=-2)[..., 0, :]
+        return self.choose(observations, chunks)[0]
+
+    def choose(self, observations: jax.Array, chunks: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the best of `chunks [..., N, D]`, `[..., D]`, and its value `[...]`.
+
+        The critic values them at `observations [..., d_s]`, see `score`.
+        """
+        values = self.score(observations, chunks)
+        best = jnp.argmax(values, axis=-1)
+        chosen = jnp.take_along_axis(chunks, best[..., None, None], axis=-2)[..., 0, :]
+        return chosen, jnp.max(values, axis=-1)
 
     @jax.jit
     def sample_actions(self, observations: jax.Array, rng: jax.Array) -> jax.Array:

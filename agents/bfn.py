@@ -42,10 +42,7 @@ class BFNAgent(Agent, kw_only=True):
         """Returns the field `(x [..., D], t [..., 1]) -> [..., D]` at `observations [..., d_s]`."""
         return lambda x, t: apply_network(self.actor, actor_params, observations, x, t)
 
-    def propose(
-        self, actor_params: Any, observations: jax.Array, num: int, rng: jax.Array
-    ) -> jax.Array:
-        noise = jax.random.normal(rng, (*observations.shape[:-1], num, self.chunk_dim))
+    def generate(self, actor_params: Any, observations: jax.Array, noise: jax.Array) -> jax.Array:
         velocity = self.velocity_field(actor_params, observations[..., None, :])
         return jnp.clip(integrate(velocity, noise, self.config.flow_steps), -1, 1)
 

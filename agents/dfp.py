@@ -69,10 +69,7 @@ class DFPAgent(TopKAgent, kw_only=True):
         )
         require(config.q_weight >= 0, f'--agent.q_weight={config.q_weight}: must not be negative')
 
-    def propose(
-        self, actor_params: Any, observations: jax.Array, num: int, rng: jax.Array
-    ) -> jax.Array:
-        noise = jax.random.normal(rng, (*observations.shape[:-1], num, self.chunk_dim))
+    def generate(self, actor_params: Any, observations: jax.Array, noise: jax.Array) -> jax.Array:
         chunks = apply_network(self.actor, actor_params, observations[..., None, :], noise)
         return jnp.clip(chunks, -1, 1)
 

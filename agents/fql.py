@@ -85,10 +85,7 @@ class FQLAgent(Agent, kw_only=True):
         """Returns μ(s, z) `[..., D]`, not clipped, for `noise [..., D]`."""
         return apply_network(self.actor, actor_params, observations, noise, method='one_step')
 
-    def propose(
-        self, actor_params: Any, observations: jax.Array, num: int, rng: jax.Array
-    ) -> jax.Array:
-        noise = jax.random.normal(rng, (*observations.shape[:-1], num, self.chunk_dim))
+    def generate(self, actor_params: Any, observations: jax.Array, noise: jax.Array) -> jax.Array:
         return jnp.clip(self.one_step(actor_params, observations[..., None, :], noise), -1, 1)
 
     def actor_loss(self, actor_params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:

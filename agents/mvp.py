@@ -99,10 +99,7 @@ class MVPAgent(TopKAgent, kw_only=True):
             'and topk_phases=online or both',
         )
 
-    def propose(
-        self, actor_params: Any, observations: jax.Array, num: int, rng: jax.Array
-    ) -> jax.Array:
-        noise = jax.random.normal(rng, (*observations.shape[:-1], num, self.chunk_dim))
+    def generate(self, actor_params: Any, observations: jax.Array, noise: jax.Array) -> jax.Array:
         r, t = jnp.zeros(1), jnp.ones(1)
         u = apply_network(self.actor, actor_params, observations[..., None, :], noise, r, t)
         return jnp.clip(noise - u, -1, 1)

@@ -13,13 +13,15 @@ from envs.registry import (
     register,
     suites,
 )
-from envs.suite import Option, Script, Suite, Task
+from envs.suite import Interface, Option, Part, Script, Suite, Task
 from envs.vector import SimulatorError, end, make_vector_env, start_workers
 
 __all__ = [
     'Dataset',
     'DatasetError',
+    'Interface',
     'Option',
+    'Part',
     'Script',
     'SimulatorError',
     'Suite',

@@ -9,7 +9,7 @@ import builtins
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from utils.errors import UserError
 
@@ -91,6 +91,35 @@ class Task:
     details: Any = None
 
 
+class Part(NamedTuple):
+    """Numbers that stand beside each other in an observation or an action.
+
+    Attributes:
+        name: what they are.
+        size: how many.
+        unit: of each, with the scale if the environment scales them.
+    """
+
+    name: str
+    size: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a robot and a policy exchange, for those who build the robot's side.
+
+    Attributes:
+        observation: its parts, in order.
+        action: its parts, in order; units are those of ±1.
+        control_rate: actions per second (Hz).
+    """
+
+    observation: tuple[Part, ...] = ()
+    action: tuple[Part, ...] = ()
+    control_rate: float | None = None
+
+
 class Script(Protocol):
     """A scripted policy in an environment of its own."""
 
@@ -169,6 +198,15 @@ class Suite:
             options: values of all of the suite's `options`, also of those for environments only.
         """
         raise NotImplementedError
+
+    def interface(self, task: Task, **options) -> Interface:
+        """Returns what the environment's observations and actions mean, as far as is known.
+
+        Args:
+            task: of `parse`.
+            options: values of all of the suite's `options`.
+        """
+        return Interface()
 
     def parse_dataset(self, name: str) -> Any | None:
         """Returns what a data set's name says, or None if the suite cannot collect such data."""

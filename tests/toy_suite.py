@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from envs.datasets import collect_command, npz_dataset, obtain, run_collection
-from envs.suite import Option, Suite, Task
+from envs.suite import Interface, Option, Part, Suite, Task
 
 ENV_NAME, DATASET = 'toy-push-v0', 'toy-data-v0'
 BOUND = 2.0  # of an action, the push
@@ -106,6 +106,17 @@ class Toy(Suite):
         if render and os.environ.get('MUJOCO_GL') == 'broken':
             raise ImportError('libbroken.so: cannot open shared object file')
         return Push(toy_time_limit, render)
+
+    def interface(self, task, **options):
+        return Interface(
+            (
+                Part('position', 1, 'm'),
+                Part('last push', 1, 'm'),
+                Part('part of the time that has passed', 1, '1'),
+            ),
+            (Part('push', 1, '2 m'),),
+            4.0,
+        )
 
     def make_dataset(
         self,

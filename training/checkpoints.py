@@ -205,8 +205,12 @@ def _digest(path: pathlib.Path, sync: bool = False) -> tuple[int, str]:
     return path.stat().st_size, sha
 
 
-def candidates(path: str | pathlib.Path) -> list[pathlib.Path]:
+def candidates(path: str | pathlib.Path, flag: str = 'restore_path') -> list[pathlib.Path]:
     """Returns the checkpoints that a path may mean: itself, or those of a run, newest first.
+
+    Args:
+        path: of a run or a checkpoint.
+        flag: that the path was given by, for the error.
 
     Raises:
         CheckpointError: there are none.
@@ -217,18 +221,20 @@ def candidates(path: str | pathlib.Path) -> list[pathlib.Path]:
     if found := _newest_first(path / 'checkpoints') + _newest_first(path):
         return found
     raise CheckpointError(
-        f'--restore_path={path}: no checkpoint there; give the directory of a run, or one of its '
+        f'--{flag}={path}: no checkpoint there; give the directory of a run, or one of its '
         'checkpoints, like exp/<group>/<env>/<run>/checkpoints/online-000040000'
     )
 
 
-def find(path: str | pathlib.Path) -> pathlib.Path:
+def find(path: str | pathlib.Path, flag: str = 'restore_path') -> pathlib.Path:
     """Returns the checkpoint at a path, or the newest whole one of the run there.
+
+    Args: see `candidates`.
 
     Raises:
         CheckpointError: there is none.
     """
-    first, *others = candidates(path)
+    first, *others = candidates(path, flag)
     for candidate in [first, *others] if others else []:
         with _warn_of_damage(candidate):
             verify(candidate)

@@ -195,8 +195,13 @@ def is_at_work(folder: pathlib.Path) -> bool:
 
 def read_status(folder: pathlib.Path) -> dict[str, Any]:
     """Returns what `status.json` says, or {} if there is none."""
+    return read_json(folder / STATUS)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the object in a JSON file, or {} if there is none."""
     try:
-        found = json.loads((folder / STATUS).read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -6,7 +6,7 @@ Source: OGBench (arXiv 2410.20092), package `ogbench`.
 from typing import TYPE_CHECKING, Any
 
 from envs.ogbench.names import DATASET_NAMES, ENV_NAMES, parse_dataset, parse_task
-from envs.suite import Option, Script, Suite, Task
+from envs.suite import Interface, Option, Script, Suite, Task
 
 if TYPE_CHECKING:
     import gymnasium
@@ -74,6 +74,11 @@ class OGBench(Suite):
         return data.make_dataset(
             task.details, directory, source, num_episodes, seed, num_workers, sparse
         )
+
+    def interface(self, task: Task, **options) -> Interface:
+        from envs.ogbench.interface import describe
+
+        return describe(task.details.scene)
 
     def parse_dataset(self, name: str) -> str | None:
         return parse_dataset(name)

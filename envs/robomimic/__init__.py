@@ -8,13 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.robomimic.names import DATASET_NAMES, ENV_NAMES, SCRIPTED, SUFFIX, parse
-from envs.suite import Option, Script, Suite, Task
+from envs.suite import Interface, Option, Part, Script, Suite, Task
 
 if TYPE_CHECKING:
     import gymnasium
     import numpy as np
 
     from envs.datasets import Dataset
+
+
+# What numbers in observations and actions mean; the lengths and angles of actions are those of the
+# public data's controller.
+UNITS = {
+    'robot0_eef_pos': 'm',
+    'robot0_eef_quat': 'quaternion x, y, z, w',
+    'robot0_gripper_qpos': 'm',
+    'object': "m and quaternions, robosuite's object-state",
+}
+ACTION = (
+    Part('hand translation in this step', 3, '0.05 m'),
+    Part('hand rotation in this step, axis and angle', 3, '0.5 rad'),
+    Part('gripper, -1 opens, +1 closes', 1, '1'),
+)
 
 
 class Robomimic(Suite):
@@ -80,6 +95,16 @@ class Robomimic(Suite):
 
         directory = self._directory(robomimic_dataset_dir)
         return data.make_dataset(task.details, directory, source, num_episodes, seed, num_workers)
+
+    def interface(
+        self, task: Task, *, robomimic_dataset_dir: str | None = None, **options
+    ) -> Interface:
+        from envs.robomimic import data
+
+        directory = self._directory(robomimic_dataset_dir)
+        settings = data.find_env_args(task.details, directory)['env_kwargs']
+        parts = (Part(name, size, UNITS[name]) for name, size in task.details.widths.items())
+        return Interface(tuple(parts), ACTION, float(settings.get('control_freq', 20)))
 
     def parse_dataset(self, name: str) -> Any | None:
         details = parse(name)

@@ -1,0 +1,254 @@
+"""Exports a policy to a robot: programs that hold its parameters, and what a robot must know.
+
+A program takes its noise as an input, so the robot decides about randomness. Standard normal noise
+gives what the agent does; the same noise gives the same actions, bit for bit on a CPU.
+
+    policy(observation [b, d_s], noise [b, h, d_a]) -> chunk [b, h, d_a]
+    best_of_n(observation [b, d_s], noises [b, n, h, d_a]) -> chunk [b, h, d_a], value [b]
+
+b and n are any sizes, d_s, d_a and h those of the policy. `value` is the critic's, of the chunk
+that it likes best. The programs need neither this project nor flax.
+"""
+
+import functools
+import importlib
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.export
+import numpy as np
+
+import envs
+from agents.base import Agent
+from training import checkpoints
+from training.config import RunConfig
+from training.logs import read_json, versions, write_json
+from training.run import load_agent
+from utils.errors import UserError
+
+FORMATS = ('jax', 'onnx', 'safetensors')
+PLATFORMS = ('cpu', 'cuda')
+DESCRIPTION, PARAMETERS = 'policy.json', 'parameters.safetensors'
+
+Shape = tuple[str | int, ...]  # with names for axes of any size
+
+
+class Program(NamedTuple):
+    """A function for a robot, with the shapes of what it takes and gives, by name."""
+
+    function: Callable[..., tuple[jax.Array, ...]]
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+
+
+def programs(agent: Agent) -> dict[str, Program]:
+    """Returns the programs of an agent by name, `policy` and `best_of_n`."""
+    observation: dict[str, Shape] = {'observation': ('b', agent.observation_dim)}
+    chunk = agent.policy_horizon, agent.action_dim
+    chunks: dict[str, Shape] = {'chunk': ('b', *chunk)}
+    return {
+        'policy': Program(
+            functools.partial(_policy, agent), observation | {'noise': ('b', *chunk)}, chunks
+        ),
+        'best_of_n': Program(
+            functools.partial(_best_of_n, agent),
+            observation | {'noises': ('b', 'n', *chunk)},
+            chunks | {'value': ('b',)},
+        ),
+    }
+
+
+def _policy(agent: Agent, observation: jax.Array, noise: jax.Array) -> tuple[jax.Array]:
+    agent = _with_opaque_params(agent)
+    noise = noise.reshape(-1, 1, agent.chunk_dim)
+    chunks = agent.generate(agent.params['actor'], observation, noise)
+    return (_unflatten(agent, chunks[:, 0]),)
+
+
+def _best_of_n(
+    agent: Agent, observation: jax.Array, noises: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    agent = _with_opaque_params(agent)
+    noises = noises.reshape(*noises.shape[:2], agent.chunk_dim)
+    chunks = agent.generate(agent.params['actor'], observation, noises)
+    chunk, value = agent.choose(observation, chunks)
+    return _unflatten(agent, chunk), value
+
+
+def _with_opaque_params(agent: Agent) -> Agent:
+    """Returns the agent with parameters that XLA does not take for constants.
+
+    It would compute with them beforehand, and round otherwise than the agent's own programs.
+    """
+    return agent.replace(params=jax.lax.optimization_barrier(agent.params))
+
+
+def _unflatten(agent: Agent, chunk: jax.Array) -> jax.Array:
+    return chunk.reshape(-1, agent.policy_horizon, agent.action_dim)
+
+
+def to_jax(program: Program) -> bytes:
+    """Returns a program as StableHLO for CPUs and CUDA.
+
+    `jax.export.deserialize(…).call(*inputs)` runs it and returns a tuple.
+    """
+    scope = jax.export.SymbolicScope()
+    inputs = [
+        jax.ShapeDtypeStruct(
+            jax.export.symbolic_shape(', '.join(map(str, shape)), scope=scope), np.float32
+        )
+        for shape in program.inputs.values()
+    ]
+    exported = jax.export.export(jax.jit(program.function), platforms=PLATFORMS)(*inputs)
+    return bytes(exported.serialize())
+
+
+def to_onnx(program: Program) -> bytes:
+    """Returns a program as an ONNX model; its inputs and outputs have the program's names.
+
+    Raises:
+        UserError: jax2onnx is not installed.
+    """
+    model = _extra('jax2onnx', 'onnx').to_onnx(
+        program.function,
+        inputs=list(program.inputs.values()),
+        input_names=list(program.inputs),
+        output_names=list(program.outputs),
+    )
+    return model.SerializeToString()
+
+
+def _extra(name: str, needed_by: str) -> Any:
+    """Imports a package that only one format needs."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f'--formats={needed_by}: needs {name} ({error}); pip install -r requirements-export.txt'
+        ) from error
+
+
+def export_policy(
+    checkpoint: str | pathlib.Path,
+    output: str | pathlib.Path,
+    seed: int | None = None,
+    formats: Sequence[str] = ('jax',),
+) -> dict[str, Any]:
+    """Writes the policy of a checkpoint for a robot: the whole folder, or nothing.
+
+    Args:
+        checkpoint: a checkpoint, or a run, whose newest whole checkpoint is taken.
+        output: the folder; it must not be there, or be empty.
+        seed: one of the seeds trained together; by default the first.
+        formats: 'jax' (`policy.jax`, `best_of_n.jax`), 'onnx' (the same as `.onnx`), 'safetensors'
+            (the parameters of actor and critic as `parameters.safetensors`), or several of them.
+
+    Returns:
+        The content of `policy.json`, which is always written.
+
+    Raises:
+        CheckpointError: there is no whole checkpoint.
+        UserError: an argument cannot be used, or a format's package is not installed.
+    """
+    output = pathlib.Path(output).expanduser().absolute()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f'--output={output}: is there already; remove it, or choose another folder')
+    if not formats:
+        raise UserError(f'--formats=: nothing to write; there are {", ".join(FORMATS)}')
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(f'--formats={name}: unknown; there are {", ".join(FORMATS)}')
+    if 'onnx' in formats:
+        _extra('jax2onnx', 'onnx')
+    if 'safetensors' in formats:
+        _extra('safetensors', 'safetensors')
+    path = checkpoints.find(checkpoint, 'checkpoint')
+    agent, metadata = load_agent(path, seed)
+    if seed is not None and seed not in metadata['seeds']:
+        there_are = ', '.join(map(str, metadata['seeds']))
+        raise UserError(f'--seed={seed}: not in {path}; it has {there_are}')
+    agent = agent.policy()
+    description = _describe(path, metadata, agent, seed)
+    files = _files(agent, formats)
+    for name, program in description['programs'].items():
+        program['files'] = [file for file in files if file.startswith(f'{name}.')]
+
+    part = output.with_name(f'.{output.name}.part')
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        for name, content in files.items():
+            (part / name).write_bytes(content)
+        write_json(part / DESCRIPTION, description)
+        os.replace(part, output)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return description
+
+
+def _files(agent: Agent, formats: Sequence[str]) -> dict[str, bytes]:
+    """Returns the content of each file but `policy.json`."""
+    files = {}
+    if 'jax' in formats:
+        files |= {f'{name}.jax': to_jax(program) for name, program in programs(agent).items()}
+    if 'onnx' in formats:
+        # ONNX Runtime has no bfloat16 products on a CPU, and ONNX no programs by platform.
+        plain = agent.replace(
+            config=agent.config._replace(score_dtype='float32'),
+            critic=agent.critic.clone(is_apart=True),
+        )
+        files |= {f'{name}.onnx': to_onnx(program) for name, program in programs(plain).items()}
+    if 'safetensors' in formats:
+        save = _extra('safetensors.numpy', 'safetensors').save
+        files[PARAMETERS] = save(checkpoints.flatten(agent.params))
+    return files
+
+
+def _describe(
+    path: pathlib.Path, metadata: dict[str, Any], agent: Agent, seed: int | None
+) -> dict[str, Any]:
+    """Returns what a robot must know; where files lie on this machine is no part of it."""
+    config = RunConfig.from_json(metadata['config'])
+    suite = config.task.suite
+    options = envs.check_options(suite, config.env_options)
+    interface = suite.interface(config.task, **options)
+    env = suite.make_env(config.task, **options)
+    space: Any = env.action_space
+    env.close()
+    lasting = {option.name for option in suite.options if option.decides_result}
+    run = read_json(path.parent.parent / 'flags.json')
+    return {
+        'env_name': config.env_name,
+        'suite': config.suite,
+        'env_options': {name: value for name, value in options.items() if name in lasting},
+        'observation': {
+            'size': agent.observation_dim,
+            'parts': [part._asdict() for part in interface.observation],
+        },
+        'action': {
+            'size': agent.action_dim,
+            # What −1 and 1 of a chunk stand for in the environment's own actions.
+            'low': space.low.tolist(),
+            'high': space.high.tolist(),
+            'parts': [part._asdict() for part in interface.action],
+        },
+        'control_rate': interface.control_rate,
+        'chunk_length': agent.policy_horizon,
+        'num_samples': agent.config.num_samples,
+        'programs': {
+            name: {'inputs': program.inputs, 'outputs': program.outputs}
+            for name, program in programs(agent).items()
+        },
+        'method': config.label,
+        'agent': agent.config._asdict(),
+        'seed': metadata['seeds'][0] if seed is None else seed,
+        'phase': metadata['phase'],
+        'step': metadata['step'],
+        'data': metadata['data'],
+        'commit': run.get('versions', {}).get('commit'),
+        'exported_with': {name: versions()[name] for name in ('commit', 'jax')},
+    }
