@@ -24,6 +24,7 @@ BENCHMARKS = {
         'fql': 'The same for FQL at small size',
     },
     'act': {'one_action': 'One chunk of actions at paper size, batch 1, from host to host'},
+    'latency': {'latency': 'What a robot waits for a chunk at paper size, batch 1'},
     'online': {'online': 'The online loop, per environment step of all seeds together'},
     'evaluation': {'evaluation': 'Evaluation of 50 episodes of cube-double'},
     'data': {

@@ -12,6 +12,7 @@ that it likes best. The programs need neither this project nor flax.
 
 import functools
 import importlib
+import logging
 import os
 import pathlib
 import shutil
@@ -113,6 +114,7 @@ def to_onnx(program: Program) -> bytes:
     Raises:
         UserError: jax2onnx is not installed.
     """
+    logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # it warns of axes that have names
     model = _extra('jax2onnx', 'onnx').to_onnx(
         program.function,
         inputs=list(program.inputs.values()),
@@ -216,7 +218,7 @@ def _describe(
     suite = config.task.suite
     options = envs.check_options(suite, config.env_options)
     interface = suite.interface(config.task, **options)
-    env = suite.make_env(config.task, **options)
+    env = suite.make_env(config.task, render=False, **options)
     space: Any = env.action_space
     env.close()
     lasting = {option.name for option in suite.options if option.decides_result}
