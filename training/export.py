@@ -130,7 +130,8 @@ def _extra(name: str, needed_by: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
-            f'--formats={needed_by}: needs {name} ({error}); pip install -r requirements-export.txt'
+            f'--formats={needed_by}: needs {name} ({error}); pip install --no-deps -r '
+            'requirements-export.txt'
         ) from error
 
 
