@@ -99,7 +99,7 @@ def run(plan: Plan) -> None:
         say(f'Failed: {command_of(cell)}')
     if outcome.failed:
         sys.exit(1)
-    if outcome.left:
+    if outcome.left or outcome.elsewhere:
         say('The same command goes on.')
         sys.exit(engines.INTERRUPTED)
 
@@ -129,8 +129,8 @@ def gather(plan: Plan) -> None:
 def report(plan: Plan) -> None:
     from experiments.report import write  # matplotlib and plotly are slow to import
 
-    rows = results.read(results_path())
-    rows += [row for cell in plan.runs for row in progress.results_of(cell)]
+    found = [row for cell in plan.runs for row in progress.results_of(cell)]
+    rows = results.newest(results.read(results_path()), found)
     default = pathlib.Path(plan.runs[0].config.save_dir).expanduser() / 'report'
     directory = pathlib.Path(FLAGS.output or default)
     for path in write(plan, rows, directory, FLAGS.published):

@@ -177,7 +177,7 @@ def run_here(
         while waiting or children:
             left = float('inf') if end is None else end - time.monotonic()
             if received or left < GRACE:
-                _stop(children, say)
+                _stop(children, received, say)
                 outcome.left += [child.cell for child in children] + waiting
                 for child in children:
                     if look(child.cell.config).status == 'done':
@@ -194,7 +194,8 @@ def run_here(
             for child in [child for child in children if child.finished() is not None]:
                 children.remove(child)
                 free.append(child.slot)
-                _judge(child, outcome, waiting, tries, retries, say)
+                if _is_due_again(child.cell, child.finished(), outcome, tries, retries, say):
+                    waiting.append(child.cell)
             time.sleep(pause)
     return outcome
 
@@ -204,41 +205,53 @@ def _started(cell: Cell, found: Progress) -> str:
     return f'{describe(cell)}: {how} ({log_path(cell)})'
 
 
-def _judge(
-    child: Child,
+def _is_due_again(
+    cell: Cell,
+    status: int | None,
     outcome: Outcome,
-    waiting: list[Cell],
     tries: dict[Cell, int],
     retries: int,
     say: Say,
-) -> None:
-    """Decides what follows the end of a process."""
-    cell, status = child.cell, child.finished()
+) -> bool:
+    """Notes the end of a run's process; returns whether the run must be started again.
+
+    Args:
+        cell: the run.
+        status: of the process; None if it is not known.
+        outcome: gets the run if it is done, or failed too often.
+        tries: counts the failures of each run.
+        retries: how many of them are forgiven.
+        say: is told of it.
+    """
     if look(cell.config).status == 'done':
         outcome.done.append(cell)
         say(f'{describe(cell)}: done')
-        return
-    tries[cell] = tries.get(cell, 0) + 1
-    how = f'killed by {signal.Signals(-status).name}' if (status or 0) < 0 else last_line(cell)
-    if status == INTERRUPTED:
-        tries[cell] -= 1  # someone stopped it; that is no failure
-    if tries[cell] > retries:
+        return False
+    how = last_line(cell)
+    if status is not None and status < 0:
+        how = f'killed by {signal.Signals(-status).name}'
+    if status != INTERRUPTED:  # else someone stopped it, which is no failure
+        tries[cell] = tries.get(cell, 0) + 1
+    if tries.get(cell, 0) > retries:
         outcome.failed.append(cell)
         say(f'{describe(cell)}: failed {tries[cell]} times: {how} ({log_path(cell)})')
-    else:
-        waiting.append(cell)
-        say(f'{describe(cell)}: ended early ({how}); it will be started again')
+        return False
+    say(f'{describe(cell)}: ended early ({how}); it will be started again')
+    return True
 
 
-def _stop(children: Sequence[Child], say: Say) -> None:
-    """Asks processes to save and end, and waits for them."""
+def _stop(children: Sequence[Child], received: Sequence[int], say: Say) -> None:
+    """Asks processes to save and end, and waits for them; kills them at a second Ctrl-C."""
     if children:
-        say(f'Stopping {len(children)} runs; each saves its state')
+        say(f'Stopping {len(children)} runs; each saves its state (Ctrl-C again: at once)')
     for child in children:
         child.stop()
-    for child in children:
-        child.process.wait()
-        child.finished()
+    before = len(received)
+    while any(child.finished() is None for child in children):
+        if len(received) > before:
+            for child in children:
+                child.process.kill()
+        time.sleep(0.1)
 
 
 # ---- Ray ----------------------------------------------------------------------------------------
@@ -299,16 +312,7 @@ def run_on_ray(
             ready, _ = ray.wait(list(tasks), timeout=1.0)
             for task in ready:
                 cell = tasks.pop(task)
-                if look(cell.config).status == 'done':
-                    outcome.done.append(cell)
-                    say(f'{describe(cell)}: done')
-                    continue
-                tries[cell] = tries.get(cell, 0) + 1
-                if tries[cell] > retries:
-                    outcome.failed.append(cell)
-                    say(f'{describe(cell)}: failed: {last_line(cell)} ({log_path(cell)})')
-                else:
-                    say(f'{describe(cell)}: ended early ({last_line(cell)}); started again')
+                if _is_due_again(cell, _status(task), outcome, tries, retries, say):
                     submit(cell)
         for task in tasks:
             ray.cancel(task)
@@ -317,6 +321,16 @@ def run_on_ray(
         outcome.left += tasks.values()
     ray.shutdown()
     return outcome
+
+
+def _status(task: Any) -> int | None:
+    """Returns the exit status that a finished task of Ray gives; None if the task failed."""
+    import ray
+
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayError:
+        return None
 
 
 def execute(arguments: Sequence[str], root: str, log: str, folder: str) -> int:

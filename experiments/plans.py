@@ -132,7 +132,7 @@ def _table(scale: str, table: str) -> dict[str, Any]:
         raise UserError(
             f'--table={table}: none at --scale={scale}; there are tables {", ".join(numbers)}'
         )
-    return TABLES[scale][table]
+    return TABLES['paper'][table] | TABLES[scale][table]
 
 
 def _chosen(known: dict[str, Any], names: Sequence[str], flag: str, where: str) -> dict[str, Any]:

@@ -23,6 +23,8 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from reports.style import colours
+
 Row = dict[str, str]
 
 
@@ -75,6 +77,7 @@ def learning_curve(runs: Mapping[str, list[pathlib.Path]], path: pathlib.Path, t
 
 def _draw(axes: Axes, runs: Mapping[str, list[pathlib.Path]], title: str) -> None:
     boundary = 0
+    palette = colours(runs)
     for label, files in runs.items():
         curves: dict[int, list[float]] = {}
         seeds = by_seed(files)
@@ -87,11 +90,12 @@ def _draw(axes: Axes, runs: Mapping[str, list[pathlib.Path]], title: str) -> Non
         means = [statistics.mean(curves[step]) for step in steps]
         stds = [statistics.pstdev(curves[step]) for step in steps]
         suffix = f' ({len(seeds)} seeds)' if len(seeds) > 1 else ''
-        (line,) = axes.plot(steps, means, marker='o', markersize=3, label=label + suffix)
+        colour = palette[label]
+        axes.plot(steps, means, marker='o', markersize=3, label=label + suffix, color=colour)
         if len(seeds) > 1:
             low = [max(m - s, 0) for m, s in zip(means, stds, strict=True)]
             high = [min(m + s, 100) for m, s in zip(means, stds, strict=True)]
-            axes.fill_between(steps, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
+            axes.fill_between(steps, low, high, alpha=0.2, color=colour, linewidth=0)
     if boundary:
         axes.axvspan(0, boundary, color='0.92', zorder=0)
         axes.text(boundary, 103, 'offline ', ha='right', va='bottom', color='0.4', fontsize=9)

@@ -22,6 +22,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from reports import field_problems as problems
+from reports.style import BLUE, GREEN, ORANGE, RED
 from reports.videos import SUFFIXES, check_path, write_video
 from utils.errors import UserError
 
@@ -30,8 +31,6 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Colours that all eyes tell apart (Okabe and Ito, 2008).
-BLUE, ORANGE, RED, GREEN = '#0072B2', '#E69F00', '#D55E00', '#009E73'
 PICTURES = ('.png', '.pdf', '.svg')
 FIGURES = {'field': PICTURES, 'training': SUFFIXES, 'starts': PICTURES}
 BANDWIDTHS = {'field': 0.4, 'training': 0.1, 'starts': 0.12}  # where none is given

@@ -7,8 +7,14 @@ import plotly.graph_objects as graph
 import plotly.io
 
 from reports.style import colours
-from reports.tables import Number, Table, agrees, as_published, ranks
+from reports.tables import Markup, Table, cell, ranks
 
+MARKUP = Markup(
+    '<b>{}</b>',
+    '<u>{}</u>',
+    '<span class="missing">{}</span>',
+    '<span class="paper">{}</span>',
+)
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 14px; }
@@ -54,24 +60,11 @@ def _table(table: Table, phase: str) -> str:
     for line, entries in table.lines[phase].items():
         best = ranks(entries)
         lines.append(f'<tr><td>{markup.escape(line)}</td>')
-        lines += [f'<td>{_cell(entries[name], best.get(name))}</td>' for name in table.columns]
+        lines += [
+            f'<td>{cell(entries[name], best.get(name), MARKUP)}</td>' for name in table.columns
+        ]
         lines.append('</tr>')
     return ''.join([*lines, '</table>'])
-
-
-def _cell(number: Number | None, rank: int | None) -> str:
-    if number is None:
-        return ''
-    text = ''
-    if number.values:
-        text = f'{number.mean:.1f} ± {number.std:.1f}'
-        text = {1: f'<b>{text}</b>', 2: f'<u>{text}</u>'}.get(rank or 0, text)
-        if len(number.values) < number.planned:
-            text += f'<span class="missing">{len(number.values)} of {number.planned} seeds</span>'
-    if number.published:
-        published = as_published(number.published)
-        text += f'<span class="paper">paper {published}{agrees(number)}</span>'
-    return text
 
 
 def _curves(columns: Sequence[str], tasks: Sequence[str], curves: Mapping[str, Mapping]) -> str:

@@ -7,7 +7,7 @@ device. `method` is the cell's name, such as 'DFP' or 'DFP top_k=1'; success is 
 import csv
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from reports.curves import read_table
@@ -17,7 +17,7 @@ COLUMNS = (
     *('method', 'task', 'seed', 'phase', 'step', 'success', 'return', 'length', 'seconds'),
     *('identity', 'commit', 'device'),
 )
-KEY = ('method', 'task', 'seed', 'phase', 'step')
+KEY = ('method', 'task', 'seed')
 
 
 class Seed(NamedTuple):
@@ -48,13 +48,12 @@ def rows_of(method: str, task: str, folder: pathlib.Path) -> list[dict[str, Any]
 
 
 def merge(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Puts rows into a file of results, in order, in place of those of the same key.
+    """Puts rows into a file of results, in order; see `newest`.
 
     Returns:
         How many rows it has now.
     """
-    known = {tuple(str(row[name]) for name in KEY): dict(row) for row in read(path)}
-    known |= {tuple(str(row[name]) for name in KEY): dict(row) for row in rows}
+    found = newest(read(path), list(rows))
 
     def place(row: Mapping[str, Any]) -> tuple:
         return row['task'], row['method'], int(row['seed']), row['phase'], int(row['step'])
@@ -64,9 +63,18 @@ def merge(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> int:
     with part.open('w', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         writer.writeheader()
-        writer.writerows(sorted(known.values(), key=place))
+        writer.writerows(sorted(found, key=place))
     part.replace(path)
-    return len(known)
+    return len(found)
+
+
+def newest(known: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list:
+    """Returns the rows known and new ones; of a seed of a method and task that has both, the new.
+
+    Runs of other settings, such as other steps between evaluations, never mix.
+    """
+    new = {tuple(str(row[name]) for name in KEY) for row in rows}
+    return [row for row in known if tuple(str(row[name]) for name in KEY) not in new] + [*rows]
 
 
 def read(path: pathlib.Path) -> list[dict[str, str]]:

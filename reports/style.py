@@ -1,12 +1,15 @@
 """How methods look in all pictures: in colours of Okabe and Ito, which all readers tell apart."""
 
+from collections.abc import Iterable
+
+BLUE, ORANGE, RED, GREEN = '#0072B2', '#E69F00', '#D55E00', '#009E73'
 COLOURS = {
     'BFN': '#999999',
     'QC-BFN': '#56B4E9',
-    'FQL': '#E69F00',
-    'QC-FQL': '#D55E00',
-    'MVP': '#009E73',
-    'DFP': '#0072B2',
+    'FQL': ORANGE,
+    'QC-FQL': RED,
+    'MVP': GREEN,
+    'DFP': BLUE,
     'MVP-topK': '#F0E442',
     'DFP-notopk': '#CC79A7',
     'DFP-10': '#000000',
@@ -15,7 +18,7 @@ ALIASES = {'MVP w/ top-K': 'MVP-topK', 'DFP w/o top-K': 'DFP-notopk', 'QAM': 'DF
 OTHERS = ('#332288', '#882255', '#117733', '#AA4499', '#44AA99', '#661100')
 
 
-def colours(methods) -> dict[str, str]:
+def colours(methods: Iterable[str]) -> dict[str, str]:
     """Returns a colour for each method; those without one of their own share out the others."""
     known = {method: COLOURS.get(ALIASES.get(method, method)) for method in methods}
     rest = iter(OTHERS * len(known))

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -79,30 +80,45 @@ def markdown(table: Table) -> str:
         lines = ['| | ' + ' | '.join(table.columns) + ' |', '|---' * (len(table.columns) + 1) + '|']
         for line, entries in table.lines[phase].items():
             best = ranks(entries)
-            cells = [_markdown_cell(entries[name], best.get(name)) for name in table.columns]
+            cells = [cell(entries[name], best.get(name)) for name in table.columns]
             lines.append(f'| {line} | ' + ' | '.join(cells) + ' |')
         parts.append(f'End of the {phase} phase, success in %\n\n' + '\n'.join(lines))
     return f'### {table.title}\n\n' + '\n\n'.join(parts) + '\n'
 
 
-def _markdown_cell(number: Number | None, rank: int | None) -> str:
+class Markup(NamedTuple):
+    """How a cell is written: what is put around the parts that it may have."""
+
+    best: str = '**{}**'
+    second: str = '<u>{}</u>'
+    missing: str = ' [{}]'
+    published: str = ' ({})'
+
+
+MARKDOWN = Markup()
+
+
+def cell(number: Number | None, rank: int | None, markup: Markup = MARKDOWN) -> str:
+    """Returns an entry as text: ours, how many seeds are missing, and the paper's.
+
+    Args:
+        number: the entry; None is an empty cell.
+        rank: 1 for the best of its line, 2 for the second best.
+        markup: of the text.
+    """
     if number is None:
         return ''
     text = ''
     if number.values:
         text = f'{number.mean:.1f} ± {number.std:.1f}'
-        text = {1: f'**{text}**', 2: f'<u>{text}</u>'}.get(rank or 0, text)
+        text = {1: markup.best, 2: markup.second}.get(rank or 0, '{}').format(text)
         if len(number.values) < number.planned:
-            text += f' [{len(number.values)} of {number.planned} seeds]'
+            text += markup.missing.format(f'{len(number.values)} of {number.planned} seeds')
     if number.published:
-        text += f' (paper {as_published(number.published)}{agrees(number)})'
+        mean, std = number.published
+        published = f'paper {mean:.1f}' if std is None else f'paper {mean:.1f} ± {std:.1f}'
+        text += markup.published.format(published + agrees(number))
     return text.strip()
-
-
-def as_published(published: tuple[float, float | None]) -> str:
-    """Returns '90.6 ± 3.0', or '90.6' without a standard deviation."""
-    mean, std = published
-    return f'{mean:.1f}' if std is None else f'{mean:.1f} ± {std:.1f}'
 
 
 def agrees(number: Number) -> str:

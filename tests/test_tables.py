@@ -143,15 +143,19 @@ def test_a_report_of_nothing_is_a_report(plan, tmp_path):
     assert 'No results yet' in next(p for p in paths if p.suffix == '.html').read_text()
 
 
-def test_results_are_replaced_by_newer_ones_and_other_files_refused(tmp_path):
+def test_a_newer_run_takes_the_place_of_an_older_one_whole(tmp_path):
+    """Also where it was evaluated at fewer steps."""
     path = tmp_path / 'results.csv'
-    assert merge(path, ROWS) == len(ROWS)
-    newer = [row | {'success': '0.5'} for row in ROWS[:1]]
-    assert merge(path, newer) == len(ROWS)
-    assert [r['success'] for r in read(path)].count('0.5') == [r['success'] for r in ROWS].count(
-        '0.5'
-    ) + 1
+    assert merge(path, ROWS) == merge(path, ROWS) == len(ROWS)
+    newer = rows_of('DFP', TASKS[0], (50,), ([70],))
+    assert merge(path, newer) == len(ROWS) - 4 + 2
     assert tuple(read(path)[0]) == COLUMNS
+    seed, *others = by_seed(read(path))['DFP', TASKS[0]]
+    assert (seed.offline, seed.online) == ({100: 50}, {100: 70})
+    assert [each.online[300] for each in others] == [98, 100]
+
+
+def test_other_files_are_refused_as_results(tmp_path):
     other = tmp_path / 'other.csv'
     other.write_text('a,b\n1,2\n')
     with pytest.raises(UserError, match=r'other.csv: has no column method'):

@@ -223,7 +223,7 @@ def _describe(
     space: Any = env.action_space
     env.close()
     lasting = {option.name for option in suite.options if option.decides_result}
-    run = read_json(path.parent.parent / 'flags.json')
+    run, now = read_json(path.parent.parent / 'flags.json'), versions()
     return {
         'env_name': config.env_name,
         'suite': config.suite,
@@ -253,5 +253,5 @@ def _describe(
         'step': metadata['step'],
         'data': metadata['data'],
         'commit': run.get('versions', {}).get('commit'),
-        'exported_with': {name: versions()[name] for name in ('commit', 'jax')},
+        'exported_with': {name: now[name] for name in ('commit', 'jax')},
     }

@@ -3,16 +3,9 @@
 Source: `compute_observation` and `set_control` of OGBench's manipspace environments.
 """
 
+from envs.ogbench.names import CUBES
 from envs.suite import Interface, Part
 
-CUBES = {
-    'cube-single': 1,
-    'cube-double': 2,
-    'cube-triple': 3,
-    'cube-quadruple': 4,
-    'cube-octuple': 8,
-    'scene': 1,
-}
 ARM = (
     Part('joint positions', 6, 'rad'),
     Part('joint velocities', 6, 'rad/s'),
@@ -47,10 +40,15 @@ CONTROL_RATE = 20.0
 
 def describe(scene: str) -> Interface:
     """Returns what observations and actions of a scene, such as 'cube-double', mean."""
-    observation = [*ARM, *_each('cube', CUBES.get(scene, 0), CUBE)]
+    observation = [*ARM, *_each('cube', _num_cubes(scene), CUBE)]
     observation += _each('button', _num_buttons(scene), BUTTON)
     observation += SLIDES if scene == 'scene' else ()
     return Interface(tuple(observation), ACTION, CONTROL_RATE)
+
+
+def _num_cubes(scene: str) -> int:
+    kind, _, size = scene.partition('-')
+    return CUBES[size] if kind == 'cube' else int(kind == 'scene')
 
 
 def _num_buttons(scene: str) -> int:

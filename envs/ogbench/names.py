@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from utils.errors import UserError
 
-CUBES = ('single', 'double', 'triple', 'quadruple', 'octuple')
+CUBES = {'single': 1, 'double': 2, 'triple': 3, 'quadruple': 4, 'octuple': 8}
 PUZZLES = ('3x3', '4x4', '4x5', '4x6')
 SCENES = (
     *(f'cube-{size}' for size in CUBES),
