@@ -73,7 +73,7 @@ class Plan:
     @property
     def runs(self) -> list[Cell]:
         """One cell for each run: those that share a run with another are left out."""
-        return list({cell.config.directory: cell for cell in reversed(self.cells)}.values())[::-1]
+        return list({cell.config.directory: cell for cell in self.cells}.values())
 
 
 def make_plan(

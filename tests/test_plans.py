@@ -49,6 +49,12 @@ def test_cells_of_equal_settings_are_one_run_whatever_table_they_are_in():
     assert robomimic.name == 'DFP'
 
 
+def test_rows_that_a_flag_makes_equal_are_one_run():
+    plan = make_plan('4', tasks=[CUBE], flags=('--agent.top_k=3',))
+    assert plan.rows == ['K=1', 'K=2', 'K=4', 'K=8']
+    assert len(plan.runs) == 1
+
+
 def test_flags_given_to_the_plan_hold_for_all_runs_and_come_last():
     plan = make_plan('1', tasks=[CUBE], flags=('--offline_steps=7', '--agent.batch_size=9'))
     assert {cell.config.offline_steps for cell in plan.cells} == {7}

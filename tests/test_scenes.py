@@ -122,6 +122,14 @@ def test_files_have_ogbench_format(collection, name):
 
 
 @every_data_set
+def test_a_row_holds_the_buttons_before_its_action(collection, name):
+    rows, first = read(collection, name), {'scene-play-v0': 28, 'puzzle-3x3-play-v0': 19}[name]
+    is_on = rows['observations'][:, first + 1 :: 4][:, : WIDTHS[name][-1]]  # of the one-hot pairs
+    np.testing.assert_array_equal(is_on, rows['button_states'])
+    assert np.diff(rows['button_states'], axis=0).any()
+
+
+@every_data_set
 def test_the_arm_plays_with_all_that_is_there(collection, name):
     rows = read(collection, name)
     assert (np.abs(np.diff(rows['button_states'], axis=0)).sum(axis=0) > 0).sum() >= 2
