@@ -72,8 +72,13 @@ class Options:
 
     @property
     def field(self) -> problems.Field:
-        """The field that is drawn, in two parts."""
+        """The field that generators are trained by."""
         return problems.make_field(self.kernel, self.width, self.temperatures)
+
+    @property
+    def parts(self) -> problems.Parts:
+        """The same in two parts, to be drawn."""
+        return problems.make_parts(self.kernel, self.width, self.temperatures)
 
     @property
     def label(self) -> str:
@@ -130,7 +135,7 @@ def draw_field(options: Options) -> None:
     order = jnp.argsort(-problems.values(candidates))
     best, others = candidates[order[: options.top_k]], candidates[order[options.top_k :]]
     particles = problems.sample_old_policy(particle_rng, options.num_particles)
-    attraction, repulsion = options.field(particles, best)
+    attraction, repulsion = options.parts(particles, best)
 
     with plt.rc_context({'font.size': 13}):
         figure, axes = plt.subplots(1, 4, figsize=(13.6, 4.1), layout='constrained')

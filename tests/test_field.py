@@ -82,19 +82,21 @@ def test_every_term_of_the_decomposition_counts(samples):
 @pytest.mark.parametrize('kernel', ['gaussian', 'laplace'])
 def test_the_two_parts_of_the_papers_field_are_the_field(kernel, samples):
     x, positives = samples[0][:20], samples[1][:4]
+    parts = problems.make_parts(kernel, 0.3, ())
+    whole = drifting_field(x, positives, x, parts.keywords['log_kernel'])
+    np.testing.assert_allclose(sum(parts(x, positives)), whole, atol=1e-6)
     field = problems.make_field(kernel, 0.3, ())
-    log_kernel = field.keywords['log_kernel']
-    np.testing.assert_allclose(
-        sum(field(x, positives)), drifting_field(x, positives, x, log_kernel), atol=1e-6
-    )
+    np.testing.assert_allclose(field(x, positives), whole, atol=1e-6)
 
 
 @pytest.mark.parametrize('temperatures', [(0.1,), (0.05, 0.5)])
 def test_the_two_parts_of_the_normalised_field_are_the_field(temperatures, samples):
     x, positives = samples[0][:20], samples[1][:4]
-    attraction, repulsion = problems.make_field('normalized', 1.0, temperatures)(x, positives)
+    attraction, repulsion = problems.make_parts('normalized', 1.0, temperatures)(x, positives)
+    whole = problems.make_field('normalized', 1.0, temperatures)(x, positives)
     field, unit, _ = normalized_field(x[None], positives[None], temperatures=temperatures)
     np.testing.assert_allclose(attraction + repulsion, unit * field[0], atol=1e-5)
+    np.testing.assert_array_equal(whole, unit * field[0])
     to_positives = positives.mean(0) - x.mean(0)
     assert float(jnp.vdot(attraction.mean(0), to_positives)) > 0
 
