@@ -6,9 +6,6 @@ half the time.
 """
 
 import os
-import sys
-
-import pytest
 
 XLA_FLAGS = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
 
@@ -18,11 +15,3 @@ def pytest_configure(config):
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(config.cache.mkdir('jax')))
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '0')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def forget_programs():
-    """Frees the compiled programs of a module. Those of all would take gigabytes."""
-    yield
-    if 'jax' in sys.modules:
-        sys.modules['jax'].clear_caches()
