@@ -501,11 +501,11 @@ def test_a_collection_ends_even_if_its_interruption_is_lost():
 
     collect.TIME_TO_CLEAN_UP = 0.5
     collect._stop_on_signals(end_with_stdin=True)
-    ready = 'ready\\n'
+    message = 'ready\\n'
     while True:
         try:
+            ready, message = message, ''
             print(ready, end='', flush=True)
-            ready = ''
             time.sleep(60)
         except KeyboardInterrupt:
             print('lost', flush=True)

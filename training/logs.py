@@ -320,9 +320,12 @@ class RunLog:
 def versions() -> dict[str, str | None]:
     """Returns the versions of the packages that decide a result, and the code's git commit."""
     root = pathlib.Path(__file__).parent.parent
-    found: dict[str, str | None] = {
-        package: importlib.metadata.version(package) for package in PACKAGES
-    }
+    found: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # a suite that this machine goes without
+            found[package] = None
     git = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=40']
     try:
         result = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
