@@ -19,10 +19,7 @@ BENCHMARKS = {
         'paper_size': 'One update at paper size (4 x 512, B = 256)',
         'small_size': 'One update at small size (2 x 128, B = 64)',
     },
-    'seeds': {
-        'seeds': 'Seeds trained together, per update of one seed',
-        'fql': 'The same for FQL at small size',
-    },
+    'seeds': {'seeds': 'Seeds trained together, per update of one seed'},
     'act': {'one_action': 'One chunk of actions at paper size, batch 1, from host to host'},
     'latency': {'latency': 'What a robot waits for a chunk at paper size, batch 1'},
     'online': {'online': 'The online loop, per environment step of all seeds together'},

@@ -25,7 +25,7 @@ from training import state as states
 from training.logs import versions
 from training.loop import OFFLINE_GROUP
 from training.state import RunState, SeedState
-from training.updates import Totals, group_size, update_many
+from training.updates import Totals, group_size, update_many, zero_totals
 from utils.replay import Rows
 
 CUBE_DOUBLE = 'cube-double-play-singletask-task2-v0'
@@ -106,10 +106,17 @@ class Fused:
         return [part.totals for part in self.seeds]
 
 
-def fused(config: RunConfig, rows: Rows) -> Fused:
-    """Returns fused updates of all seeds of a run, in its offline phase."""
+def fused(config: RunConfig, rows: Rows, online: bool = False) -> Fused:
+    """Returns fused updates of all seeds of a run, in its offline phase or as online."""
     state, data = begin(config, rows)
-    return Fused(state.seeds, data)
+    if not online:
+        return Fused(state.seeds, data)
+    seeds = []
+    for part, on_device in zip(state.seeds, data, strict=True):
+        agents = part.agents.replace(online=True)
+        totals = zero_totals(agents, part.replays, on_device)  # what is logged may differ
+        seeds.append(SeedState(agents, part.replays, totals))
+    return Fused(seeds, data)
 
 
 def seconds(function: Callable[[], Any]) -> float:

@@ -20,7 +20,6 @@ from agents.base import Agent, Info
 from benchmarks.common import (
     CUBE_DOUBLE,
     SMALL,
-    Fused,
     fused,
     make_rows,
     measure,
@@ -31,8 +30,6 @@ from benchmarks.common import (
 )
 from benchmarks.flops import update_flops
 from experiments.methods import METHODS, run_config
-from training.state import SeedState
-from training.updates import zero_totals
 from utils.replay import Rows
 
 
@@ -75,15 +72,6 @@ def phases(method: str, **changes) -> dict[str, Agent]:
     return {'offline': agent, 'online': online}
 
 
-def fused_like(agent: Agent, method: str, changes: dict[str, Any], rows: Rows) -> Fused:
-    """Returns fused updates of one such agent, in its phase."""
-    runner = fused(run_config(method, CUBE_DOUBLE, changes), rows)
-    (part,) = runner.seeds
-    agents = part.agents.replace(online=agent.online)
-    totals = zero_totals(agents, part.replays, rows)  # what is logged differs between phases
-    return Fused([SeedState(agents, part.replays, totals)], [rows])
-
-
 def main(_) -> None:
     methods, repeats = flags.FLAGS.methods, flags.FLAGS.repeats
     if unknown := set(methods) - set(METHODS):
@@ -94,9 +82,10 @@ def main(_) -> None:
     for size, changes in (('paper_size', {}), ('small_size', SMALL)):
         results[size] = []
         for method in methods:
+            config = run_config(method, CUBE_DOUBLE, changes)
             for phase, agent in phases(method, **changes).items():
                 runners = {
-                    'fused': fused_like(agent, method, changes, on_device),
+                    'fused': fused(config, on_device, online=agent.online),
                     'single': OneByOne(agent, rows),
                 }
                 times, rate = measure(runners, repeats)

@@ -61,6 +61,13 @@ def describe_machine() -> dict[str, str]:
     }
 
 
+def device_memory() -> dict[str, float]:
+    """Returns the most memory of one device in use so far, in GiB; {} where JAX does not say."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [found['peak_bytes_in_use'] for found in stats if found]
+    return {'device_memory_gib': max(peaks) / 2**30} if peaks else {}
+
+
 def warn_of_unused_gpu() -> None:
     """Warns if there is a GPU and JAX runs on the CPU, unless the environment tells it to."""
     hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')

@@ -18,7 +18,12 @@ from training import checkpoints, loop
 from training import state as states
 from training.checkpoints import Arrays, Checkpoints
 from training.config import RunConfig
-from training.devices import describe_machine, set_up_jax, warn_of_unused_gpu
+from training.devices import (
+    describe_machine,
+    device_memory,
+    set_up_jax,
+    warn_of_unused_gpu,
+)
 from training.interruption import Interrupted, Interruption
 from training.logs import (
     RunFolder,
@@ -296,13 +301,13 @@ class _Run:
             while (state := self._advance()) is not None:
                 reported, self.state = state.reported > self.state.reported, state
                 if reported:
-                    self.folder.write_status('running', **self.position)
+                    self.folder.write_status('running', **self.position, **device_memory())
         except loop.NotFinite as error:
             self.checkpoints.wait()
             raise UserError(f'{error}; {self._last_checkpoint()}') from None
         self.checkpoints.wait()
         scores = self.state.scores
-        self.folder.write_status('done', scores=list(scores), **self.position)
+        self.folder.write_status('done', scores=list(scores), **self.position, **device_memory())
         return scores
 
     def _advance(self) -> RunState | None:
