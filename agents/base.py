@@ -412,6 +412,29 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         )
         return agent.after_update(), info
 
+    def diagnose(self, batch: Batch, rng: jax.Array) -> Info:
+        """Returns scalars that tell how the policy does, at the states of `batch`.
+
+        `policy/q_data`, `q_samples` and `q_best` are the critic's mean values, as it ranks
+        proposals, of the data's chunks (those that an episode's end cuts short are left out), of
+        the policy's N samples, and of the best of them. `policy/diversity` is the standard
+        deviation of the N samples at a state, as the root mean square over states and entries of a
+        chunk. N is `num_samples`, and 2 for the diversity of a method that plays its only sample.
+        """
+        observations = batch['observations']
+        num = self.config.num_samples
+        samples = self.propose(self.params['actor'], observations, max(num, 2), rng)
+        values = self.score(observations, samples)[:, :num]
+        chunks, valid = self.masked_chunks(batch)
+        is_full = valid[:, -1]
+        of_data = is_full * self.score(observations, chunks[:, None])[:, 0]
+        return {
+            'policy/q_data': of_data.sum() / jnp.maximum(is_full.sum(), 1),
+            'policy/q_samples': values.mean(),
+            'policy/q_best': values.max(axis=1).mean(),
+            'policy/diversity': jnp.sqrt(samples.var(axis=1, ddof=1).mean()),
+        }
+
     def _check_batch(self, batch: Batch) -> None:
         """Raises ValueError unless the batch has all its arrays, each with its shape."""
         sizes = {'h': self.horizon_length, 'd_s': self.observation_dim, 'd_a': self.action_dim}

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from agents.base import Agent, require, require_choice
+from agents.base import Agent, Info, require, require_choice
+from utils.replay import Batch
 
 TOPK_PHASES = ('online', 'both', 'offline')
 
@@ -72,6 +73,21 @@ class TopKAgent(Agent, kw_only=True):
         chunks = self.propose(self.old_actor, observations, num, rng)
         values, order = jax.lax.top_k(self.score(observations, chunks), num)
         return jnp.take_along_axis(chunks, order[..., None], axis=-2), values
+
+    def diagnose(self, batch: Batch, rng: jax.Array) -> Info:
+        """Adds `policy/distance_to_old`, where there is a top-K term.
+
+        It is the root mean square difference of an entry of a chunk by the policy and by π_old,
+        made of the same noise.
+        """
+        info = super().diagnose(batch, rng)
+        if not self.uses_top_k:
+            return info
+        new, old = (
+            self.propose(params, batch['observations'], self.config.num_candidates, rng)
+            for params in (self.params['actor'], self.old_actor)
+        )
+        return info | {'policy/distance_to_old': jnp.sqrt(jnp.square(new - old).mean())}
 
     def after_update(self) -> Self:
         """Returns the agent with π_old one step closer to the policy."""

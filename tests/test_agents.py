@@ -479,3 +479,34 @@ def test_settings_that_an_older_description_lacks_are_the_defaults():
 def test_frozen_settings_compare_by_value():
     assert freeze(dfp.get_config()) == freeze(dfp.get_config())
     assert hash(freeze(dfp.get_config())) == hash(freeze(dfp.get_config()))
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_diagnosis_values_data_samples_and_the_best_of_them(method):
+    agent = make(method, num_samples=4)
+    batch = cut(make_batch(), [0, 3], 2)
+    rng = jax.random.PRNGKey(1)
+    found = agent.diagnose(batch, rng)
+    observations = batch['observations']
+    samples = agent.propose(agent.params['actor'], observations, 4, rng)
+    values = agent.score(observations, samples)
+    data = agent.score(observations, agent.masked_chunks(batch)[0][:, None])[:, 0]
+    of_full = np.delete(np.asarray(data), [0, 3])
+    expected = {
+        'policy/q_data': of_full.mean(),
+        'policy/q_samples': values.mean(),
+        'policy/q_best': values.max(axis=1).mean(),
+        'policy/diversity': np.sqrt(np.asarray(samples).var(axis=1, ddof=1).mean()),
+    }
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert found['policy/q_best'] > found['policy/q_samples']
+    assert found['policy/diversity'] > 0.01
+
+
+def test_a_method_that_plays_its_only_sample_has_a_diversity_too():
+    found = make('fql', num_samples=1).diagnose(make_batch(), jax.random.PRNGKey(1))
+    assert found['policy/q_best'] == found['policy/q_samples']
+    assert np.isfinite(found['policy/diversity'])
+    assert found['policy/diversity'] > 0

@@ -36,6 +36,9 @@ class Counting(flax.struct.PyTreeNode):
     def update(self, batch):
         return self.replace(count=self.count + 1), {'count': self.count}
 
+    def diagnose(self, batch, rng):
+        return {'diagnosed at': self.count}
+
     def sample_actions(self, observation, rng):
         assert self.acts == 'online'
         return jnp.full((HORIZON, 1), UNIT) * self.count + 0 * observation[0]
@@ -318,3 +321,11 @@ def test_stops_are_the_multiples_of_the_intervals_and_the_end(intervals, end, st
         step = next_stop(step, intervals, end)
         found.append(step)
     assert found == stops
+
+
+def test_a_row_has_the_diagnosis_of_each_seed_when_it_is_written(monkeypatch):
+    run = Run(monkeypatch, [1000, 1000], log_interval=10, overlap=False).finish()
+    rows = [(step, rows) for table, _, step, rows in run.log.rows if table == 'online']
+    assert [step for step, _ in rows] == [10, 20, 23]
+    for step, of_seeds in rows:
+        assert [row['diagnosed at'] for row in of_seeds] == [step, step]

@@ -74,3 +74,16 @@ def test_mvp_learns_from_the_data_alone_unless_top_k_is_given():
     agent, with_top_k = make('mvp'), make('mvp', top_k=4)
     assert loss(agent) == loss(agent.begin_online()) == loss(with_top_k)
     assert loss(agent) != loss(with_top_k.begin_online())
+
+
+@every_method
+def test_the_distance_to_the_slow_copy_is_told_where_it_follows_the_policy(method):
+    agent = make(method, top_k=2)
+    name, batch, rng = 'policy/distance_to_old', make_batch(), jax.random.PRNGKey(0)
+    assert name not in agent.diagnose(batch, rng)
+    agent = agent.begin_online()
+    assert agent.diagnose(batch, rng)[name] == 0
+    moved, _ = agent.update(batch)
+    first = moved.diagnose(batch, rng)[name]
+    moved, _ = moved.update(batch)
+    assert 0 < first < moved.diagnose(batch, rng)[name]

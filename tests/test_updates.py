@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from agents import dfp
-from training.updates import Totals, act, group_size, summaries, update_many, zero_totals
+from training.updates import (
+    DIAGNOSIS,
+    Totals,
+    act,
+    diagnose,
+    group_size,
+    summaries,
+    update_many,
+    zero_totals,
+)
 from utils.replay import Replay, Rows
 from utils.seeds import stack, unstack
 
@@ -257,3 +266,22 @@ def test_each_seed_knows_when_it_first_drew_a_reward_that_is_not_finite(data):
             key, _ = jax.random.split(key)
             finite.append(bool(np.isfinite(batch['rewards']).all()))
         assert (summary.first_bad, summary.bad) == (finite.index(False), ('reward',))
+
+
+def test_a_diagnosis_is_of_each_seed_alone_and_changes_nothing(data):
+    agents, replays, _, _ = make_stacked(data, 2)
+    before = jax.tree.map(np.array, agents)
+    found = jax.device_get(diagnose(agents, replays, data))
+    jax.tree.map(np.testing.assert_array_equal, before, agents)
+    for seed in range(2):
+        agent = make(seed)
+        batch_rng, rng = jax.random.split(jax.random.fold_in(agent.rng, DIAGNOSIS))
+        batch = Replay.create(data, 50).sample(data, batch_rng, 8, 3, 0.99)
+        for name, value in agent.diagnose(batch, rng).items():
+            np.testing.assert_allclose(found[name][seed], value, rtol=1e-4, err_msg=name)
+
+
+def test_a_diagnosis_draws_what_no_update_draws():
+    key = jax.random.PRNGKey(3)
+    drawn = np.asarray(jax.random.fold_in(key, DIAGNOSIS)).tolist()
+    assert drawn not in np.asarray(jax.random.split(key, 3)).tolist()

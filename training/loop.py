@@ -162,7 +162,8 @@ def report(state: RunState, run: Resources) -> RunState:
     config, end = run.config, _num_steps(run.config, state.phase)
     seeds, play, scores = state.seeds, state.play, state.scores
     if state.step and is_due(state.step, config.log_interval, end):
-        rows = [summary.averages for summary in check_updates(state, run)]
+        averages = [summary.averages for summary in check_updates(state, run)]
+        rows = [a | b for a, b in zip(averages, diagnoses(state, run), strict=True)]
         if play is not None:
             rows = [_of_episodes(play, i) | row for i, row in enumerate(rows)]
             zeros = np.zeros_like(play.finished)
@@ -216,6 +217,19 @@ def check_updates(state: RunState, run: Resources) -> list[updates.Summary]:
         _warn_of_values(config.seeds[i], summary.averages, state, run)
         summaries.append(summary)
     return summaries
+
+
+def diagnoses(state: RunState, run: Resources) -> list[dict[str, float | None]]:
+    """Returns what `Agent.diagnose` says of each seed."""
+    found = [
+        updates.diagnose(part.agents, part.replays, rows)
+        for part, rows in zip(state.seeds, run.data, strict=True)
+    ]
+    return [
+        {name: float(values[i]) for name, values in part.items()}
+        for part, seeds in zip(jax.device_get(found), state.seeds, strict=True)
+        for i in range(seeds.num_seeds)
+    ]
 
 
 def _warn_of_values(seed: int, averages: Row, state: RunState, run: Resources) -> None:

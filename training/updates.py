@@ -18,6 +18,7 @@ from utils.seeds import over_seeds
 
 Array = jax.Array | np.ndarray
 NEVER = np.iinfo(np.int32).max
+DIAGNOSIS = 0x64696167  # 'diag'; 0, 1, … are the keys that splitting a key gives
 
 
 class Totals(flax.struct.PyTreeNode):
@@ -169,6 +170,21 @@ def begin_online(
         return agent.begin_online(), replay.begin_online(data, num_transitions, offline_ratio)
 
     return over_seeds(begin, (0, 0, None))(agents, replays, data)
+
+
+@jax.jit
+def diagnose(agents, replays: Replay, data: Rows) -> dict[str, jax.Array]:
+    """Returns what `Agent.diagnose` says of each seed, `[S]`, on a batch of its own.
+
+    The agents' random numbers stay as they are: an agent that is diagnosed learns the same.
+    """
+
+    def diagnose_one(agent, replay, data):
+        batch_rng, rng = jax.random.split(jax.random.fold_in(agent.rng, DIAGNOSIS))
+        size, horizon, discount = agent.config.batch_size, agent.horizon_length, agent.discount
+        return agent.diagnose(replay.sample(data, batch_rng, size, horizon, discount), rng)
+
+    return over_seeds(diagnose_one, (0, 0, None))(agents, replays, data)
 
 
 def zero_totals(agents, replays: Replay, data: Rows) -> Totals:

@@ -1,0 +1,54 @@
+"""The page of what a run logged."""
+
+import pathlib
+
+import matplotlib.image
+import numpy as np
+import pytest
+from small_runs import make_config
+
+from reports.diagnostics import PANELS, draw, found_in, label_of, read_run
+from training import train
+
+DOCS = pathlib.Path(__file__).parent.parent / 'docs' / 'metrics.md'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    directory = tmp_path_factory.mktemp('diagnostics')
+    return train(make_config(directory, agent={'top_k': 2}, num_seeds=2)).directory
+
+
+def test_metrics_are_read_by_seed_on_one_axis(folder):
+    metrics, boundary = read_run(folder)
+    assert boundary == 20
+    values = metrics['policy/q_best']
+    assert sorted(values) == ['0', '1']
+    assert values['0'][0] == [10, 20, 30, 40, 50, 60, 70, 80]
+    assert metrics['policy/distance_to_old']['1'][0] == [30, 40, 50, 60, 70, 80]
+    assert metrics['eval/success']['0'][0][-1] == 80
+
+
+def test_every_metric_of_a_run_has_a_panel_and_an_explanation(folder):
+    metrics, _ = read_run(folder)
+    drawn = {name for panel in PANELS for name in found_in(panel, metrics)}
+    others = {'eval/return', 'eval/length', 'episodes', 'replaced_workers'}
+    assert set(metrics) == drawn | others
+    text = DOCS.read_text()
+    for name in metrics:
+        family = name.removeprefix('eval/').rpartition('_0.')[0] or name.removeprefix('eval/')
+        assert f'`{family}' in text, name
+
+
+def test_the_page_is_drawn_for_one_run_and_for_several(folder, tmp_path):
+    for runs in ({'a': folder}, {'a': folder, 'b': folder}):
+        draw(runs, tmp_path / 'page.png')
+        picture = matplotlib.image.imread(tmp_path / 'page.png')[..., :3]
+        colours = np.unique(picture.reshape(-1, 3), axis=0)
+        assert len(colours) > 50  # lines and letters, not an empty page
+
+
+def test_a_folder_without_tables_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='not the folder of a run'):
+        read_run(tmp_path)
+    assert label_of(tmp_path) == tmp_path.name
