@@ -38,6 +38,7 @@ flags.DEFINE_float('ray_cpus', 1, 'Cores for each run on Ray.', lower_bound=0)
 flags.DEFINE_float('ray_gpus', 0, 'GPUs, or part of one, for each run on Ray.', lower_bound=0)
 flags.DEFINE_enum('format', 'text', ['text', 'slurm'], 'Of plan: for people, or a Slurm job array.')
 flags.DEFINE_string('results', None, 'File of results; default: results/<scale>.csv.')
+flags.DEFINE_bool('skip_gathered', False, 'Leave out runs that are complete in --results.')
 flags.DEFINE_string('output', None, 'Folder of the report; default: <save_dir>/report.')
 flags.DEFINE_bool('published', False, 'Draw the published curves below ours.')
 
@@ -68,12 +69,14 @@ def show_plan(plan: Plan) -> None:
         print(f'{found.status:<11} {100 * found.part:3.0f}%  {hours:>7}  {command_of(cell)}')
     places = engines.slots(FLAGS.jobs)
     disk = sum(progress.disk_gib(cell.config) for cell in plan.runs)
+    gpu = max(progress.gpu_gib(cell.config) for cell in plan.runs)
     print(
         f'\n{len(plan.runs)} runs: {counts(plan)}. {total / 3600:.1f} hours of work are known, '
         f'{total / 3600 / len(places):.1f} with {len(places)} at a time; '
         f'{unknown} runs are of a kind not yet timed on this machine.\n'
         f'A run has {progress.cores_wanted(plan.runs[0].config)} busy processes while it plays '
-        f'online. All checkpoints take about {disk:.1f} GiB.'
+        f'online, and takes up to about {gpu:.1f} GiB of a GPU. All checkpoints take about '
+        f'{disk:.1f} GiB.'
     )
 
 
@@ -86,13 +89,18 @@ def counts(plan: Plan) -> str:
 
 
 def run(plan: Plan) -> None:
+    runs = plan.runs
+    if FLAGS.skip_gathered:
+        found = results.read(results_path())
+        runs = [cell for cell in runs if not progress.is_gathered(cell, found)]
+        say(f'{len(plan.runs) - len(runs)} of {len(plan.runs)} runs are in {results_path()}')
     if FLAGS.ray_address:
         outcome = engines.run_on_ray(
-            plan.runs, FLAGS.ray_address, say, FLAGS.ray_cpus, FLAGS.ray_gpus, FLAGS.retries
+            runs, FLAGS.ray_address, say, FLAGS.ray_cpus, FLAGS.ray_gpus, FLAGS.retries
         )
     else:
         places = engines.slots(FLAGS.jobs)
-        outcome = engines.run_here(plan.runs, places, say, FLAGS.minutes, FLAGS.retries)
+        outcome = engines.run_here(runs, places, say, FLAGS.minutes, FLAGS.retries)
     progress.remember([cell.config for cell in plan.runs])
     say(f'{counts(plan)} of {len(plan.runs)} runs')
     for cell in outcome.failed:

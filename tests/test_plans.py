@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from experiments.plans import TABLES, make_plan
+from experiments.progress import gpu_gib, is_gathered
 from experiments.run_flags import parse
 from utils.errors import UserError
 
@@ -102,3 +103,29 @@ def test_the_small_scale_is_never_taken_for_the_papers():
 def test_what_cannot_be_planned_is_an_error(arguments, message):
     with pytest.raises(UserError, match=message):
         make_plan(**arguments)
+
+
+def test_a_run_is_gathered_once_all_its_seeds_have_their_end():
+    (cell,) = make_plan(methods=['DFP'], tasks=[CUBE], seeds=2).cells
+    end = {'identity': cell.config.identity, 'phase': 'online', 'step': '1000000'}
+    rows = [end | {'seed': '0'}, end | {'seed': '1'}]
+    assert is_gathered(cell, rows)
+    assert not is_gathered(cell, rows[:1])
+    for change in ({'step': '900000'}, {'phase': 'offline'}, {'identity': 'another'}):
+        assert not is_gathered(cell, [rows[0], rows[1] | change])
+    (offline,) = make_plan(methods=['DFP-offline'], tasks=[CUBE], seeds=1).cells
+    row = {'identity': offline.config.identity, 'seed': '0', 'phase': 'offline', 'step': '1000000'}
+    assert is_gathered(offline, [row])
+
+
+def test_the_memory_of_a_gpu_grows_with_seeds_and_proposals():
+    def gib(seeds, *flags):
+        (cell,) = make_plan(methods=['DFP'], tasks=[CUBE], seeds=seeds, flags=flags).cells
+        return gpu_gib(cell.config)
+
+    assert 1.2 < gib(1) < gib(5) < 5
+    assert gib(5) - gib(1) == pytest.approx(4 * (gib(2) - gib(1)))
+    assert gib(1) < gib(1, '--agent.num_candidates=64') < gib(1, '--agent.num_candidates=256')
+    # An H200 took 0.76 GiB, without what CUDA itself takes, for these seeds and 400,000 rows.
+    offline = gib(5, '--online_steps=0') - 1 - 0.6e6 * 4 * 68 / 2**30
+    assert offline == pytest.approx(0.76, rel=0.25)
