@@ -11,7 +11,7 @@ from absl import app, flags, logging
 
 import envs
 from experiments.command_line import one_line_errors, refuse_arguments
-from reports.videos import check_path, grid, write_video
+from reports.videos import SUFFIXES, check_path, grid, strip, write_picture, write_video
 from training import RunConfig, checkpoints, load_policy
 from training.evaluation import evaluate
 from training.videos import FPS, open_renderer, record
@@ -25,8 +25,8 @@ flags.DEFINE_integer('eval_envs', 10, 'Environments in parallel.', lower_bound=1
 flags.DEFINE_integer('seed', None, 'Of start states and policy noise; default: each seed of the '
                      'run its own, which gives its score.', lower_bound=0,
                      upper_bound=2**32 - 1)  # fmt: skip
-flags.DEFINE_string('video', None, 'Film the first episodes into this .mp4 or .gif; of several '
-                    'seeds, each has a file of its own.')  # fmt: skip
+flags.DEFINE_string('video', None, 'Film the first episodes into this .mp4, .gif or .png (a strip); '
+                    'of several seeds, each has a file of its own.')  # fmt: skip
 flags.DEFINE_integer('video_episodes', 4, 'Episodes in the video.', lower_bound=1)
 flags.DEFINE_integer('video_frame_skip', 3, 'Environment steps between two frames.', lower_bound=1)
 flags.DEFINE_bool('video_values', False, 'Draw the Q values of the proposals beside the episodes.')
@@ -42,7 +42,7 @@ def main(argv) -> None:
     with contextlib.ExitStack() as opened:
         renderer = None
         if FLAGS.video:
-            check_path(FLAGS.video, 'video')
+            check_path(FLAGS.video, 'video', (*SUFFIXES, '.png'))
             renderer = open_renderer(config, FLAGS.video_frame_skip)
             opened.callback(renderer.close)
         envs.start_workers(config.task)
@@ -64,7 +64,11 @@ def main(argv) -> None:
                 with_values = FLAGS.video_values
                 clips = record(policy, renderer, FLAGS.video_episodes, seed, with_values)
                 several = len(metadata['seeds']) > 1
-                write_video(video_path(trained, several), grid(clips, with_values), FPS)
+                film = video_path(trained, several)
+                if film.suffix == '.png':
+                    write_picture(film, strip(clips, with_values=with_values))
+                else:
+                    write_video(film, grid(clips, with_values), FPS)
 
 
 def video_path(seed: int, several: bool) -> pathlib.Path:

@@ -132,6 +132,34 @@ def grid(clips: Sequence[Clip], with_values: bool = False) -> list[np.ndarray]:
     return frames
 
 
+def strip(clips: Sequence[Clip], num: int = 8, with_values: bool = False) -> np.ndarray:
+    """Returns a picture with a row for each episode: `num` frames from its first to its last.
+
+    They are at equal distances in time; an episode of fewer frames repeats some.
+
+    Args:
+        clips: episodes; their frames have one size.
+        num: frames of each, 2 or more.
+        with_values: draws the proposals' values on the right of each.
+    """
+    rows = []
+    for clip in clips:
+        panels = _panels(clip, with_values)
+        chosen = np.linspace(0, len(panels) - 1, num).round().astype(int)
+        rows.append(np.concatenate([panels[i] for i in chosen], axis=1))
+    return np.concatenate(rows, axis=0)
+
+
+def write_picture(path: str | pathlib.Path, picture: np.ndarray) -> None:
+    """Writes an image [H, W, 3] uint8 as .png; raises UserError if it cannot be written."""
+    from PIL import Image
+
+    try:
+        Image.fromarray(picture).save(path, format='PNG', optimize=True)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
+
+
 def _panels(clip: Clip, with_values: bool) -> list[np.ndarray]:
     """Returns an episode's frames with their borders, and with their values if wanted."""
     panels = []

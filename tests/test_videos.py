@@ -15,7 +15,18 @@ from test_envs import gl_backend
 
 from envs import find_task, make_vector_env, recording
 from envs.recording import Frames, Recording, Renderer
-from reports.videos import BORDER, SUCCESS, Clip, check_path, grid, plot_values, write_video
+from reports.videos import (
+    BORDER,
+    PLAYING,
+    SUCCESS,
+    Clip,
+    check_path,
+    grid,
+    plot_values,
+    strip,
+    write_picture,
+    write_video,
+)
 from training import load_policy, train
 from training.evaluation import evaluate
 from training.videos import proposal_values, record
@@ -248,3 +259,21 @@ def test_values_appear_chunk_by_chunk_beside_the_episode():
 
 def test_equal_values_can_be_drawn():
     assert plot_values([np.zeros(1)], 0, 64).shape == (64, 64, 3)
+
+
+def test_a_strip_has_a_row_for_each_episode_from_its_first_frame_to_its_last(tmp_path):
+    clips = [Clip(FRAMES[:2], True), Clip(FRAMES, False)]
+    picture = strip(clips, num=3)
+    height, width, _ = FRAMES[0].shape
+    size = (2 * (height + 2 * BORDER), 3 * (width + 2 * BORDER), 3)
+    assert picture.shape == size
+    inner = picture[BORDER : BORDER + height, BORDER : BORDER + width]
+    np.testing.assert_array_equal(inner, FRAMES[0])
+    last = picture[-BORDER - height : -BORDER, -BORDER - width : -BORDER]
+    np.testing.assert_array_equal(last, FRAMES[-1])
+    assert tuple(picture[0, -1]) == SUCCESS
+    assert tuple(picture[-1, -1]) == PLAYING
+    write_picture(tmp_path / 'strip.png', picture)
+    np.testing.assert_array_equal(Image.open(tmp_path / 'strip.png'), picture)
+    with pytest.raises(UserError, match=r'none/strip\.png: cannot be written'):
+        write_picture(tmp_path / 'none' / 'strip.png', picture)
