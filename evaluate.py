@@ -25,8 +25,8 @@ flags.DEFINE_integer('eval_envs', 10, 'Environments in parallel.', lower_bound=1
 flags.DEFINE_integer('seed', None, 'Of start states and policy noise; default: each seed of the '
                      'run its own, which gives its score.', lower_bound=0,
                      upper_bound=2**32 - 1)  # fmt: skip
-flags.DEFINE_string('video', None, 'Film the first episodes into this .mp4, .gif or .png (a strip); '
-                    'of several seeds, each has a file of its own.')  # fmt: skip
+flags.DEFINE_string('video', None, 'Film the first episodes into this .mp4, .gif, or .png (a '
+                    'strip); of several seeds, each has a file of its own.')  # fmt: skip
 flags.DEFINE_integer('video_episodes', 4, 'Episodes in the video.', lower_bound=1)
 flags.DEFINE_integer('video_frame_skip', 3, 'Environment steps between two frames.', lower_bound=1)
 flags.DEFINE_bool('video_values', False, 'Draw the Q values of the proposals beside the episodes.')
