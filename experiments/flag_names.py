@@ -40,7 +40,7 @@ OTHER_NAMES = {
 
 
 def table() -> str:
-    """Returns the README's table, in Markdown."""
+    """Returns the table of docs/flags.md, in Markdown."""
     rows = [f'| `--{name}` | {_with_code(text)} |' for name, text in OTHER_NAMES.items()]
     return '\n'.join(['| there | here |', '|---|---|', *rows])
 
