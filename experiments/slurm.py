@@ -32,12 +32,13 @@ commands=(
 )
 
 # The run saves its state at the signal and exits with 75; then the job is queued again.
-eval "${{commands[$SLURM_ARRAY_TASK_ID]}}" &
-trap 'kill -USR1 $!' USR1
-wait $!
-status=$?
-trap - USR1
-while kill -0 $! 2>/dev/null; do wait $!; status=$?; done
-[ $status -eq 75 ] && scontrol requeue "$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"
-exit $status
+finish() {{
+  [ $1 -eq 75 ] && scontrol requeue "$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"
+  exit $1
+}}
+eval "exec ${{commands[$SLURM_ARRAY_TASK_ID]}}" &
+run=$!
+trap 'kill -USR1 $run; wait $run; finish $?' USR1
+wait $run
+finish $?
 """

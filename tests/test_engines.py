@@ -14,7 +14,7 @@ import pytest
 import toy_suite
 from small_runs import AGENT
 
-from experiments import engines, progress
+from experiments import engines, progress, slurm
 from experiments.engines import Slot, run_here, slots
 from experiments.plans import make_plan
 from experiments.progress import look
@@ -23,6 +23,7 @@ from training.logs import RunFolder
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+CUBE = 'cube-double-play-singletask-task2-v0'
 
 
 def plan_of(tmp_path, *more, methods=('DFP', 'BFN')):
@@ -168,6 +169,41 @@ def test_the_program_plans_without_starting_anything(tmp_path):
     assert '#SBATCH --array=0-4' in script
     checked = subprocess.run(['bash', '-n'], input=script, text=True, capture_output=True)
     assert checked.returncode == 0, checked.stderr
+
+
+RUN = """
+import signal, sys, time
+def stop(*_):
+    time.sleep(0.3)
+    sys.exit(75)
+signal.signal(signal.SIGUSR1, stop)
+print('started', sys.argv[1], flush=True)
+time.sleep(60 if sys.argv[1] == 'long' else 0)
+"""
+
+
+@pytest.mark.parametrize(('kind', 'status'), [('long', 75), ('short', 0)])
+def test_a_slurm_job_that_is_signalled_saves_and_is_queued_again(
+    kind, status, tmp_path, monkeypatch
+):
+    commands = iter([['false'], [sys.executable, '-c', RUN, kind]])
+    monkeypatch.setattr(slurm, 'command', lambda _: next(commands))
+    script = slurm.job_array(make_plan(methods=['DFP', 'MVP'], tasks=[CUBE]).runs)
+    (tmp_path / 'scontrol').write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/queued\n')
+    (tmp_path / 'scontrol').chmod(0o755)
+    (tmp_path / 'job.sh').write_text(script)
+    environment = {'SLURM_ARRAY_TASK_ID': '1', 'SLURM_ARRAY_JOB_ID': '7'}
+    environment |= os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+    with subprocess.Popen(
+        ['bash', tmp_path / 'job.sh'], env=environment, stdout=subprocess.PIPE, text=True
+    ) as job:
+        assert job.stdout.readline() == f'started {kind}\n'
+        if kind == 'long':
+            job.send_signal(signal.SIGUSR1)
+        assert job.wait(timeout=20) == status
+    queued = tmp_path / 'queued'
+    assert queued.exists() == (kind == 'long')
+    assert kind == 'short' or queued.read_text() == 'requeue 7_1\n'
 
 
 @pytest.mark.parametrize(
