@@ -1,5 +1,7 @@
 """What a run leaves behind: tables, its folder, a picture."""
 
+import logging
+
 import pytest
 
 from reports import curves
@@ -93,3 +95,19 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch, capl
     (message,) = caplog.messages
     assert message.startswith('learning_curve.png: not drawn (')
     assert message.endswith('; the run goes on.')
+
+
+def test_a_table_of_an_older_version_goes_on_with_its_own_columns(tmp_path, caplog):
+    table = logs.Table(tmp_path / 'a.csv')
+    table.write({'step': 1, 'gone': 2})
+    size = table.size
+    table.close()
+    table = logs.Table(tmp_path / 'a.csv', size)
+    with caplog.at_level(logging.WARNING):
+        table.write({'step': 2, 'new': 3})
+        table.write({'step': 3, 'new': 4})
+    assert (tmp_path / 'a.csv').read_text().split() == ['step,gone', '1,2', '2,', '3,']
+    assert [record.getMessage() for record in caplog.records] == [
+        f'{tmp_path}/a.csv: was begun without new, which this version logs; the file goes on '
+        'without.'
+    ]
