@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 from agents import make_agent
 from agents.base import Agent
-from experiments.methods import run_config
+from experiments.methods import METHODS, run_config
 from training import RunConfig
 from training import state as states
 from training.logs import versions
@@ -227,6 +227,12 @@ def results_of(
         command = [sys.executable, '-m', f'benchmarks.{module}', f'--json={path}', *arguments]
         subprocess.run(command, check=True, cwd=checkout)
         return json.loads(path.read_text())
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """Raises UsageError if `--methods` names one that does not exist."""
+    if unknown := set(methods) - set(METHODS):
+        raise app.UsageError(f'--methods: no {", ".join(unknown)}; there are {", ".join(METHODS)}')
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -1,7 +1,7 @@
 """Measures what training seeds together gains, in time per update of one seed.
 
     python -m benchmarks.seeds
-    python -m benchmarks.seeds --sizes=paper --methods=DFP --methods=QC-FQL
+    python -m benchmarks.seeds --sizes=paper --methods=DFP,QC-FQL
 
 As in a run, several seeds get as many CPU devices as there are cores, consecutive seeds share a
 device, and each device gets one dispatch for a block of updates. A single seed has one device,
@@ -16,6 +16,7 @@ from absl import flags
 from benchmarks.common import (
     CUBE_DOUBLE,
     SMALL,
+    check_methods,
     fused,
     make_rows,
     measure,
@@ -23,7 +24,7 @@ from benchmarks.common import (
     run,
     save,
 )
-from experiments.methods import METHODS, run_config
+from experiments.methods import run_config
 from training.devices import set_up_jax
 from utils.replay import Rows
 
@@ -59,6 +60,7 @@ def time_together(method: str, size: str, phase: str, rows: Rows) -> list[dict[s
 
 
 def main(_) -> None:
+    check_methods(FLAGS.methods)
     set_up_jax(max(FLAGS.num_seeds), compilation_cache_dir=None)
     rows = Rows.from_dataset(make_rows())
     cases = [(m, s) for m in FLAGS.methods for s in FLAGS.sizes] if FLAGS.methods else DEFAULT
@@ -72,7 +74,7 @@ def main(_) -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_multi_integer('num_seeds', [1, 2, 3, 5], 'Numbers of seeds.')
-    flags.DEFINE_multi_enum('methods', [], list(METHODS), 'Methods to measure.')
+    flags.DEFINE_list('methods', [], 'Methods to measure.')
     flags.DEFINE_multi_enum('sizes', list(SIZES), list(SIZES), 'Sizes of the methods given.')
     flags.DEFINE_multi_enum('phases', ['offline'], ['offline', 'online'], 'Phases.')
     flags.DEFINE_bool('bfloat16', True, 'Measure scoring in bfloat16 too.')

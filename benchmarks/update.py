@@ -14,12 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from agents.base import Agent, Info
 from benchmarks.common import (
     CUBE_DOUBLE,
     SMALL,
+    check_methods,
     fused,
     make_rows,
     measure,
@@ -74,8 +75,7 @@ def phases(method: str, **changes) -> dict[str, Agent]:
 
 def main(_) -> None:
     methods, repeats = flags.FLAGS.methods, flags.FLAGS.repeats
-    if unknown := set(methods) - set(METHODS):
-        raise app.UsageError(f'--methods: no {", ".join(unknown)}; there are {", ".join(METHODS)}')
+    check_methods(methods)
     rows = make_rows()
     on_device = Rows.from_dataset(rows)
     results: dict[str, list[dict[str, Any]]] = {}

@@ -23,8 +23,11 @@ from matplotlib.axes import Axes
 
 from reports.curves import Row, read_table
 from reports.style import BLUE, GREEN, OTHERS, RED
+from reports.videos import check_path
+from utils.errors import UserError
 
 Points = dict[str, tuple[list[int], list[float]]]  # of each seed: steps and values
+Run = tuple[dict[str, Points], int]  # metrics, and the last step of the offline phase
 
 
 class Panel(NamedTuple):
@@ -59,24 +62,24 @@ PERCENT = ('eval/success', 'actor/saturated', 'episode_success')
 STYLES = ('-', '--', ':', '-.')
 
 
-def read_run(folder: pathlib.Path) -> tuple[dict[str, Points], int]:
+def read_run(folder: pathlib.Path) -> Run:
     """Returns what a run logged, by metric, and the last step of its offline phase.
 
     Online steps count on from the offline ones. Evaluations are named `eval/…`.
 
     Raises:
-        ValueError: there is nothing to read.
+        UserError: there is nothing to read, or it is not what a run writes.
     """
     tables = {name: _rows(folder / f'{name}.csv') for name in ('offline', 'online', 'eval')}
     if not any(tables.values()):
-        raise ValueError('no rows in offline.csv, online.csv or eval.csv: not the folder of a run')
+        raise UserError(f'{folder}: no rows in offline.csv, online.csv or eval.csv')
     offline = [row for table in tables.values() for row in table if row['phase'] == 'offline']
     boundary = max((int(row['step']) for row in offline), default=0)
     metrics: dict[str, Points] = {}
     for name, rows in tables.items():
         for row in rows:
             step = int(row['step']) + (boundary if row['phase'] == 'online' else 0)
-            for column, cell in list(row.items())[4:]:  # phase, step, seed and seconds are first
+            for column, cell in list(row.items())[4:]:  # after phase, step, seed, seconds
                 if cell:
                     metric = f'eval/{column}' if name == 'eval' else column
                     value = float(cell) * (100 if metric in PERCENT else 1)
@@ -87,7 +90,10 @@ def read_run(folder: pathlib.Path) -> tuple[dict[str, Points], int]:
 
 
 def _rows(path: pathlib.Path) -> list[Row]:
-    return read_table(path) if path.exists() else []
+    rows = read_table(path) if path.exists() else []
+    if rows and list(rows[0])[:4] != ['phase', 'step', 'seed', 'seconds']:
+        raise UserError(f'{path}: not a table of a run')
+    return rows
 
 
 def found_in(panel: Panel, metrics: Mapping[str, Points]) -> list[str]:
@@ -100,17 +106,13 @@ def found_in(panel: Panel, metrics: Mapping[str, Points]) -> list[str]:
     return found
 
 
-def draw(runs: Mapping[str, pathlib.Path], path: pathlib.Path) -> None:
+def draw(read: Mapping[str, Run], path: pathlib.Path) -> None:
     """Draws the page.
 
     Args:
-        runs: folders by label.
+        read: what `read_run` returned, by label.
         path: of the picture; its ending decides the format.
-
-    Raises:
-        ValueError: a folder is not a run's, or the format is unknown.
     """
-    read = {label: read_run(folder) for label, folder in runs.items()}
     panels = [p for p in PANELS if any(found_in(p, metrics) for metrics, _ in read.values())]
     columns = min(3, len(panels))
     lines = math.ceil(len(panels) / columns)
@@ -134,7 +136,9 @@ def draw(runs: Mapping[str, pathlib.Path], path: pathlib.Path) -> None:
         plt.close(figure)
 
 
-def _draw_panel(ax: Axes, panel: Panel, read: Mapping, colours: Mapping[str, str]) -> None:
+def _draw_panel(
+    ax: Axes, panel: Panel, read: Mapping[str, Run], colours: Mapping[str, str]
+) -> None:
     names: list[str] = []
     for metrics, _ in read.values():
         names += [name for name in found_in(panel, metrics) if name not in names]
@@ -172,24 +176,23 @@ def label_of(folder: pathlib.Path) -> str:
 
 def main(argv: Sequence[str]) -> None:
     folders = [pathlib.Path(name).expanduser() for name in argv[1:]]
-    if not folders:
-        sys.exit('Name the folder of a run, or several.')
-    if len(folders) > 1 and not flags.FLAGS.output:
-        sys.exit('Several runs: say with --output=<picture> where their page goes.')
-    path = pathlib.Path(flags.FLAGS.output or folders[0] / 'diagnostics.png')
-    runs: dict[str, pathlib.Path] = {}
-    for folder in folders:
-        label = label_of(folder.absolute())
-        runs[f'{label} ({folder})' if label in runs else label] = folder
-    for folder in folders:
-        try:
-            read_run(folder)
-        except (OSError, ValueError, KeyError) as error:
-            sys.exit(f'{folder}: {error}')
+    output = flags.FLAGS.output
     try:
-        draw(runs, path)
-    except (OSError, ValueError) as error:
-        sys.exit(f'--output={path}: cannot be written ({error})')
+        if not folders:
+            raise UserError('Name the folder of a run, or several.')
+        if len(folders) > 1 and not output:
+            raise UserError('Several runs: say with --output=<picture> where their page goes.')
+        path = pathlib.Path(output or folders[0] / 'diagnostics.png')
+        labels = [label_of(folder.absolute()) for folder in folders]
+        if len(set(labels)) < len(labels):
+            labels = [f'{a} ({b})' for a, b in zip(labels, folders, strict=True)]
+        read = dict(zip(labels, map(read_run, folders), strict=True))
+        check_path(path, 'output', ('.png', '.pdf', '.svg'))
+        draw(read, path)
+    except UserError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f'--output={path}: cannot be written ({error.strerror or error})')
     print(path)
 
 

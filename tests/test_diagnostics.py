@@ -9,6 +9,7 @@ from small_runs import make_config
 
 from reports.diagnostics import PANELS, draw, found_in, label_of, read_run
 from training import train
+from utils.errors import UserError
 
 DOCS = pathlib.Path(__file__).parent.parent / 'docs' / 'metrics.md'
 
@@ -41,7 +42,8 @@ def test_every_metric_of_a_run_has_a_panel_and_an_explanation(folder):
 
 
 def test_the_page_is_drawn_for_one_run_and_for_several(folder, tmp_path):
-    for runs in ({'a': folder}, {'a': folder, 'b': folder}):
+    run = read_run(folder)
+    for runs in ({'a': run}, {'a': run, 'b': run}):
         draw(runs, tmp_path / 'page.png')
         picture = matplotlib.image.imread(tmp_path / 'page.png')[..., :3]
         colours = np.unique(picture.reshape(-1, 3), axis=0)
@@ -49,6 +51,9 @@ def test_the_page_is_drawn_for_one_run_and_for_several(folder, tmp_path):
 
 
 def test_a_folder_without_tables_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='not the folder of a run'):
+    with pytest.raises(UserError, match=r'no rows in offline\.csv'):
+        read_run(tmp_path)
+    (tmp_path / 'eval.csv').write_text('a,b\n1,2\n')
+    with pytest.raises(UserError, match=r'eval\.csv: not a table of a run'):
         read_run(tmp_path)
     assert label_of(tmp_path) == tmp_path.name
