@@ -158,7 +158,9 @@ def _draw_panel(
     if panel.log:
         ax.set_yscale('log')
     ax.set_title(panel.title, fontsize=9)
-    ax.tick_params(labelsize=8)
+    if 'success' in panel.title:
+        ax.set_ylim(-3, 103)
+    ax.tick_params(which='both', labelsize=8)
     ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=''))
     ax.set_xlim(left=0)
     ax.grid(alpha=0.3)

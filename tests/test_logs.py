@@ -111,3 +111,10 @@ def test_a_table_of_an_older_version_goes_on_with_its_own_columns(tmp_path, capl
         f'{tmp_path}/a.csv: was begun without new, which this version logs; the file goes on '
         'without.'
     ]
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(logs, 'PACKAGES', ('numpy', 'no-such-package'))
+    found = logs.versions()
+    assert found['numpy']
+    assert found['no-such-package'] is None
