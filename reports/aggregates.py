@@ -71,7 +71,9 @@ def draw(rows: Sequence[str], curves: Mapping[str, Mapping]) -> Figure:
     scores = final_scores(rows, curves)
     figure, axes = plt.subplots(1, 3, figsize=(11, 0.45 * len(rows) + 1.6), layout='constrained')
     shared = len(next(iter(scores.values()), []))
-    figure.suptitle(f'End of the last phase, {shared} tasks that all have, 95% intervals', size=10)
+    figure.suptitle(
+        f'End of the last phase, {shared} task(s) that all have, 95% intervals', size=10
+    )
     statistics = (('mean over tasks (%)', mean), ('interquartile mean (%)', interquartile_mean))
     for axis, (title, statistic) in zip(axes, statistics, strict=False):
         for place, row in enumerate(rows if scores else ()):
