@@ -14,7 +14,6 @@ out what is complete; `gather` puts what runs came to into --results, which `rep
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
 
 from absl import app, flags
 
@@ -72,8 +71,8 @@ def show_plan(plan: Plan) -> None:
     disk = sum(progress.disk_gib(cell.config) for cell in plan.runs)
     gpu = max(progress.gpu_gib(cell.config) for cell in plan.runs)
     print(
-        f'\n{len(plan.runs)} runs: {counts(plan.runs)}. {total / 3600:.1f} hours of work are '
-        f'known, {total / 3600 / len(places):.1f} with {len(places)} at a time; '
+        f'\n{len(plan.runs)} runs: {progress.counts(plan.runs)}. {total / 3600:.1f} hours of work '
+        f'are known, {total / 3600 / len(places):.1f} with {len(places)} at a time; '
         f'{unknown} runs are of a kind not yet timed on this machine.\n'
         f'A run has {progress.cores_wanted(plan.runs[0].config)} busy processes while it plays '
         f'online, and takes up to about {gpu:.1f} GiB of a GPU. All checkpoints take about '
@@ -83,10 +82,6 @@ def show_plan(plan: Plan) -> None:
 
 def command_of(cell: Cell) -> str:
     return shlex.join(engines.command(cell))
-
-
-def counts(runs: Sequence[Cell]) -> str:
-    return ', '.join(f'{n} {status}' for status, n in progress.summary(runs).items())
 
 
 def run(plan: Plan) -> None:
@@ -105,7 +100,7 @@ def run(plan: Plan) -> None:
         places = engines.slots(FLAGS.jobs)
         outcome = engines.run_here(runs, places, say, FLAGS.minutes, FLAGS.retries)
     progress.remember([cell.config for cell in runs])
-    say(f'{counts(runs)} of {len(runs)} runs')
+    say(f'{progress.counts(runs)} of {len(runs)} runs')
     for cell in outcome.failed:
         say(f'Failed: {command_of(cell)}')
     if outcome.failed:
@@ -124,7 +119,7 @@ def show_status(plan: Plan) -> None:
         found = progress.look(cell.config)
         line = f'{found.status:<11} {100 * found.part:3.0f}%  {engines.describe(cell)}'
         print(f'{line}: {found.error}' if found.error else line)
-    print(f'\n{len(plan.runs)} runs: {counts(plan.runs)}')
+    print(f'\n{len(plan.runs)} runs: {progress.counts(plan.runs)}')
 
 
 def results_path() -> pathlib.Path:

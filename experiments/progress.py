@@ -150,6 +150,11 @@ def summary(cells: Iterable[Cell]) -> dict[str, Any]:
     return {status: found.count(status) for status in ORDER if status in found}
 
 
+def counts(cells: Iterable[Cell]) -> str:
+    """Returns the same in words, such as '2 done, 1 planned'."""
+    return ', '.join(f'{n} {status}' for status, n in summary(cells).items())
+
+
 def available_gpus() -> list[str]:
     """Returns the GPUs that this process may use, as CUDA numbers them, without starting JAX."""
     if (visible := os.environ.get('CUDA_VISIBLE_DEVICES')) is not None:
