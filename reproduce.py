@@ -48,6 +48,11 @@ def main(argv: list[str], command: str, more: list[str]) -> None:
     plan = make_plan(FLAGS.table, FLAGS.scale, FLAGS.methods, FLAGS.tasks, FLAGS.seeds, tuple(more))
     for cell in plan.runs:
         cell.config.check()
+    if FLAGS.skip_gathered and command in ('plan', 'run', 'status'):
+        count, plan = progress.without_gathered(plan, results.read(results_path()))
+        print(f'{results_path()} has {count} runs, which are left out', file=sys.stderr)
+        if not plan.cells:
+            return
     {'plan': show_plan, 'run': run, 'status': show_status, 'gather': gather, 'report': report}[
         command
     ](plan)
@@ -86,12 +91,6 @@ def command_of(cell: Cell) -> str:
 
 def run(plan: Plan) -> None:
     runs = plan.runs
-    if FLAGS.skip_gathered:
-        found = results.read(results_path())
-        runs = [cell for cell in runs if not progress.is_gathered(cell, found)]
-        say(f'{len(plan.runs) - len(runs)} of {len(plan.runs)} runs are in {results_path()}')
-        if not runs:
-            return
     if FLAGS.ray_address:
         outcome = engines.run_on_ray(
             runs, FLAGS.ray_address, say, FLAGS.ray_cpus, FLAGS.ray_gpus, FLAGS.retries

@@ -6,11 +6,11 @@ import json
 import os
 import pathlib
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from experiments.plans import Cell
+from experiments.plans import Cell, Plan
 from reports import results
 from training import RunConfig
 from training.logs import is_at_work, newest_copy, read_status, write_json
@@ -178,6 +178,13 @@ def is_gathered(cell: Cell, rows: Iterable[Mapping[str, Any]]) -> bool:
         if (row['identity'], row['phase'], str(row['step'])) == (config.identity, phase, end)
     }
     return found >= set(config.seeds)
+
+
+def without_gathered(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> tuple[int, Plan]:
+    """Returns how many runs are whole in rows of results, and the plan of the others."""
+    left = tuple(cell for cell in plan.cells if not is_gathered(cell, rows))
+    others = dataclasses.replace(plan, cells=left)
+    return len(plan.runs) - len(others.runs), others
 
 
 def disk_gib(config: RunConfig) -> float:

@@ -171,6 +171,30 @@ def test_the_program_plans_without_starting_anything(tmp_path):
     assert checked.returncode == 0, checked.stderr
 
 
+def test_the_program_leaves_out_what_was_gathered(tmp_path):
+    arguments = ['plan', '--methods=DFP,MVP', f'--tasks={CUBE}', '--skip_gathered']
+    arguments += [f'--save_dir={tmp_path}', f'--results={tmp_path / "results.csv"}']
+    cells = make_plan(methods=['DFP', 'MVP'], tasks=[CUBE]).runs
+
+    def gather(cell):
+        ends = [
+            dict.fromkeys(results.COLUMNS, '')
+            | {'method': cell.row, 'identity': cell.config.identity}
+            | {'seed': seed, 'phase': 'online', 'step': 1_000_000}
+            for seed in cell.config.seeds
+        ]
+        results.merge(tmp_path / 'results.csv', ends)
+
+    gather(cells[0])
+    done = run_program(*arguments)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith('planned')]
+    assert '--method=MVP' in line
+    assert 'has 1 runs, which are left out' in done.stderr
+    assert run_program(*arguments, '--format=slurm').stdout.startswith('#!')
+    gather(cells[1])
+    assert run_program(*arguments).stdout == ''
+
+
 RUN = """
 import signal, sys, time
 def stop(*_):
