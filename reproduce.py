@@ -11,6 +11,9 @@ All other flags are main.py's, and hold for all runs. `run` goes on where it was
 out what is complete; `gather` puts what runs came to into --results, which `report` reads.
 """
 
+import experiments.interruptible  # noqa: F401
+
+# isort: split
 import pathlib
 import shlex
 import sys

@@ -5,6 +5,7 @@ import difflib
 import pathlib
 import re
 import runpy
+import signal
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -22,8 +23,10 @@ HELP = {'--help', '-help', '--helpshort', '-helpshort', '-?', '-h'}
 def one_line_errors() -> Iterator[None]:
     """Ends the program with one line and status 1 for whatever the user can put right.
 
-    Ctrl-C ends it with one line too, and status 130.
+    Ctrl-C ends it with one line too, and status 130; afterwards at once.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except (UserError, OSError, flags.Error) as error:
@@ -32,6 +35,9 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print('Interrupted.', file=sys.stderr)
         sys.exit(130)
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def refuse_arguments(argv: list[str]) -> None:

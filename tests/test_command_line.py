@@ -3,6 +3,10 @@
 import dataclasses
 import pathlib
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from absl import flags
@@ -139,6 +143,17 @@ def test_ctrl_c_ends_a_program_with_one_line(capsys):
         raise KeyboardInterrupt
     assert end.value.code == 130
     assert capsys.readouterr().err == 'Interrupted.\n'
+
+
+@pytest.mark.parametrize('seconds', [0.2, 0.6, 1.5])
+def test_ctrl_c_while_a_program_imports_ends_it_without_a_traceback(seconds):
+    command = [sys.executable, 'main.py', '--env_name=']
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        time.sleep(seconds)
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate()
+    assert program.returncode in (-signal.SIGINT, 130, 1)
+    assert len(said.splitlines()) <= 1, said
 
 
 def test_a_bug_keeps_its_traceback():
