@@ -13,7 +13,7 @@ import pathlib
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib
@@ -63,7 +63,7 @@ def learning_curve(runs: Mapping[str, list[pathlib.Path]], path: pathlib.Path, t
 
     Args:
         runs: `eval.csv` files by label; the seeds of one label are averaged, with a band of ± one
-            standard deviation.
+            standard deviation, see `spread`.
         path: of the PNG.
         title: above the axes.
     """
@@ -88,7 +88,7 @@ def _draw(axes: Axes, runs: Mapping[str, list[pathlib.Path]], title: str) -> Non
                 curves.setdefault(step, []).append(success)
         steps = sorted(curves)
         means = [statistics.mean(curves[step]) for step in steps]
-        stds = [statistics.pstdev(curves[step]) for step in steps]
+        stds = [spread(curves[step]) for step in steps]
         suffix = f' ({len(seeds)} seeds)' if len(seeds) > 1 else ''
         colour = palette[label]
         axes.plot(steps, means, marker='o', markersize=3, label=label + suffix, color=colour)
@@ -109,6 +109,11 @@ def _draw(axes: Axes, runs: Mapping[str, list[pathlib.Path]], title: str) -> Non
     axes.legend(loc='upper left', fontsize=9)
 
 
+def spread(values: Sequence[float]) -> float:
+    """Returns the standard deviation of a sample (n − 1), as in `reports.tables`; 0 of one."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def final_successes(files: Iterable[pathlib.Path], phase: str) -> list[float]:
     """Returns the success (%) that each seed ended a phase with."""
     ends = [[row for row in rows if row['phase'] == phase][-1:] for rows in by_seed(files)]
@@ -126,7 +131,7 @@ def summary(runs: Mapping[str, list[pathlib.Path]]) -> str:
                 cells.append('')
                 continue
             each = ', '.join(f'{value:.0f}' for value in values)
-            mean, std = statistics.mean(values), statistics.pstdev(values)
+            mean, std = statistics.mean(values), spread(values)
             cells.append(f'{mean:.1f} ± {std:.1f} ({each})')
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)

@@ -41,7 +41,7 @@ def test_success_is_that_of_the_last_row_of_the_phase_seed_by_seed(tmp_path):
     assert final_successes(files, 'offline') == [20, 40, 20, 0]
     assert final_successes(files, 'online') == [90, 70]
     table = summary({'DFP': files[:1]})
-    assert table.splitlines()[-1] == '| DFP | 30.0 ± 10.0 (20, 40) | 80.0 ± 10.0 (90, 70) |'
+    assert table.splitlines()[-1] == '| DFP | 30.0 ± 14.1 (20, 40) | 80.0 ± 14.1 (90, 70) |'
 
 
 def test_the_phases_follow_each_other_on_one_axis(tmp_path):
@@ -136,7 +136,7 @@ def test_the_results_that_are_kept_can_be_read():
     groups = grouped(RESULTS.glob('*/*/eval.csv'), pytest.fail)
     assert len(groups) == len(list(RESULTS.glob('*/*/eval.csv')))
     table = summary(labelled({g: f for g, f in groups.items() if g.task == 'quickstart'}))
-    assert '| DFP | 14.7 ± 5.0 (16, 8, 20) | 96.0 ± 0.0 (96, 96, 96) |' in table
+    assert '| DFP | 14.7 ± 6.1 (16, 8, 20) | 96.0 ± 0.0 (96, 96, 96) |' in table
 
 
 def test_a_picture_that_cannot_be_drawn_leaves_no_figure_open(tmp_path):
