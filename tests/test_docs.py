@@ -16,7 +16,17 @@ import agents
 from training import train
 
 ROOT = pathlib.Path(__file__).parent.parent
-DOCUMENTS = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+DOCUMENTS = [
+    path
+    for pattern in (
+        '*.md',
+        'docs/*.md',
+        'results/*.md',
+        'benchmarks/*.md',
+        'lerobot_policy_dfp/*.md',
+    )
+    for path in sorted(ROOT.glob(pattern))
+]
 
 
 @pytest.fixture
@@ -63,11 +73,19 @@ def test_the_agent_of_the_document_climbs_q_unless_it_is_held_to_the_data(exampl
         make(example, alpha=-1.0)
 
 
-@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.name)
+def anchors(document):
+    """The names of a document's headings, as GitHub makes them."""
+    headings = re.findall(r'^#+ (.*)$', document.read_text(), re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_files_that_a_document_names_exist(document):
     text = document.read_text()
     for target in re.findall(r'\]\((?!https?:)([^)#]+)', text):
         assert (document.parent / target).exists(), target
+    for target, anchor in re.findall(r'\]\((?!https?:)([^)#]*)#([^)]+)\)', text):
+        assert anchor in anchors(document.parent / target if target else document), anchor
     folders = (
         'agents|envs|utils|training|reports|experiments|examples|benchmarks|tests|docs|results'
     )
