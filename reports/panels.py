@@ -57,7 +57,7 @@ def draw(
         curves: of tasks and rows, where there are any.
         published: source and curve [T, 2] (millions of steps, %) by task and row; drawn thin.
     """
-    across = min(3, len(tasks))
+    across = 2 if len(tasks) == 4 else min(3, len(tasks))
     down = -(-len(tasks) // across)
     figure, axes = plt.subplots(
         down, across, figsize=(3.6 * across + 0.4, 2.7 * down + 0.9), layout='constrained',
@@ -73,11 +73,15 @@ def draw(
             if curve := curves.get(task, {}).get(row):
                 _draw(axis, curve, palette[row])
         _finish(axis, short(task), curves.get(task, {}))
+        if not axis.lines:
+            axis.set_xticks([])
+            axis.text(0.5, 0.5, 'no run yet', transform=axis.transAxes, ha='center', color='0.5')
     for axis in list(axes.flat)[len(tasks) :]:
         axis.set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel('success (%)')
-    handles = [plt.Line2D([], [], color=palette[row], label=row) for row in rows]
+    drawn = {row for found in curves.values() for row in found} | {row for _, row in published}
+    handles = [plt.Line2D([], [], color=palette[row], label=row) for row in rows if row in drawn]
     if published:
         styles = {'--': 'published, DFP paper', ':': 'published, QC', '-.': 'published, QAM'}
         handles += [
@@ -102,10 +106,8 @@ def _finish(axis: Axes, title: str, curves: Mapping[str, Curve]) -> None:
     axis.set_ylim(-3, 103)
     axis.set_xlim(left=0)
     end = max((curve.steps[-1] for curve in curves.values()), default=1)
-    if end < 0.5:
-        axis.xaxis.set_major_formatter(lambda x, _: f'{1000 * x:g}k')
-    else:
-        axis.xaxis.set_major_formatter(lambda x, _: f'{x:g}M')
+    scale, unit = (1000, 'k') if end < 0.5 else (1, 'M')
+    axis.xaxis.set_major_formatter(lambda x, _: f'{scale * x:g}{unit}' if x else '0')
     axis.set_title(title, fontsize=10)
     axis.grid(alpha=0.3)
 
