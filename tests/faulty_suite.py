@@ -5,6 +5,7 @@ import pathlib
 import signal
 import time
 
+import numpy as np
 import toy_suite
 
 from envs.suite import Option, Task
@@ -17,7 +18,8 @@ def order(directory, *faults):
     Args:
         directory: that the simulators know.
         faults: before which step of an episode (0: its reset), and what: 'die' (SIGKILL), 'stop'
-            (SIGSTOP), 'sleep', 'raise', 'refuse' (a UserError), 'bug' (raise, again and again).
+            (SIGSTOP), 'sleep', 'raise', 'refuse' (a UserError), 'bug' (raise, again and again),
+            'blind' (its observation is NaN), 'reward' (its reward is NaN).
     """
     directory.mkdir(exist_ok=True)
     for number, (kind, step) in enumerate(faults):
@@ -34,14 +36,19 @@ class FaultyPush(toy_suite.Push):
         return super().reset(seed=seed, options=options)
 
     def step(self, action):
-        self._obey(self.steps + 1)
-        return super().step(action)
+        kind = self._obey(self.steps + 1)
+        observation, reward, *rest = super().step(action)
+        if kind == 'blind':
+            observation = np.full_like(observation, np.nan)
+        return observation, np.nan if kind == 'reward' else reward, *rest
 
     def _obey(self, step):
         for path in sorted(self.directory.glob('*'))[:1]:
             _, kind, when = path.name.split('-')
             if int(when) == step:
                 self._fail(path, kind)
+                return kind
+        return None
 
     def _fail(self, path, kind):
         if kind == 'bug':

@@ -14,6 +14,7 @@ from training import loop, updates
 from training.config import RunConfig
 from training.loop import Resources, advance, next_stop
 from training.state import RunState, SeedState
+from utils.errors import NotFinite
 from utils.replay import Replay, Rows
 from utils.seeds import stack
 
@@ -288,7 +289,7 @@ def test_what_a_simulator_gives_is_finite_or_the_run_ends(monkeypatch, changes, 
         return env
 
     run.resources.make_play_env = make_faulty
-    with pytest.raises(loop.NotFinite, match=f'{message}, in the chunk after online step 0'):
+    with pytest.raises(NotFinite, match=f'{message}, in the chunk after online step 0'):
         run.finish()
 
 

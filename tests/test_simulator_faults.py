@@ -236,7 +236,7 @@ def test_an_evaluation_with_faults_has_the_scores_of_one_without_bit_by_bit(make
         faults, ('raise', 0), ('raise', 4), ('raise', 4), ('stop', 7), ('die', 10), ('die', 1),
         ('raise', 8),
     )  # fmt: skip
-    assert score(env) == expected
+    assert score(env) == [expected[0] | {'replaced_workers': 7}]
     assert not list(faults.iterdir())
     assert len(warnings(caplog)) == 7
     assert score(env) == expected  # the environments are whole again
@@ -246,7 +246,7 @@ def test_an_episode_may_fail_often_if_each_time_elsewhere(make, faults):
     expected = score(make('evaluate', 1))
     env = make('evaluate', 1)
     order(faults, ('raise', 8), ('die', 5), ('raise', 2), ('die', 8), ('raise', 4))
-    assert score(env) == expected
+    assert score(env) == [expected[0] | {'replaced_workers': 5}]
     assert not list(faults.iterdir())
 
 
@@ -318,6 +318,23 @@ def test_a_run_goes_on_with_other_simulators_and_counts_them(tmp_path, faults, c
     assert sum(int(row['replaced_workers']) for row in rows) == 3
     assert len(rows) == 6 * seeds
     assert num_transitions(result.directory) == [60] * seeds
+
+
+@pytest.mark.parametrize(('kind', 'what'), [('blind', 'an observation'), ('reward', 'a reward')])
+def test_what_an_evaluation_is_given_is_finite_or_the_run_ends(tmp_path, faults, kind, what):
+    config = faulty_config(tmp_path, faults, online_steps=0, eval_interval=10, log_interval=0)
+    at = At({('eval', 'offline', 10): lambda: order(faults, (kind, 3))})
+    with pytest.raises(UserError, match=rf'evaluation of seed 0, episode \d: .* gave {what} that'):
+        start(config, at)
+    assert read_status(config.directory)['status'] == 'failed'
+    assert [row['step'] for row in read_table(config.directory / 'eval.csv')] == ['0', '10']
+
+
+def test_an_evaluation_counts_the_simulators_that_were_replaced(tmp_path, faults):
+    config = faulty_config(tmp_path, faults, online_steps=0, eval_interval=10)
+    at = At({('eval', 'offline', 0): lambda: order(faults, ('die', 2), ('raise', 0))})
+    rows = read_table(start(config, at).directory / 'eval.csv')
+    assert [row['replaced_workers'] for row in rows] == ['0', '2', '0']
 
 
 def test_the_third_failure_ends_a_run_that_the_same_command_continues(

@@ -10,6 +10,7 @@ import numpy as np
 
 from envs.episodes import episode_seed
 from training.updates import on_each_device
+from utils.errors import NotFinite
 from utils.keys import key_for
 from utils.seeds import over_seeds
 
@@ -52,11 +53,13 @@ def evaluate(
         between_steps: called before every chunk; an exception that it raises ends the evaluation.
 
     Raises:
+        NotFinite: an observation, a policy's action or a return is not.
         SimulatorError: an environment failed again and again, see `envs.vector.ParallelEnvs`.
 
     Returns:
         For each policy `success` (fraction of episodes successful at their last step), `return` and
-        `length` (environment steps), averaged over episodes.
+        `length` (environment steps), averaged over episodes; `replaced_workers`, how many of its
+        environments' processes failed and were replaced.
     """
     per_seed = env.num_envs // len(seeds)
     env.set_attr(
@@ -76,16 +79,31 @@ def evaluate(
     def by_seed(x):
         return x.reshape(len(seeds), per_seed, *x.shape[1:])
 
+    def check(what: str, values: np.ndarray) -> None:
+        if not np.isfinite(values).all():
+            bad = int(np.argwhere(~np.isfinite(values))[0, 0])
+            raise NotFinite(
+                f'evaluation of seed {seeds[bad // per_seed]}, episode {episodes[bad]}: {what} not '
+                'finite'
+            )
+
+    replaced = by_seed(info['replaced']).sum(axis=1)
     while (info['episode'] >= 0).any():
         between_steps()
+        episodes = info['episode']
+        check('the environment gave an observation that is', observations)
         inputs = [
             by_seed(observations),
             rngs,
-            by_seed(info['episode'].astype(np.int32)),
+            by_seed(episodes.astype(np.int32)),
             by_seed(num_chunks),
         ]
         chunks = on_each_device(_act, policies, *inputs)
-        observations, _, _, _, info = env.step(chunks.reshape(env.num_envs, *chunks.shape[2:]))
+        chunks = chunks.reshape(env.num_envs, *chunks.shape[2:])
+        check('the policy chose an action that is', chunks)
+        observations, rewards, _, _, info = env.step(chunks)
+        check('the environment gave a reward that is', rewards)
+        replaced += by_seed(info['replaced']).sum(axis=1)
         num_chunks += 1
         num_chunks[info['finished'] | (info['replaced'] > 0)] = 0  # another episode, or anew
         for i in np.flatnonzero(info['finished']):
@@ -94,5 +112,6 @@ def evaluate(
     # Sums that do not depend on the order in which the episodes ended.
     return [
         {name: math.fsum(values) / len(values) for name, values in outcome.items()}
-        for outcome in outcomes
+        | {'replaced_workers': int(count)}
+        for outcome, count in zip(outcomes, replaced, strict=True)
     ]

@@ -7,6 +7,7 @@ and left. `RunState.reported` tells whether the report of a step has been made.
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from training.evaluation import evaluate
 from training.logs import RunLog
 from training.shards import ShardReader
 from training.state import PHASES, Play, RunState, SeedState, begin_online
-from utils.errors import UserError
+from utils.errors import NotFinite, UserError
 from utils.keys import key_for
 from utils.replay import Rows
 
@@ -30,10 +31,6 @@ OFFLINE_GROUP = 32  # updates that run without the host, see `updates.update_man
 FAR_BEYOND = 10  # times what rewards allow: a critic with such values diverges
 Row = Mapping[str, float | None]  # None: there is no such number; an empty cell in the tables
 Metrics = Callable[[str, str, int, list[Row]], None]
-
-
-class NotFinite(UserError):
-    """A loss or something that a simulator gave is NaN or infinite. The run must not go on."""
 
 
 @dataclasses.dataclass
@@ -158,12 +155,17 @@ def _show(state: RunState, run: Resources) -> None:
 
 
 def report(state: RunState, run: Resources) -> RunState:
-    """Writes the rows and makes the evaluation that are due at this step."""
+    """Writes the rows and makes the evaluation that are due at this step.
+
+    Raises:
+        NotFinite: something of the updates or the evaluation is not.
+    """
     config, end = run.config, _num_steps(run.config, state.phase)
     seeds, play, scores = state.seeds, state.play, state.scores
-    if state.step and is_due(state.step, config.log_interval, end):
-        averages = [summary.averages for summary in check_updates(state, run)]
-        rows = [a | b for a, b in zip(averages, diagnoses(state, run), strict=True)]
+    summaries = check_updates(state, run) if state.step else []  # also before an evaluation
+    if summaries and is_due(state.step, config.log_interval, end):
+        found = diagnoses(state, run)
+        rows = [summary.averages | row for summary, row in zip(summaries, found, strict=True)]
         if play is not None:
             rows = [_of_episodes(play, i) | row for i, row in enumerate(rows)]
             zeros = np.zeros_like(play.finished)
@@ -220,21 +222,32 @@ def check_updates(state: RunState, run: Resources) -> list[updates.Summary]:
 
 
 def diagnoses(state: RunState, run: Resources) -> list[dict[str, float | None]]:
-    """Returns what `Agent.diagnose` says of each seed."""
+    """Returns what `Agent.diagnose` says of each seed.
+
+    Raises:
+        NotFinite: a number of it is not.
+    """
     found = [
         updates.diagnose(part.agents, part.replays, rows)
         for part, rows in zip(state.seeds, run.data, strict=True)
     ]
-    return [
+    rows = [
         {name: float(values[i]) for name, values in part.items()}
         for part, seeds in zip(jax.device_get(found), state.seeds, strict=True)
         for i in range(seeds.num_seeds)
     ]
+    for seed, row in zip(run.config.seeds, rows, strict=True):
+        if bad := [name for name, value in row.items() if not math.isfinite(value)]:
+            raise NotFinite(
+                f'{run.config.env_name}: {", ".join(bad)} of seed {seed} not finite at '
+                f'{state.phase} step {state.step:,}'
+            )
+    return rows
 
 
 def _warn_of_values(seed: int, averages: Row, state: RunState, run: Resources) -> None:
     config = run.config
-    if run.has_warned_of_values or config.discount >= 1:
+    if run.has_warned_of_values or config.discount >= 1 or not run.largest_reward:
         return
     limit = run.largest_reward / (1 - config.discount)
     for name in ('critic/q_min', 'critic/q_max'):

@@ -38,7 +38,7 @@ from training.logs import (
 from training.shards import ShardReader
 from training.state import RunState
 from training.videos import RunVideos
-from utils.errors import UserError
+from utils.errors import NotFinite, UserError
 
 GROUPS = ('agents', 'seeds', 'play')  # of a checkpoint; 'play' is there online only
 METADATA = {  # of a checkpoint
@@ -302,7 +302,7 @@ class _Run:
                 reported, self.state = state.reported > self.state.reported, state
                 if reported:
                     self.folder.write_status('running', **self.position, **device_memory())
-        except loop.NotFinite as error:
+        except NotFinite as error:
             self.checkpoints.wait()
             raise UserError(f'{error}; {self._last_checkpoint()}') from None
         self.checkpoints.wait()
@@ -359,7 +359,7 @@ class _Run:
         loop.check_updates(self.state, self.resources)
         groups, metadata = states.to_arrays(self.state)
         if name := states.not_finite(groups['agents']):
-            raise loop.NotFinite(f'{self.config.env_name}: {name} not finite at {self.where}')
+            raise NotFinite(f'{self.config.env_name}: {name} not finite at {self.where}')
         metadata |= {
             'config': self.config.to_json(),
             'description': self.description,

@@ -7,3 +7,7 @@ class UserError(ValueError):
     The message is one line. It names the thing, its value, and what to do. Programs print it alone,
     without a traceback: that is for bugs.
     """
+
+
+class NotFinite(UserError):
+    """A loss, a parameter, or something that a simulator or policy gave is NaN or infinite."""
