@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pathlib
 import shutil
 
 import jax
@@ -135,6 +136,30 @@ def test_an_unfinished_checkpoint_is_not_taken_and_is_cleared_away(tmp_path):
     assert Checkpoints(tmp_path, 2).newest('agents')[0] == {'name': 'offline-000000005'}
     assert names(tmp_path) == ['offline-000000005']
     assert Checkpoints(tmp_path / 'none', 2).newest('agents') is None
+
+
+@pytest.mark.parametrize('is_killed', [True, False])
+def test_a_checkpoint_that_is_being_replaced_is_not_lost(tmp_path, monkeypatch, is_killed):
+    """The save of the same step ends between the old one's leave and the new one's arrival."""
+    name = 'offline-000000005'
+    save_all(tmp_path, 2, name)
+    rename = pathlib.Path.rename
+
+    def stop_before_the_last(path, target):
+        if path.name == f'{checkpoints.UNFINISHED}-{name}':
+            raise OSError('No space left on device')
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, 'rename', stop_before_the_last)
+        if is_killed:  # nothing is cleared away after a kill
+            patch.setattr(checkpoints.shutil, 'rmtree', lambda *_, **__: None)
+            patch.setattr(checkpoints, '_settle', lambda *_: None)
+        with pytest.raises(OSError, match='No space'):
+            checkpoints.save(tmp_path / name, {'agents': checkpoints.flatten(TREE)}, {})
+    assert names(tmp_path) == ([] if is_killed else [name])
+    assert Checkpoints(tmp_path, 2).newest('agents')[0] == {'name': name}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_save_that_fails_is_a_warning_and_leaves_the_last_good_one(tmp_path, caplog):

@@ -25,6 +25,7 @@ import numpy as np
 from utils.errors import UserError
 
 METADATA, DIGEST, UNFINISHED = 'run.json', 'digest.json', '.unfinished'
+OLD = '-old'  # ends the name of a checkpoint that another is about to replace
 Arrays = dict[str, np.ndarray]  # by their path in a tree, such as 'params/actor/kernel'
 
 
@@ -87,7 +88,7 @@ def save(directory: pathlib.Path, groups: Mapping[str, Arrays], metadata: Mappin
 
     directory = directory.absolute()
     part = directory.with_name(f'{UNFINISHED}-{directory.name}')
-    old = directory.with_name(f'{UNFINISHED}-{directory.name}-old')
+    old = directory.with_name(f'{UNFINISHED}-{directory.name}{OLD}')
     shutil.rmtree(part, ignore_errors=True)
     part.parent.mkdir(exist_ok=True)  # not the run's folder, if that vanished
     part.mkdir()
@@ -105,9 +106,26 @@ def save(directory: pathlib.Path, groups: Mapping[str, Arrays], metadata: Mappin
         if directory.exists():
             directory.rename(old)
         part.rename(directory)
+        _sync(directory.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _settle(old)
+
+
+def _settle(old: pathlib.Path) -> None:
+    """Removes a checkpoint that was replaced, or puts it back if nothing took its place."""
+    replacement = old.with_name(old.name.removeprefix(f'{UNFINISHED}-').removesuffix(OLD))
+    if old.exists() and not replacement.exists():
+        old.rename(replacement)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(folder: pathlib.Path) -> None:
+    """Lets the names in a folder outlast a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # some file systems cannot
+        os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def load(directory: str | pathlib.Path, *groups: str) -> tuple[dict, Arrays]:
@@ -287,7 +305,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: pathlib.Path, keep: int):
-        """Removes what an interrupted save left.
+        """Removes what an interrupted save left, and puts back what it had taken away.
 
         Args:
             folder: of the run's checkpoints.
@@ -297,6 +315,8 @@ class Checkpoints:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix='checkpoints')
         self._saving: Future | None = None
         self._last_is_written = True
+        for path in folder.glob(f'{UNFINISHED}-*{OLD}'):
+            _settle(path)
         for path in folder.glob(f'{UNFINISHED}-*'):
             shutil.rmtree(path, ignore_errors=True)
 
