@@ -15,7 +15,7 @@ from absl import app, flags, logging
 import envs
 from experiments.command_line import one_line_errors, refuse_arguments
 from reports.videos import SUFFIXES, check_path, grid, strip, write_picture, write_video
-from training import RunConfig, checkpoints, load_policy
+from training import RunConfig, checkpoints, load_policy, read_metadata
 from training.evaluation import evaluate
 from training.videos import FPS, open_renderer, record
 from utils.seeds import stack
@@ -40,7 +40,7 @@ def main(argv) -> None:
     if not FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)
     path = checkpoints.find(FLAGS.restore_path)
-    metadata = checkpoints.load(path)[0]
+    metadata = read_metadata(path)
     config = RunConfig.from_json(metadata['config'])
     with contextlib.ExitStack() as opened:
         renderer = None

@@ -36,8 +36,8 @@ def main(argv, run_flags: RunFlags) -> None:
     except Interrupted as error:
         for number in SIGNALS:  # all is saved; another one must not disturb the end
             signal.signal(number, signal.SIG_IGN)
-        again = [arg for arg in sys.argv if arg not in ('--fresh', '--fresh=True')]
-        command = shlex.join([os.path.relpath(sys.executable), *again])
+        again = ['--nofresh'] if FLAGS.fresh else []  # the last one counts
+        command = shlex.join([os.path.relpath(sys.executable), *sys.argv, *again])
         print(f'{error}. Continue with: {command}', file=sys.stderr)
         sys.exit(INTERRUPTED)
     if result.was_complete:

@@ -135,7 +135,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         for name in ('actor_hidden_dims', 'critic_hidden_dims'):
             sizes = tuple(getattr(config, name))
             require(
-                bool(sizes) and min(sizes) >= 1,
+                bool(sizes) and all(isinstance(size, int) and size >= 1 for size in sizes),
                 f'--agent.{name}={sizes}: needs at least one layer, each of size 1 or more',
             )
         require(config.rho >= 0, f'--agent.rho={config.rho}: must not be negative')

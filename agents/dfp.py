@@ -55,8 +55,8 @@ class DFPAgent(TopKAgent, kw_only=True):
         super().check_config(config)
         temperatures = tuple(config.temperatures)
         require(
-            bool(temperatures) and min(temperatures) > 0,
-            f'--agent.temperatures={temperatures}: needs at least one, each above 0',
+            bool(temperatures) and all(isinstance(x, int | float) and x > 0 for x in temperatures),
+            f'--agent.temperatures={temperatures}: needs at least one number, each above 0',
         )
         require(
             config.num_particles >= 1,

@@ -65,7 +65,7 @@ class Lock:
     def _take(self, waiting: '_Waiting') -> bool:
         """Takes the lock if it is free or its holder is gone."""
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        is_free = _flock(self._file)
+        is_free = flock(self._file)
         self._is_locked = bool(is_free)
         if not _is_at(self._file, self.path):
             return False  # its holder removed it meanwhile
@@ -131,10 +131,10 @@ def _beat(lock: Lock, stop: threading.Event) -> None:
         lock._touch()
 
 
-def _flock(file: int) -> bool | None:
+def flock(file: int, kind: int = fcntl.LOCK_EX) -> bool | None:
     """Locks a file if it is free; returns whether it was, None if the file system cannot tell."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
             return False

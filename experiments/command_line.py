@@ -106,12 +106,15 @@ def agent_settings(path: str) -> Mapping[str, Any]:
     """Returns what `get_config()` of an agent's file gives.
 
     Raises:
-        UserError: there is no such file, or no `get_config` in it.
+        UserError: there is no such file, it is no Python, or it has no `get_config`.
     """
     if not pathlib.Path(path).is_file():
         there_are = ', '.join(f'agents/{name}.py' for name in agents)
         raise UserError(f'--agent={path}: no such file; there are {there_are}')
-    content = runpy.run_path(path)
+    try:
+        content = runpy.run_path(path)
+    except SyntaxError as error:
+        raise UserError(f'--agent={path}: not a Python program ({error})') from error
     if 'get_config' not in content:
         raise UserError(f'--agent={path}: has no get_config(); agents/dfp.py shows what it returns')
     return content['get_config']()

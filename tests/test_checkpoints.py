@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training import checkpoints
+from training import checkpoints, read_metadata
 from training.checkpoints import CheckpointError, Checkpoints
 
 TREE = {'params': jnp.arange(40.0), 'rng': jax.random.PRNGKey(3), 'count': jnp.int32(7)}
@@ -157,7 +157,7 @@ def test_a_checkpoint_that_is_being_replaced_is_not_lost(tmp_path, monkeypatch, 
             patch.setattr(checkpoints, '_settle', lambda *_: None)
         with pytest.raises(OSError, match='No space'):
             checkpoints.save(tmp_path / name, {'agents': checkpoints.flatten(TREE)}, {})
-    assert names(tmp_path) == ([] if is_killed else [name])
+    assert (tmp_path / name).exists() is not is_killed
     assert Checkpoints(tmp_path, 2).newest('agents')[0] == {'name': name}
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -225,6 +225,15 @@ def mutate(directory, rng):
         sign(directory)
         return True
     return False
+
+
+@pytest.mark.parametrize('content', ['{}', '[]', '7'])
+def test_a_whole_checkpoint_that_is_of_no_run_is_refused(tmp_path, content):
+    whole = write(tmp_path / 'whole')
+    (whole / checkpoints.METADATA).write_text(content)
+    sign(whole)
+    with pytest.raises(CheckpointError):
+        read_metadata(whole)
 
 
 def test_a_hostile_checkpoint_is_refused_or_is_what_was_saved(tmp_path):

@@ -88,6 +88,9 @@ def test_an_unknown_agent_is_answered_with_those_there_are(tmp_path):
     (tmp_path / 'empty.py').write_text('')
     with pytest.raises(UserError, match=r'empty.py: has no get_config\(\)'):
         command_line.agent_settings(str(tmp_path / 'empty.py'))
+    (tmp_path / 'notes.md').write_text('It is not code.')
+    with pytest.raises(UserError, match=r'notes.md: not a Python program \(invalid syntax'):
+        command_line.agent_settings(str(tmp_path / 'notes.md'))
 
 
 def test_help_lists_the_settings_of_the_agent_with_their_defaults():

@@ -40,6 +40,7 @@ def with_agent(**changes):
         ({'log_interval': -1}, '--log_interval=-1: must be at least 0'),
         ({'save_minutes': -1.0}, '--save_minutes=-1.0: must be at least 0'),
         ({'worker_timeout': 0.0}, '--worker_timeout=0.0: must be at least 1'),
+        ({'worker_timeout': 1e7}, '--worker_timeout=10000000.0: must be at most 86400'),
         ({'keep_checkpoints': 0}, '--keep_checkpoints=0: must be at least 1'),
         ({'seed': -1}, '--seed=-1: must be at least 0'),
         ({'seed': 2**32}, f'--seed={2**32} --num_seeds=1: the last seed would be {2**32}; it must'),

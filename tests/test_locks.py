@@ -141,7 +141,7 @@ def test_a_lock_that_says_nothing_is_taken(tmp_path, content):
     ('pid', 'waits'), [(os.getpid(), True), (2**22 + 1, False)], ids=['alive', 'gone']
 )
 def test_without_flock_the_process_itself_is_asked_for(tmp_path, monkeypatch, pid, waits):
-    monkeypatch.setattr(locks, '_flock', lambda _: None)
+    monkeypatch.setattr(locks, 'flock', lambda _: None)
     path = tmp_path / 'x.lock'
     write_holder(path, host=locks.socket.gethostname(), pid=pid)
     assert locks.Lock(path, 'collecting')._take(locks._Waiting(path)) != waits
@@ -185,7 +185,7 @@ def test_unfinished_files_are_known_by_their_names(file_name, is_unfinished):
     assert locks.is_unfinished(file_name, 'x-v0') == is_unfinished
 
 
-@pytest.mark.parametrize('function', ['_flock', '_read_holder', 'os.ftruncate', 'os.fsync'])
+@pytest.mark.parametrize('function', ['flock', '_read_holder', 'os.ftruncate', 'os.fsync'])
 def test_a_signal_while_the_lock_is_taken_leaves_none(tmp_path, monkeypatch, function):
     module, name = (locks.os, function[3:]) if function[:3] == 'os.' else (locks, function)
     before = getattr(module, name)
@@ -199,7 +199,7 @@ def test_a_signal_while_the_lock_is_taken_leaves_none(tmp_path, monkeypatch, fun
     with pytest.raises(KeyboardInterrupt), locks.hold(tmp_path / 'x.lock', 'collecting'):
         pass
     left = [path.read_text() for path in tmp_path.iterdir()]
-    assert left in ([], ['']) if function == '_flock' else left == []
+    assert left in ([], ['']) if function == 'flock' else left == []
     with locks.hold(tmp_path / 'x.lock', 'collecting'):
         pass
     assert list(tmp_path.iterdir()) == []

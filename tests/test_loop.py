@@ -302,6 +302,8 @@ def test_values_beyond_what_rewards_allow_are_warned_of_once(monkeypatch, caplog
     averages['critic/q_min'] = -201.0
     for _ in range(2):
         loop._warn_of_values(0, averages, run.state, run.resources)
+    run.resources.has_warned_of_values, run.resources.largest_reward = False, 0.0
+    loop._warn_of_values(0, averages, run.state, run.resources)  # no reward says nothing of values
     (record,) = caplog.records
     message = 'critic/q_min of seed 0 is -201 at offline step 0, but with rewards up to 2 and '
     assert f'{message}--discount=0.9 no value is beyond 20' in record.getMessage()

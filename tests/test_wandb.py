@@ -6,7 +6,7 @@ import time
 import pytest
 from wandb_files import description, history, read_records
 
-from training import logs, wandb_runs
+from training import Interrupted, logs, wandb_runs
 
 SETTINGS = {
     'wandb_mode': 'offline', 'wandb_project': 'study', 'wandb_entity': 'team',
@@ -83,6 +83,15 @@ def test_without_account_or_network_it_logs_offline_at_once_and_says_so_in_a_lin
     assert message.startswith('--wandb_mode=online: did not start (127.0.0.1 cannot be reached')
     assert f'logging offline, `wandb sync {tmp_path / "wandb"}` uploads it' in message
     assert len(read_records(tmp_path)) == 1
+
+
+def test_a_signal_while_wandb_starts_is_not_taken_for_its_error(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise Interrupted('by SIGTERM')
+
+    monkeypatch.setattr(wandb_runs, '_start', interrupt)
+    with pytest.raises(Interrupted):
+        start(tmp_path)
 
 
 def test_no_error_of_wandb_ends_a_run(tmp_path, monkeypatch, caplog):

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+from envs import locks
 from training.wandb_runs import WandbRuns
 from utils.errors import UserError
 
@@ -139,11 +140,15 @@ class RunFolder:
                     f'--save_dir: cannot write {path} ({error.strerror}); choose a directory of '
                     'yours'
                 ) from error
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            free = locks.flock(self._lock.fileno())
+            if free is None:
+                logging.warning(
+                    '%s: its file system has no locks (flock); see to it that no other process '
+                    'makes this run.', path
+                )  # fmt: skip
+            if free is False:
                 self._lock.close()
-                raise UserError(_who_is_at_work(path)) from error
+                raise UserError(_who_is_at_work(path))
             if _is_open_at(self._lock, path / LOCK):
                 return
             self._lock.close()  # its owner removed it when it ended
@@ -192,15 +197,12 @@ def _is_open_at(file: IO, path: pathlib.Path) -> bool:
 
 
 def is_at_work(folder: pathlib.Path) -> bool:
-    """Tells whether a process holds the folder of a run."""
+    """Tells whether a process holds the folder of a run; False if the file system cannot tell."""
     try:
         with (folder / LOCK).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return locks.flock(file.fileno(), fcntl.LOCK_SH) is False
     except FileNotFoundError:
         return False
-    except OSError:
-        return True
-    return False
 
 
 def read_status(folder: pathlib.Path) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def check_updates(state: RunState, run: Resources) -> list[updates.Summary]:
     return summaries
 
 
-def diagnoses(state: RunState, run: Resources) -> list[dict[str, float | None]]:
+def diagnoses(state: RunState, run: Resources) -> list[dict[str, float]]:
     """Returns what `Agent.diagnose` says of each seed.
 
     Raises:

@@ -196,6 +196,7 @@ class _Run:
         for handler in logging.getLogger().handlers:
             handler.addFilter(self.resources.clear_bar)
             stack.callback(handler.removeFilter, self.resources.clear_bar)
+        stack.push(self._note_error)  # first of all that is closed, which may take a while
         eval_env.reset_wait()
         if self.state.play is not None:
             loop.place_simulators(self.state.play, self.resources)
@@ -389,6 +390,17 @@ def _check_metadata(metadata: dict, where: str) -> None:
     checkpoints.check_metadata(metadata['description'], DESCRIPTION, f'{where}: description')
     if not metadata['seeds']:
         raise checkpoints.CheckpointError(f'{where}: it has no seeds')
+
+
+def read_metadata(path: pathlib.Path) -> dict:
+    """Returns what a checkpoint says of its run.
+
+    Raises:
+        CheckpointError: it is damaged, or not of a run.
+    """
+    metadata = checkpoints.load(path)[0]
+    _check_metadata(metadata, str(path))
+    return metadata
 
 
 def load_agent(

@@ -7,9 +7,13 @@ import pathlib
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 from typing import Any
 
+from training.interruption import Interrupted
+
+PATIENCE = 15  # seconds for uploads at the end: a run that is stopped must end within 30
 # Columns of the tables that FQL and QC have under another name.
 NAMES = {
     'return': 'episode.return',
@@ -43,6 +47,8 @@ class WandbRuns:
             try:
                 self._runs = [_start(mode, folder, seed, settings) for seed in seeds]
                 break
+            except Interrupted:
+                raise
             except Exception as error:  # no error of W&B is worth a training run
                 self._give_up(f'--wandb_mode={mode}: did not start', error, then[mode])
 
@@ -69,10 +75,10 @@ class WandbRuns:
             self._give_up('W&B: does not log any more', error)
 
     def finish(self) -> None:
-        """Ends the runs when all is written or uploaded; an upload has a minute."""
+        """Ends the runs when all is written or uploaded, but waits no longer than `PATIENCE`."""
         try:
-            for run in self._runs:
-                run.finish()
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda run: run.finish(), self._runs))
         except Exception as error:
             self._give_up('W&B: did not end', error)
 
@@ -110,7 +116,9 @@ def _start(mode: str, folder: pathlib.Path, seed: int, settings: Mapping[str, An
         resume='allow',
         dir=str(folder),
         config=dict(settings),
-        settings=wandb.Settings(save_code=False, silent=True, init_timeout=20, finish_timeout=60),
+        settings=wandb.Settings(
+            save_code=False, silent=True, init_timeout=20, finish_timeout=PATIENCE
+        ),
         reinit='create_new',  # seeds trained together are runs of their own
     )
 
