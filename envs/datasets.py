@@ -44,6 +44,7 @@ ON_BAD_SHARD = ('fail', 'skip')
 MOST_SHARDS = 10_000
 LARGEST_MANIFEST = 1 << 24  # bytes
 ROOT = Path(__file__).absolute().parents[1]  # of the project
+ACTION_LIMIT = 1 - 1e-5  # of actions in data, which so lie inside the open interval
 OUTSIDE = 1e-3  # how far an action may leave its bounds, as a part of their range
 
 Arrays = dict[str, np.ndarray]
@@ -520,6 +521,9 @@ def _read_npz(file: NpzFile, low: np.ndarray, high: np.ndarray, fix: str) -> Arr
 
 
 def to_unit(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Maps actions [R, d_a] from `low` [d_a] and `high` [d_a] to [−1, 1], as float32."""
+    """Maps actions [R, d_a] from `low` [d_a] and `high` [d_a] to [−1, 1], as float32.
+
+    None is quite at a bound: `ACTION_LIMIT`.
+    """
     unit = (2 * (actions - low) / (high - low) - 1).astype(np.float32, copy=False)
-    return np.clip(unit, -1, 1, out=unit)
+    return np.clip(unit, -ACTION_LIMIT, ACTION_LIMIT, out=unit)

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 import envs
 from envs import DatasetError, make_env
-from envs.datasets import find_files, read_manifest
+from envs.datasets import ACTION_LIMIT, find_files, read_manifest
 from envs.npz import check_npz
-from envs.ogbench.data import ACTION_LIMIT, collect_command, row_shapes
+from envs.ogbench.data import collect_command, row_shapes
 from envs.ogbench.data import find_files as find_cubes
 from utils.errors import UserError
 

@@ -15,8 +15,9 @@ from robomimic import DATASET_REGISTRY
 import envs
 from envs import DatasetError, find_task
 from envs.collect import collect
+from envs.datasets import ACTION_LIMIT
 from envs.robomimic.data import public_path
-from envs.robomimic.files import ACTION_LIMIT, default_env_args
+from envs.robomimic.files import default_env_args
 from envs.robomimic.names import HUMAN, LIMITS, parse
 from utils.errors import UserError
 

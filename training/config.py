@@ -81,7 +81,8 @@ class RunConfig:
     start_training: int = _setting(5_000, 'Online step at which updates resume.', 0)
     overlap: bool = _setting(True, 'Update while the environments play, so that the acting policy '
                              'is one chunk old; if not, they wait for each other.')  # fmt: skip
-    buffer_size: int = _setting(2_000_000, 'Transitions, offline ones included.', 1,
+    buffer_size: int = _setting(2_000_000, 'Transitions, offline ones included; the last '
+                                'observation of each episode online counts as one.', 1,
                                 most=MOST)  # fmt: skip
     offline_batch_ratio: float | None = _setting(None, 'Online, part of each batch that is drawn '
                                                  'from the data set; default: offline and online '

@@ -424,7 +424,7 @@ def learn(state: RunState, run: Resources, until: np.ndarray) -> RunState:
             replays = updates.add_transitions(part.replays, data, pending)
             part = part.replace(replays=replays)
         if owed[own].any():
-            owed_by_chunk = config.utd_ratio * config.horizon_length
+            owed_by_chunk = config.utd_ratio * part.agents.policy_horizon
             group = updates.group_size(data.rewards.device, owed_by_chunk)
             agents, totals = updates.update_many(
                 part.agents, part.replays, data, owed[own], part.totals, group

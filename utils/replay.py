@@ -157,8 +157,9 @@ class Replay(flax.struct.PyTreeNode):
 
         Args:
             data: the data set, from `Rows.from_dataset`.
-            buffer_size: transitions to keep online, the data set's included. Room is made for at
-                least one transition more than the data set has, and for its final states besides.
+            buffer_size: transitions to keep online, the data set's included; the last observation
+                of each episode online takes the place of one. Room is made for at least one
+                transition more than the data set has, and for its final states besides.
         """
         return cls(
             rows=data.empty(1),

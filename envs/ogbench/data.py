@@ -15,13 +15,12 @@ from ogbench.relabel_utils import relabel_dataset
 from ogbench.utils import DATASET_URL
 
 from envs import datasets
-from envs.datasets import Arrays, Dataset, DatasetError, files_in
+from envs.datasets import ACTION_LIMIT, Arrays, Dataset, DatasetError, files_in
 from envs.downloads import download_file
 from envs.npz import NpzFile, check_finite, check_npz
 from envs.ogbench.names import PlayTask, is_large, large_name, plain_name, scene_of
 from envs.ogbench.tasks import make_env
 
-ACTION_LIMIT = 1 - 1e-5  # keeps actions inside the open interval
 RELABEL_ROWS = 100_000  # rows given rewards at a time, to bound temporary memory
 PUBLIC_EPISODES = {
     'cube-single': 1000,

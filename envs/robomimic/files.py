@@ -16,13 +16,12 @@ import h5py
 import numpy as np
 from robomimic.envs.env_base import EnvType
 
-from envs.datasets import Arrays, bad_file
+from envs.datasets import ACTION_LIMIT, Arrays, bad_file
 from envs.robomimic.names import ACTION_DIM, SCRIPTED, RobomimicTask
 from utils.errors import UserError
 
 Node = Any  # a file, group or array of h5py, whose types do not tell which is which
 
-ACTION_LIMIT = 1 - 1e-5  # keeps actions inside the open interval
 
 # What the public files of version 1.5 say of their environments, which differ in `env_name` alone.
 PUBLIC_VERSION = '1.5.1'
