@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.plans import Plan
+from experiments.plans import Cell, Plan
 from reports import aggregates, page, panels, tables
 from reports.panels import Curve
 from reports.results import Seed, by_seed
@@ -24,6 +24,8 @@ SMALL = (
     'These runs are small: other tasks, networks, batches and numbers of steps than in the paper. '
     'Compare methods with each other, not with published numbers.'
 )
+
+Found = Mapping[Cell, Sequence[Seed]]  # the seeds of each cell that there are
 
 
 def final(seed: Seed, phase: str, config: RunConfig, last: int = 1) -> float | None:
@@ -44,12 +46,30 @@ def steps_to(seed: Seed, success: float = 95.0) -> float | None:
     return float(reached[0]) if reached else None
 
 
-def make_table(plan: Plan, seeds: Mapping[tuple[str, str], Sequence[Seed]], last: int = 1) -> Table:
+def seeds_of(plan: Plan, rows: Sequence[Mapping[str, str]]) -> dict[Cell, list[Seed]]:
+    """Returns the seeds of each cell that there are, of runs with its settings alone.
+
+    Args:
+        plan: of the cells.
+        rows: of results; later ones of the same key count.
+    """
+    seeds = by_seed(rows)
+    return {
+        cell: [seed for seed in seeds.get(_key(cell), ()) if seed.seed in cell.config.seeds]
+        for cell in plan.cells
+    }
+
+
+def _key(cell: Cell) -> tuple[str, str, str]:
+    return cell.name, cell.task, cell.config.identity
+
+
+def make_table(plan: Plan, seeds: Found, last: int = 1) -> Table:
     """Returns the table of a plan.
 
     Args:
         plan: of it.
-        seeds: of each method and task, see `reports.results.by_seed`.
+        seeds: of each cell.
         last: evaluations that an entry is the mean of.
     """
     published = read_published(plan) if plan.scale == 'paper' else {}
@@ -58,11 +78,9 @@ def make_table(plan: Plan, seeds: Mapping[tuple[str, str], Sequence[Seed]], last
         entries: dict[tuple[str, str], tuple[float, ...]] = {}
         planned = {}
         for cell in plan.cells:
-            wanted = set(cell.config.seeds)
-            found = [s for s in seeds.get((cell.name, cell.task), ()) if s.seed in wanted]
-            values = [final(seed, phase, cell.config, last) for seed in found]
+            values = [final(seed, phase, cell.config, last) for seed in seeds[cell]]
             entries[cell.row, cell.task] = tuple(v for v in values if v is not None)
-            planned[cell.row, cell.task] = len(wanted)
+            planned[cell.row, cell.task] = cell.config.num_seeds
         lines = {}
         named = dict(plan.groups) if plan.by_group else {task: [task] for task in plan.tasks}
         if len(plan.tasks) > 1:
@@ -108,7 +126,7 @@ def _same(setting: str) -> str:
     return setting.removesuffix('.0')
 
 
-def speed_markdown(plan: Plan, seeds: Mapping[tuple[str, str], Sequence[Seed]]) -> str:
+def speed_markdown(plan: Plan, seeds: Found) -> str:
     """Returns, as Markdown, the online steps to 95% success.
 
     They are the median of the seeds that got there; (2 of 3) says how many did.
@@ -118,8 +136,7 @@ def speed_markdown(plan: Plan, seeds: Mapping[tuple[str, str], Sequence[Seed]]) 
     for task in plan.tasks:
         texts = []
         for row in plan.rows:
-            cell = by_place[row, task]
-            mine = [s for s in seeds.get((cell.name, task), ()) if s.seed in cell.config.seeds]
+            mine = seeds[by_place[row, task]]
             steps = [found for s in mine if (found := steps_to(s)) is not None]
             median = f'{np.median(steps):,.0f} ' if steps else ''
             texts.append(f'{median}({len(steps)} of {len(mine)})' if mine else '')
@@ -127,17 +144,15 @@ def speed_markdown(plan: Plan, seeds: Mapping[tuple[str, str], Sequence[Seed]]) 
     return '## Online steps to 95% success\n\n' + '\n'.join(lines) + '\n'
 
 
-def curves_of(plan: Plan, seeds: Mapping[tuple[str, str], Sequence[Seed]]) -> dict:
+def curves_of(plan: Plan, seeds: Found) -> dict:
     """Returns the curve of each row on each task that has results: {task: {row: Curve}}.
 
     Only steps that all seeds have reached are in it.
     """
     found: dict[str, dict[str, Curve]] = {}
     for cell in plan.cells:
-        wanted = set(cell.config.seeds)
-        mine = [s for s in seeds.get((cell.name, cell.task), ()) if s.seed in wanted]
         offline = cell.config.offline_steps
-        points = [_points(seed, offline) for seed in mine]
+        points = [_points(seed, offline) for seed in seeds[cell]]
         if not points:
             continue
         steps = sorted(set.intersection(*map(set, points)))
@@ -172,11 +187,11 @@ def how(plan: Plan, rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     found = []
     for row in plan.rows:
         cells = [cell for cell in plan.cells if cell.row == row]
-        keys = {(cell.name, cell.task) for cell in cells}
-        mine = [r for r in rows if (r['method'], r['task']) in keys]
+        keys = {_key(cell) for cell in cells}
+        mine = [r for r in rows if (r['method'], r['task'], r['identity']) in keys]
         ends: dict[tuple, float] = {}
         for r in mine:
-            key = r['task'], r['identity'], r['seed']
+            key = r['task'], r['seed']
             ends[key] = max(ends.get(key, 0.0), float(r['seconds']))
         hours = f'{statistics.median(ends.values()) / 3600:.2f}' if ends else ''
         found.append(
@@ -204,7 +219,7 @@ def write(
     """
     directory.mkdir(parents=True, exist_ok=True)
     name = f'{plan.scale}-table-{plan.table}' if plan.table else f'{plan.scale}-methods'
-    seeds = by_seed(rows)
+    seeds = seeds_of(plan, rows)
     final = make_table(plan, seeds)
     steady = make_table(plan, seeds, last=3)
     speed = speed_markdown(plan, seeds)

@@ -91,11 +91,11 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
     return rows
 
 
-def by_seed(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, str], list[Seed]]:
-    """Returns the seeds of each method and task."""
-    found: dict[tuple[str, str], dict[int, Seed]] = {}
+def by_seed(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, str, str], list[Seed]]:
+    """Returns the seeds of each method, task and identity."""
+    found: dict[tuple[str, str, str], dict[int, Seed]] = {}
     for row in rows:
-        seeds = found.setdefault((row['method'], row['task']), {})
+        seeds = found.setdefault((row['method'], row['task'], row['identity']), {})
         seed = seeds.setdefault(int(row['seed']), Seed(int(row['seed']), {}, {}))
         getattr(seed, row['phase'])[int(row['step'])] = 100 * float(row['success'])
     return {key: [seeds[number] for number in sorted(seeds)] for key, seeds in found.items()}

@@ -76,7 +76,9 @@ def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
     path = tmp_path / 'results.csv'
     assert results.merge(path, rows) == results.merge(path, rows) == len(rows)
     seeds = results.by_seed(results.read(path))
-    assert set(seeds) == {('DFP', toy_suite.ENV_NAME), ('BFN', toy_suite.ENV_NAME)}
+    assert set(seeds) == {
+        (cell.name, toy_suite.ENV_NAME, cell.config.identity) for cell in plan.runs
+    }
     for each in seeds.values():
         assert [seed.seed for seed in each] == [0, 1]
         assert max(each[0].offline) == 20

@@ -8,20 +8,26 @@ import numpy as np
 import pytest
 
 from experiments.plans import make_plan
-from experiments.report import make_table, speed_markdown, write
+from experiments.report import curves_of, how, make_table, seeds_of, speed_markdown, write
 from reports import aggregates, tables
 from reports.results import COLUMNS, by_seed, merge, read
 from utils.errors import UserError
 
 TASKS = ['cube-double-play-singletask-task2-v0', 'cube-triple-play-singletask-task2-v0']
 STEPS = ('--offline_steps=100', '--online_steps=300')
+DOUBLE = [f'cube-double-play-singletask-task{i}-v0' for i in (2, 3, 4)]
+IDENTITIES = {
+    (cell.name, cell.task): cell.config.identity
+    for table, tasks in (('1', TASKS), ('4', DOUBLE))
+    for cell in make_plan(table, tasks=tasks, flags=STEPS).cells
+}
 
 
 def rows_of(method, task, offline, online):
     """Rows of results: successes in % of each seed at the end of the offline phase; online, lists
     of three evaluations."""
-    about = {'return': 0, 'length': 0, 'seconds': 7200, 'identity': 'abc', 'commit': '1234567890',
-             'device': 'a machine'}  # fmt: skip
+    about = {'return': 0, 'length': 0, 'seconds': 7200, 'commit': '1234567890',
+             'identity': IDENTITIES[method, task], 'device': 'a machine'}  # fmt: skip
     rows = []
     for seed, (end, later) in enumerate(zip(offline, online, strict=True)):
         points = [('offline', 100, end)]
@@ -49,19 +55,29 @@ ROWS = [
 
 
 def test_entries_are_mean_and_std_over_seeds_and_averages_over_tasks(plan):
-    lines = make_table(plan, by_seed(ROWS)).lines['online']
+    lines = make_table(plan, seeds_of(plan, ROWS)).lines['online']
     dfp = lines[TASKS[0]]['DFP']
     assert dfp.values == (96, 98, 100)
     assert (dfp.mean, dfp.std) == (98, 2)
     assert dfp.interval == (pytest.approx(96.67, abs=0.7), pytest.approx(99.33, abs=0.7))
     assert lines['average']['DFP'].values == (68, 74, 80)
     assert lines['average']['MVP'].values == (65,)
-    steady = make_table(plan, by_seed(ROWS), last=3).lines['online']
+    steady = make_table(plan, seeds_of(plan, ROWS), last=3).lines['online']
     assert steady[TASKS[0]]['DFP'].values == pytest.approx((241 / 3, 238 / 3, 260 / 3))
 
 
+def test_results_of_other_settings_are_not_those_of_a_plan():
+    flags = (*STEPS, '--agent.batch_size=32')
+    plan = make_plan('1', methods=['QC-BFN', 'MVP', 'DFP'], tasks=TASKS, seeds=3, flags=flags)
+    seeds = seeds_of(plan, ROWS)
+    assert curves_of(plan, seeds) == {}
+    entries = make_table(plan, seeds).lines['online'][TASKS[0]]
+    assert not any(number.values for number in entries.values())
+    assert {row['device'] for row in how(plan, ROWS)} == {''}
+
+
 def test_cells_say_what_is_missing(plan):
-    text = tables.markdown(make_table(plan, by_seed(ROWS)))
+    text = tables.markdown(make_table(plan, seeds_of(plan, ROWS)))
     line = next(x for x in text.splitlines() if x.startswith(f'| {TASKS[1]}'))
     cells = [cell.strip() for cell in line.split('|')[2:-1]]
     assert cells[0].startswith('(paper ')  # nothing of ours
@@ -70,7 +86,7 @@ def test_cells_say_what_is_missing(plan):
 
 
 def test_the_published_number_is_beside_ours_and_judged(plan):
-    number = make_table(plan, by_seed(ROWS)).lines['online'][TASKS[0]]['DFP']
+    number = make_table(plan, seeds_of(plan, ROWS)).lines['online'][TASKS[0]]['DFP']
     assert number.published is not None
     inside = dataclasses.replace(number, published=(98.0, 1.0))
     outside = dataclasses.replace(number, published=(80.0, 1.0))
@@ -86,7 +102,7 @@ def test_best_is_bold_and_second_underlined_also_when_tied():
 
 
 def test_latex_and_csv_have_the_same_numbers(plan):
-    table = make_table(plan, by_seed(ROWS))
+    table = make_table(plan, seeds_of(plan, ROWS))
     text = tables.latex(table)
     assert r'$\mathbf{98.0 \pm 2.0}$' in text
     assert r'$\underline{40.0 \pm 0.0}$\,[1/3]' in text
@@ -96,7 +112,7 @@ def test_latex_and_csv_have_the_same_numbers(plan):
 
 
 def test_steps_to_95_percent_are_the_median_of_those_that_got_there(plan):
-    text = speed_markdown(plan, by_seed(ROWS))
+    text = speed_markdown(plan, seeds_of(plan, ROWS))
     line = next(x for x in text.splitlines() if x.startswith(f'| {TASKS[0]}'))
     assert [cell.strip() for cell in line.split('|')[2:-1]] == [
         '(0 of 3)',
@@ -106,12 +122,11 @@ def test_steps_to_95_percent_are_the_median_of_those_that_got_there(plan):
 
 
 def test_groups_are_means_of_their_tasks():
-    tasks = [f'cube-double-play-singletask-task{i}-v0' for i in (2, 3, 4)]
-    plan = make_plan('4', methods=['K=1', 'K=4'], tasks=tasks, seeds=2, flags=STEPS)
+    plan = make_plan('4', methods=['K=1', 'K=4'], tasks=DOUBLE, seeds=2, flags=STEPS)
     rows = []
-    for task, end in zip(tasks, (10, 20, 60), strict=True):
+    for task, end in zip(DOUBLE, (10, 20, 60), strict=True):
         rows += rows_of('DFP top_k=1', task, (0, 0), ([0, 0, end], [0, 0, end + 3]))
-    lines = make_table(plan, by_seed(rows)).lines['online']
+    lines = make_table(plan, seeds_of(plan, rows)).lines['online']
     assert lines['cube-double']['K=1'].values == (30, 33)
     assert lines['cube-double']['K=4'].values == ()
     assert lines['cube-double']['K=1'].published is not None
@@ -150,7 +165,7 @@ def test_a_newer_run_takes_the_place_of_an_older_one_whole(tmp_path):
     newer = rows_of('DFP', TASKS[0], (50,), ([70],))
     assert merge(path, newer) == len(ROWS) - 4 + 2
     assert tuple(read(path)[0]) == COLUMNS
-    seed, *others = by_seed(read(path))['DFP', TASKS[0]]
+    seed, *others = by_seed(read(path))['DFP', TASKS[0], IDENTITIES['DFP', TASKS[0]]]
     assert (seed.offline, seed.online) == ({100: 50}, {100: 70})
     assert [each.online[300] for each in others] == [98, 100]
 
