@@ -31,10 +31,10 @@ Found = Mapping[Cell, Sequence[Seed]]  # the seeds of each cell that there are
 def final(seed: Seed, phase: str, config: RunConfig, last: int = 1) -> float | None:
     """Returns what a seed came to at the end of a phase, or the mean of its `last` evaluations.
 
-    None if the phase is not complete.
+    The one at step 0, before the phase, is none of them. None if the phase is not complete.
     """
     steps = {'offline': config.offline_steps, 'online': config.online_steps}[phase]
-    points = getattr(seed, phase)
+    points = {step: success for step, success in getattr(seed, phase).items() if step}
     if steps not in points:
         return None
     return float(np.mean([points[step] for step in sorted(points)[-last:]]))

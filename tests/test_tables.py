@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from experiments.plans import make_plan
-from experiments.report import curves_of, how, make_table, seeds_of, speed_markdown, write
+from experiments.report import (
+    curves_of,
+    final,
+    how,
+    make_table,
+    seeds_of,
+    speed_markdown,
+    write,
+)
 from reports import aggregates, tables
 from reports.results import COLUMNS, by_seed, merge, read
 from utils.errors import UserError
@@ -130,6 +138,13 @@ def test_groups_are_means_of_their_tasks():
     assert lines['cube-double']['K=1'].values == (30, 33)
     assert lines['cube-double']['K=4'].values == ()
     assert lines['cube-double']['K=1'].published is not None
+
+
+def test_an_untrained_evaluation_is_none_of_the_last_three(plan):
+    rows = rows_of('DFP', TASKS[0], (10,), ([50, 80, 90],))
+    rows.append(rows[0] | {'step': '0', 'success': '0'})
+    (seed,) = by_seed(rows)['DFP', TASKS[0], IDENTITIES['DFP', TASKS[0]]]
+    assert final(seed, 'offline', plan.cells[0].config, last=3) == 10
 
 
 def test_aggregates_by_hand():
