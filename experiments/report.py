@@ -40,6 +40,12 @@ def final(seed: Seed, phase: str, config: RunConfig, last: int = 1) -> float | N
     return float(np.mean([points[step] for step in sorted(points)[-last:]]))
 
 
+def ends_of(cell: Cell, seeds: Sequence[Seed], phase: str, last: int = 1) -> tuple[float, ...]:
+    """Returns what the seeds of a cell came to, see `final`; of complete phases alone."""
+    values = [final(seed, phase, cell.config, last) for seed in seeds]
+    return tuple(value for value in values if value is not None)
+
+
 def steps_to(seed: Seed, success: float = 95.0) -> float | None:
     """Returns the first online step at which a seed reached a success; None if it never did."""
     reached = [step for step in sorted(seed.online) if seed.online[step] >= success]
@@ -78,8 +84,7 @@ def make_table(plan: Plan, seeds: Found, last: int = 1) -> Table:
         entries: dict[tuple[str, str], tuple[float, ...]] = {}
         planned = {}
         for cell in plan.cells:
-            values = [final(seed, phase, cell.config, last) for seed in seeds[cell]]
-            entries[cell.row, cell.task] = tuple(v for v in values if v is not None)
+            entries[cell.row, cell.task] = ends_of(cell, seeds[cell], phase, last)
             planned[cell.row, cell.task] = cell.config.num_seeds
         lines = {}
         named = dict(plan.groups) if plan.by_group else {task: [task] for task in plan.tasks}
@@ -124,6 +129,15 @@ def read_published(plan: Plan) -> dict[tuple[str, str, str], tuple[float, float 
 def _same(setting: str) -> str:
     """'lambda=1.0' is the row that is called 'lambda=1'."""
     return setting.removesuffix('.0')
+
+
+def scores_of(plan: Plan, seeds: Found) -> dict[str, aggregates.Scores]:
+    """Returns the scores of rows at the end of the last phase, see `aggregates.shared_scores`."""
+    ends: dict[str, dict[str, np.ndarray]] = {}
+    for cell in plan.cells:
+        if values := ends_of(cell, seeds[cell], plan.phases[-1]):
+            ends.setdefault(cell.task, {})[cell.row] = np.array(values)
+    return aggregates.shared_scores(plan.rows, ends)
 
 
 def speed_markdown(plan: Plan, seeds: Found) -> str:
@@ -248,7 +262,8 @@ def write(
             plan.tasks, plan.rows, curves, published_curves() if with_published else {}
         )
     }
-    figures |= {'aggregate': aggregates.draw(plan.rows, curves)} if curves else {}
+    if scores := scores_of(plan, seeds):
+        figures['aggregate'] = aggregates.draw(plan.rows, scores, plan.phases[-1])
     for kind, figure in figures.items():
         for suffix in ('png', 'pdf'):
             paths.append(directory / f'{name}-{kind}.{suffix}')

@@ -53,43 +53,51 @@ def interval(
     return float(low), float(high)
 
 
-def final_scores(rows: Sequence[str], curves: Mapping[str, Mapping]) -> dict[str, Scores]:
-    """Returns the last scores of each row on the tasks on which all rows have some."""
-    shared = [task for task in curves if all(row in curves[task] for row in rows)]
-    if not shared:
-        return {}
-    return {row: [curves[task][row].values[-1] for task in shared] for row in rows}
+def shared_scores(
+    rows: Sequence[str], ends: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, Scores]:
+    """Returns the scores of each row that has some, on the tasks on which all of these rows do.
+
+    Args:
+        rows: in their order.
+        ends: [seeds] of tasks and rows, where there are any.
+    """
+    rows = [row for row in rows if any(row in each for each in ends.values())]
+    shared = [each for each in ends.values() if all(row in each for row in rows)]
+    return {row: [each[row] for each in shared] for row in rows} if shared else {}
 
 
-def draw(rows: Sequence[str], curves: Mapping[str, Mapping]) -> Figure:
+def draw(rows: Sequence[str], scores: Mapping[str, Scores], phase: str) -> Figure:
     """Draws mean, interquartile mean and DFP's probability of improvement, with intervals.
 
-    Only rows that have results on some task are drawn, on the tasks that they share.
+    Args:
+        rows: all that have a colour.
+        scores: of those that are drawn, at least one, on the same tasks.
+        phase: whose end it is.
     """
-    palette = colours(rows)
-    rows = [row for row in rows if any(row in each for each in curves.values())]
-    scores = final_scores(rows, curves)
-    figure, axes = plt.subplots(1, 3, figsize=(11, 0.45 * len(rows) + 1.6), layout='constrained')
-    shared = len(next(iter(scores.values()), []))
-    figure.suptitle(
-        f'End of the last phase, {shared} task(s) that all have, 95% intervals', size=10
+    palette, shown = colours(rows), list(scores)
+    ours = 'DFP' if 'DFP' in shown else shown[-1]
+    others = [row for row in shown if row != ours]
+    across = 3 if others else 2
+    figure, axes = plt.subplots(
+        1, across, figsize=(3.7 * across, 0.45 * len(shown) + 1.6), layout='constrained'
     )
+    count = len(scores[ours])
+    where = f'{count} tasks that all have' if count > 1 else '1 task'
+    figure.suptitle(f'End of the {phase} phase, {where}, 95% intervals', size=10)
     statistics = (('mean over tasks (%)', mean), ('interquartile mean (%)', interquartile_mean))
     for axis, (title, statistic) in zip(axes, statistics, strict=False):
-        for place, row in enumerate(rows if scores else ()):
+        for place, row in enumerate(shown):
             _bar(axis, place, statistic(scores[row]), interval(statistic, scores[row]),
                  palette[row])  # fmt: skip
-        axis.set_xlim(0, 100)
-        _label(axis, rows, title)
-    ours = 'DFP' if 'DFP' in rows else rows[-1]
-    others = [row for row in rows if row != ours]
-    for place, row in enumerate(others if scores else ()):
-        value = improvement(scores[ours], scores[row])
-        found = interval(improvement, scores[ours], scores[row])
-        _bar(axes[2], place, value, found, palette[row])
-    axes[2].axvline(0.5, color='0.5', linewidth=0.8, linestyle='--')
-    axes[2].set_xlim(0, 1)
-    _label(axes[2], others, f'P({ours} beats it)')
+        _label(axis, shown, title, 100)
+    if others:
+        for place, row in enumerate(others):
+            value = improvement(scores[ours], scores[row])
+            found = interval(improvement, scores[ours], scores[row])
+            _bar(axes[2], place, value, found, palette[row])
+        axes[2].axvline(0.5, color='0.5', linewidth=0.8, linestyle='--')
+        _label(axes[2], others, f'P({ours} beats it)', 1)
     return figure
 
 
@@ -99,7 +107,8 @@ def _bar(axis, place: int, value: float, found: tuple[float, float], colour: str
     axis.plot([value, value], [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
 
 
-def _label(axis, rows: Sequence[str], title: str) -> None:
+def _label(axis, rows: Sequence[str], title: str, most: float) -> None:
+    axis.set_xlim(-0.02 * most, 1.02 * most)
     axis.set_yticks(range(len(rows)), rows)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_title(title, fontsize=10)

@@ -13,6 +13,7 @@ from experiments.report import (
     final,
     how,
     make_table,
+    scores_of,
     seeds_of,
     speed_markdown,
     write,
@@ -145,6 +146,33 @@ def test_an_untrained_evaluation_is_none_of_the_last_three(plan):
     rows.append(rows[0] | {'step': '0', 'success': '0'})
     (seed,) = by_seed(rows)['DFP', TASKS[0], IDENTITIES['DFP', TASKS[0]]]
     assert final(seed, 'offline', plan.cells[0].config, last=3) == 10
+
+
+def test_aggregates_compare_complete_phases_alone(plan):
+    """QC-BFN is unfinished, and MVP has one seed on the second task."""
+    scores = scores_of(plan, seeds_of(plan, ROWS))
+    assert {row: [list(each) for each in of_tasks] for row, of_tasks in scores.items()} == {
+        'MVP': [[90, 90, 90], [40]],
+        'DFP': [[96, 98, 100], [40, 50, 60]],
+    }
+    assert aggregates.shared_scores(['a', 'b'], {'x': {'a': [1]}, 'y': {'b': [1]}}) == {}
+
+
+def test_a_single_row_has_no_other_to_beat(recwarn):
+    scores = {'DFP': [np.array([90.0, 100.0])]}
+    figure = aggregates.draw(['DFP'], scores, 'online')
+    figure.canvas.draw()
+    assert [axis.get_title() for axis in figure.axes] == [
+        'mean over tasks (%)',
+        'interquartile mean (%)',
+    ]
+    assert not recwarn.list
+
+
+def test_a_certain_improvement_is_inside_its_panel():
+    scores = {'MVP': [np.array([0.0, 10.0])], 'DFP': [np.array([90.0, 100.0])]}
+    figure = aggregates.draw(['MVP', 'DFP'], scores, 'online')
+    assert [axis.get_xlim() for axis in figure.axes] == [(-2, 102), (-2, 102), (-0.02, 1.02)]
 
 
 def test_aggregates_by_hand():
