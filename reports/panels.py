@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 
 from reports.style import colours
 
+# Of each source of published curves.
+STYLES = {'DFP': ('--', 'DFP paper'), 'QC': (':', 'QC'), 'QAM': ('-.', 'QAM')}
+
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
@@ -59,8 +62,11 @@ def draw(
     """
     across = 2 if len(tasks) == 4 else min(3, len(tasks))
     down = -(-len(tasks) // across)
+    handles = _handles(tasks, rows, curves, published)
+    columns = {1: 2, 2: 4}.get(across, 6)  # of the legend, as many as there is room for
+    height = 2.7 * down + 0.4 + 0.22 * -(-len(handles) // columns)
     figure, axes = plt.subplots(
-        down, across, figsize=(3.6 * across + 0.4, 2.7 * down + 0.9), layout='constrained',
+        down, across, figsize=(3.6 * across + 0.4, height), layout='constrained',
         squeeze=False, sharey=True,
     )  # fmt: skip
     palette = colours(rows)
@@ -68,8 +74,8 @@ def draw(
         axis = axes.flat[i]
         for row in rows:
             for source, points in published.get((task, row), ()):
-                axis.plot(*points.T, color=palette[row], linewidth=0.8,
-                          linestyle={'DFP': '--', 'QC': ':', 'QAM': '-.'}[source])  # fmt: skip
+                style, _ = STYLES[source]
+                axis.plot(*points.T, color=palette[row], linewidth=0.8, linestyle=style)
             if curve := curves.get(task, {}).get(row):
                 _draw(axis, curve, palette[row])
         _finish(axis, short(task), curves.get(task, {}))
@@ -80,17 +86,32 @@ def draw(
         axis.set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel('success (%)')
-    drawn = {row for found in curves.values() for row in found} | {row for _, row in published}
-    handles = [plt.Line2D([], [], color=palette[row], label=row) for row in rows if row in drawn]
-    if published:
-        styles = {'--': 'published, DFP paper', ':': 'published, QC', '-.': 'published, QAM'}
-        handles += [
-            plt.Line2D([], [], color='0.4', linestyle=style, linewidth=0.8, label=label)
-            for style, label in styles.items()
-        ]
-    figure.legend(handles=handles, loc='outside lower center', ncols=min(6, len(handles)),
-                  frameon=False)  # fmt: skip
+    if handles:
+        figure.legend(handles=handles, loc='outside lower center', ncols=columns, frameon=False)
     return figure
+
+
+def _handles(
+    tasks: Sequence[str],
+    rows: Sequence[str],
+    curves: Mapping[str, Mapping[str, Curve]],
+    published: Mapping[tuple[str, str], Sequence[tuple[str, np.ndarray]]],
+) -> list[plt.Line2D]:
+    """Returns the entries of the legend: rows and published sources of what `draw` draws."""
+    palette = colours(rows)
+    ours = {row for task in tasks for row in curves.get(task, {})}
+    found = [(task, row) for task in tasks for row in rows if (task, row) in published]
+    drawn = ours | {row for _, row in found}
+    sources = {source for key in found for source, _ in published[key]}
+    return [
+        *(plt.Line2D([], [], color=palette[row], label=row) for row in rows if row in drawn),
+        *(
+            plt.Line2D([], [], color='0.4', linestyle=style, linewidth=0.8,
+                       label=f'published, {name}')
+            for source, (style, name) in STYLES.items()
+            if source in sources
+        ),
+    ]  # fmt: skip
 
 
 def _draw(axis: Axes, curve: Curve, colour: str) -> None:

@@ -14,7 +14,7 @@ COLOURS = {
     'DFP-notopk': '#CC79A7',
     'DFP-10': '#000000',
 }
-ALIASES = {'MVP w/ top-K': 'MVP-topK', 'DFP w/o top-K': 'DFP-notopk', 'QAM': 'DFP-10'}
+ALIASES = {'MVP w/ top-K': 'MVP-topK', 'DFP w/o top-K': 'DFP-notopk'}
 OTHERS = ('#332288', '#882255', '#117733', '#AA4499', '#44AA99', '#661100')
 
 

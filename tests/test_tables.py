@@ -3,22 +3,24 @@
 import csv
 import dataclasses
 import io
+import itertools
 
 import numpy as np
 import pytest
 
-from experiments.plans import make_plan
+from experiments.plans import TABLES, make_plan
 from experiments.report import (
     curves_of,
     final,
     how,
     make_table,
+    published_curves,
     scores_of,
     seeds_of,
     speed_markdown,
     write,
 )
-from reports import aggregates, tables
+from reports import aggregates, panels, tables
 from reports.results import COLUMNS, by_seed, merge, read
 from utils.errors import UserError
 
@@ -139,6 +141,40 @@ def test_groups_are_means_of_their_tasks():
     assert lines['cube-double']['K=1'].values == (30, 33)
     assert lines['cube-double']['K=4'].values == ()
     assert lines['cube-double']['K=1'].published is not None
+
+
+def test_each_row_of_tables_1_to_4_has_the_published_curves_of_its_name():
+    """Figure 3, of table 2, has one domain; QAM's FQL has chunks."""
+    found, rows = published_curves(), set()
+    for table in '1234':
+        content = TABLES['paper'][table]
+        rows |= set(content['rows'])
+        for group in content['tasks'] if table != '2' else ['cube-triple']:
+            for task, row in itertools.product(TABLES['tasks'][group], content['rows']):
+                assert 'DFP' in [source for source, _ in found[task, row]]
+    assert {row for _, row in found} == rows
+    assert [source for source, _ in found[TASKS[0], 'QC-FQL']] == ['DFP', 'QC', 'QAM']
+    assert [source for source, _ in found[TASKS[0], 'FQL']] == ['DFP', 'QC']
+
+
+@pytest.mark.parametrize('count', [0, 1, 2, 4, 5])
+def test_the_legend_names_what_is_drawn_and_has_room(count):
+    tasks = [f'task {i}' for i in range(max(count, 1))]
+    rows = ['BFN', 'QC-BFN', 'FQL', 'QC-FQL', 'MVP w/ top-K', 'DFP w/o top-K', 'DFP']
+    points = np.array([[0.0, 1.0], [2.0, 50.0]])
+    published = {(tasks[0], row): [('DFP', points), ('QC', points)] for row in rows[:6]}
+    published['another task', 'DFP'] = [('QAM', points)]
+    figure = panels.draw(tasks, rows, {}, published if count else {})
+    figure.canvas.draw()
+    if not count:
+        assert not figure.legends
+        return
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == [*rows[:6], 'published, DFP paper', 'published, QC']
+    box, page = legend.get_window_extent(), figure.bbox
+    assert page.x0 <= box.x0 < box.x1 <= page.x1
+    assert page.y0 <= box.y0 < box.y1 <= min(axis.bbox.y0 for axis in figure.axes)
 
 
 def test_an_untrained_evaluation_is_none_of_the_last_three(plan):
