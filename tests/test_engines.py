@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from types import SimpleNamespace
 import pytest
 import toy_suite
 from small_runs import AGENT
@@ -115,6 +116,20 @@ def test_nothing_is_started_that_has_no_time(tmp_path):
 
 def test_places_are_gpus_or_else_cores(monkeypatch):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1,3')
+def test_runs_are_stopped_in_time_and_saved(tmp_path, monkeypatch):
+    """When less than a minute is left; the clock says so as soon as the run is under way."""
+    plan, lines = plan_of(tmp_path, '--online_steps=100000', methods=('DFP',)), []
+
+    def clock():
+        return 60 * 10 - engines.GRACE + 1 if look(plan.runs[0].config).part > 0 else 0
+
+    monkeypatch.setattr(engines, 'time', SimpleNamespace(monotonic=clock, sleep=time.sleep))
+    outcome = run_here(plan.runs, [Slot()], lines.append, minutes=10)
+    assert [cell.row for cell in outcome.left] == ['DFP']
+    assert lines[-1].startswith('Stopping 1 runs; each saves its state')
+    assert look(plan.runs[0].config).status == 'interrupted'
+
+
     assert [dict(slot.environment)['CUDA_VISIBLE_DEVICES'] for slot in slots()] == ['1', '3']
     shared = slots(3)
     assert [dict(slot.environment)['CUDA_VISIBLE_DEVICES'] for slot in shared] == ['1', '3', '1']
