@@ -78,7 +78,11 @@ def rate_key(config: RunConfig) -> str:
 
 
 def measure(config: RunConfig) -> dict[str, float] | None:
-    """Returns the seconds that a step of each phase took, evaluations included, of a run."""
+    """Returns the seconds that a step of each phase of a run took, evaluations included.
+
+    A phase begins with its evaluation at step 0, if it has one: collecting data and the first
+    compilation were before that.
+    """
     rates, before = {}, 0.0
     table = _rows(newest_copy(config.directory), 'eval')
     for phase in ('offline', 'online'):
@@ -88,17 +92,21 @@ def measure(config: RunConfig) -> dict[str, float] | None:
         seconds, steps = float(rows[-1]['seconds']), int(rows[-1]['step'])
         if steps:
             rates[phase] = (seconds - before) / steps
+        if int(rows[0]['step']) == 0:
+            before = float(rows[0]['seconds'])
         before = seconds
     return rates or None
 
 
 def remember(configs: Iterable[RunConfig], path: pathlib.Path = RATES) -> None:
-    """Keeps the rates of finished runs, for this host."""
+    """Keeps the rates of finished runs that this host made; others, as of Ray, are left out."""
     path = path.expanduser()
     known = read_rates(path)
     mine = known.setdefault(host(), {})
     for config in configs:
-        if look(config).status == 'done' and (rates := measure(config)):
+        status = read_status(newest_copy(config.directory))
+        is_ours = (status.get('status'), status.get('host')) == ('done', host())
+        if is_ours and (rates := measure(config)):
             mine[rate_key(config)] = rates
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, known)

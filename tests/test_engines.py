@@ -1,6 +1,7 @@
 """Runs of a plan at work: skipped, resumed, retried, stopped in time, told of."""
 
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -156,10 +157,15 @@ def test_rates_are_kept_for_a_machine_and_scale_to_other_lengths(tmp_path, monke
     config.directory.mkdir(parents=True)
     (config.directory / 'status.json').write_text('{"status": "done"}')
     (config.directory / 'eval.csv').write_text(
-        'phase,step,seed,seconds,success\noffline,20,0,4.0,0\nonline,30,0,10.0,1\n'
+        'phase,step,seed,seconds,success\noffline,0,0,50.0,0\noffline,20,0,54.0,0\n'
+        'online,0,0,56.0,0\nonline,30,0,62.0,1\n'
     )
     path = tmp_path / 'rates.json'
-    progress.remember([config], path)
+    for name in ('another', progress.host()):  # a node of Ray's, say
+        assert not any(progress.read_rates(path).values())
+        status = {'status': 'done', 'host': name}
+        (config.directory / 'status.json').write_text(json.dumps(status))
+        progress.remember([config], path)
     rates = progress.read_rates(path)[progress.host()]
     longer = dataclasses.replace(config, offline_steps=100, online_steps=60)
     assert progress.estimate(longer, rates) == pytest.approx(100 * 4 / 20 + 60 * 6 / 30)
