@@ -75,16 +75,12 @@ def show_plan(plan: Plan) -> None:
         total += left or 0.0
         hours = '? h' if left is None else f'{left / 3600:.1f} h'
         print(f'{found.status:<11} {100 * found.part:3.0f}%  {hours:>7}  {command_of(cell)}')
-    places = engines.slots(FLAGS.jobs)
-    disk = sum(progress.disk_gib(cell.config) for cell in plan.runs)
-    gpu = max(progress.gpu_gib(cell.config) for cell in plan.runs)
+    places = engines.slots(FLAGS.jobs, plan.runs)
     print(
         f'\n{len(plan.runs)} runs: {progress.counts(plan.runs)}. {total / 3600:.1f} hours of work '
         f'are known, {total / 3600 / len(places):.1f} with {len(places)} at a time; '
         f'{unknown} runs are of a kind not yet timed on this machine.\n'
-        f'A run has {progress.cores_wanted(plan.runs[0].config)} busy processes while it plays '
-        f'online, and takes up to about {gpu:.1f} GiB of a GPU. All checkpoints take about '
-        f'{disk:.1f} GiB.'
+        f'{progress.needs(plan.runs)}'
     )
 
 
@@ -99,7 +95,7 @@ def run(plan: Plan) -> None:
             runs, FLAGS.ray_address, say, FLAGS.ray_cpus, FLAGS.ray_gpus, FLAGS.retries
         )
     else:
-        places = engines.slots(FLAGS.jobs)
+        places = engines.slots(FLAGS.jobs, runs)
         outcome = engines.run_here(runs, places, say, FLAGS.minutes, FLAGS.retries)
     progress.remember([cell.config for cell in runs])
     say(f'{progress.counts(runs)} of {len(runs)} runs')

@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 from pathlib import Path
-
 from types import SimpleNamespace
+
 import pytest
 import toy_suite
 from small_runs import AGENT
@@ -26,6 +26,7 @@ from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 CUBE = 'cube-double-play-singletask-task2-v0'
+SMALL = 'cube-single-play-singletask-task2-v0'
 
 
 def plan_of(tmp_path, *more, methods=('DFP', 'BFN')):
@@ -115,8 +116,6 @@ def test_nothing_is_started_that_has_no_time(tmp_path):
     assert [cell.row for cell in outcome.left] == ['DFP', 'BFN']
 
 
-def test_places_are_gpus_or_else_cores(monkeypatch):
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1,3')
 def test_runs_are_stopped_in_time_and_saved(tmp_path, monkeypatch):
     """When less than a minute is left; the clock says so as soon as the run is under way."""
     plan, lines = plan_of(tmp_path, '--online_steps=100000', methods=('DFP',)), []
@@ -131,6 +130,8 @@ def test_runs_are_stopped_in_time_and_saved(tmp_path, monkeypatch):
     assert look(plan.runs[0].config).status == 'interrupted'
 
 
+def test_places_are_gpus_or_else_cores(monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1,3')
     assert [dict(slot.environment)['CUDA_VISIBLE_DEVICES'] for slot in slots()] == ['1', '3']
     shared = slots(3)
     assert [dict(slot.environment)['CUDA_VISIBLE_DEVICES'] for slot in shared] == ['1', '3', '1']
@@ -141,6 +142,19 @@ def test_runs_are_stopped_in_time_and_saved(tmp_path, monkeypatch):
     assert sorted(slots(1)[0].cores) == cores
     with pytest.raises(UserError, match='--jobs=0: must be at least 1'):
         slots(0)
+
+
+def test_places_are_as_many_as_memory_has_room_for(monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    monkeypatch.setattr(engines, 'num_cores', lambda: 4)
+    cells = make_plan('1', 'small', methods=['DFP', 'FQL'], tasks=[SMALL]).cells
+    gib = max(progress.ram_gib(cell.config) for cell in cells)
+    assert gib == pytest.approx(4.3, rel=0.1)  # was measured
+    for free, count in ((0.5, 1), (2.9, 2), (100, 4)):
+        monkeypatch.setattr(engines, 'free_gib', lambda free=free: free * gib)
+        assert len(slots(None, cells)) == count
+        assert len(slots(3, cells)) == 3
+    assert 0 < progress.free_gib() < 1e6
 
 
 def test_a_run_is_pinned_to_its_cores(tmp_path):
@@ -155,7 +169,6 @@ def test_a_run_is_pinned_to_its_cores(tmp_path):
 def test_rates_are_kept_for_a_machine_and_scale_to_other_lengths(tmp_path, monkeypatch):
     config = plan_of(tmp_path, methods=('DFP',)).runs[0].config
     config.directory.mkdir(parents=True)
-    (config.directory / 'status.json').write_text('{"status": "done"}')
     (config.directory / 'eval.csv').write_text(
         'phase,step,seed,seconds,success\noffline,0,0,50.0,0\noffline,20,0,54.0,0\n'
         'online,0,0,56.0,0\nonline,30,0,62.0,1\n'
@@ -261,6 +274,11 @@ def test_a_slurm_job_that_is_signalled_saves_and_is_queued_again(
         (['plan'], 'Name a table'),
         (['plan', '--table=5'], '--table=5: none'),
         (['plan', '--table=1', '--offline_steps=-1'], '--offline_steps=-1: must be at least 0'),
+        (
+            ['run', '--table=1', '--ray_address=auto', '--minutes=60'],
+            'ray_address=auto, .*minutes=60.0: --jobs and --minutes are for this machine alone',
+        ),
+        (['run', '--table=1', '--jobs=2', '--ray_address=auto'], '--jobs and --minutes are for'),
         (['plan', '--table=1', '--nonsense=1'], 'Unknown command line flag .nonsense'),
     ],
 )
