@@ -44,6 +44,11 @@ flags.DEFINE_string('results', None, 'File of results; default: results/<scale>.
 flags.DEFINE_bool('skip_gathered', False, 'Leave out runs that are complete in --results.')
 flags.DEFINE_string('output', None, 'Folder of the report; default: <save_dir>/report.')
 flags.DEFINE_bool('published', False, 'Draw the published curves below ours.')
+flags.register_multi_flags_validator(
+    ['ray_address', 'jobs', 'minutes'],
+    lambda given: not given['ray_address'] or given['jobs'] is given['minutes'] is None,
+    '--jobs and --minutes are for this machine alone; on Ray use --ray_cpus and --ray_gpus',
+)
 
 
 def main(argv: list[str], command: str, more: list[str]) -> None:
