@@ -12,13 +12,14 @@ from experiments.plans import Cell, Plan
 from reports import aggregates, page, panels, tables
 from reports.panels import Curve
 from reports.results import Seed, by_seed
-from reports.tables import Number, Table
+from reports.tables import Grid, Markup, Number, Published, Table
 from training import RunConfig
 
 PAPER = pathlib.Path(__file__).parent / 'paper'
 CONTRADICTIONS = (
-    'The paper contradicts itself in two places: table 6 gives DFP 77.6 (square) and 25.8 (can) at '
-    'the end of the offline phase, its figures 1 and 4 give 25.8 and 75.6.'
+    'The paper contradicts itself in two places: table 6 gives DFP and DFP w/o top-K 77.6 (square) '
+    'and 25.8 (can) at the end of the offline phase, its figures 1 and 4 give 25.8 and 75.6. So '
+    'these are not judged.'
 )
 SMALL = (
     'These runs are small: other tasks, networks, batches and numbers of steps than in the paper. '
@@ -76,9 +77,12 @@ def make_table(plan: Plan, seeds: Found, last: int = 1) -> Table:
     Args:
         plan: of it.
         seeds: of each cell.
-        last: evaluations that an entry is the mean of.
+        last: evaluations that an entry is the mean of; the paper's are of one.
     """
-    published = read_published(plan) if plan.scale == 'paper' else {}
+    published = read_published(plan) if plan.scale == 'paper' and last == 1 else {}
+    named = lines_of(plan)
+    if len(plan.tasks) > 1:
+        named |= {'average': plan.tasks}
     phases = {}
     for phase in plan.phases:
         entries: dict[tuple[str, str], tuple[float, ...]] = {}
@@ -87,9 +91,6 @@ def make_table(plan: Plan, seeds: Found, last: int = 1) -> Table:
             entries[cell.row, cell.task] = ends_of(cell, seeds[cell], phase, last)
             planned[cell.row, cell.task] = cell.config.num_seeds
         lines = {}
-        named = dict(plan.groups) if plan.by_group else {task: [task] for task in plan.tasks}
-        if len(plan.tasks) > 1:
-            named['average'] = plan.tasks
         for line, tasks in named.items():
             lines[line] = {
                 row: _entry(
@@ -100,29 +101,33 @@ def make_table(plan: Plan, seeds: Found, last: int = 1) -> Table:
                 for row in plan.rows
             }
         phases[phase] = lines
-    return Table(plan.title, plan.rows, phases)
+    return Table(plan.rows, phases)
 
 
-def _entry(
-    values: list[tuple[float, ...]], planned: int, published: tuple[float, float | None] | None
-) -> Number | None:
-    """Returns the mean over tasks, seed by seed; None if a task has no seed."""
+def lines_of(plan: Plan) -> dict[str, list[str]]:
+    """Returns the tasks of each line of a plan's table, but for the average of all."""
+    return dict(plan.groups) if plan.by_group else {task: [task] for task in plan.tasks}
+
+
+def _entry(values: list[tuple[float, ...]], planned: int, published: Published | None) -> Number:
+    """Returns the mean over tasks, seed by seed, of the seeds that all tasks have."""
     complete = min(len(each) for each in values)
     if not complete:
-        return Number((), planned, published) if published else None
+        return Number((), planned, published)
     means = np.mean([each[:complete] for each in values], axis=0)
     return Number(tuple(means.tolist()), planned, published)
 
 
-def read_published(plan: Plan) -> dict[tuple[str, str, str], tuple[float, float | None]]:
-    """Returns mean and std of the paper's table, by phase, row and line."""
+def read_published(plan: Plan) -> dict[tuple[str, str, str], Published]:
+    """Returns what the paper's table has, by phase, row and line."""
     found = {}
     with (PAPER / 'tables.csv').open(newline='') as file:
         for row in csv.DictReader(file):
             if row['table'] == plan.table and row['mean']:
                 name = _same(row['setting'] or row['method'])
                 std = float(row['std']) if row['std'] else None
-                found[row['phase'], name, row['task']] = (float(row['mean']), std)
+                entry = Published(float(row['mean']), std, row['note'])
+                found[row['phase'], name, row['task']] = entry
     return found
 
 
@@ -140,22 +145,33 @@ def scores_of(plan: Plan, seeds: Found) -> dict[str, aggregates.Scores]:
     return aggregates.shared_scores(plan.rows, ends)
 
 
-def speed_markdown(plan: Plan, seeds: Found) -> str:
-    """Returns, as Markdown, the online steps to 95% success.
+def speeds_of(plan: Plan, seeds: Found) -> dict[str, dict[str, list[float | None]]]:
+    """Returns the online steps to 95% success of all seeds, by line and row; see `steps_to`."""
+    return {
+        line: {
+            row: [
+                steps_to(seed)
+                for cell in plan.cells
+                if cell.row == row and cell.task in tasks
+                for seed in seeds[cell]
+            ]
+            for row in plan.rows
+        }
+        for line, tasks in lines_of(plan).items()
+    }
 
-    They are the median of the seeds that got there; (2 of 3) says how many did.
-    """
-    lines = ['| | ' + ' | '.join(plan.rows) + ' |', '|---' * (len(plan.rows) + 1) + '|']
-    by_place = {(cell.row, cell.task): cell for cell in plan.cells}
-    for task in plan.tasks:
-        texts = []
-        for row in plan.rows:
-            mine = seeds[by_place[row, task]]
-            steps = [found for s in mine if (found := steps_to(s)) is not None]
-            median = f'{np.median(steps):,.0f} ' if steps else ''
-            texts.append(f'{median}({len(steps)} of {len(mine)})' if mine else '')
-        lines.append(f'| {task} | ' + ' | '.join(texts) + ' |')
-    return '## Online steps to 95% success\n\n' + '\n'.join(lines) + '\n'
+
+def speed_grid(plan: Plan, speeds: Mapping[str, Mapping[str, list[float | None]]]) -> Grid:
+    """Returns the table of online steps to 95% success."""
+
+    def text(steps: list[float | None]) -> str:
+        reached = [step for step in steps if step is not None]
+        median = f'{np.median(reached):,.0f} ' if reached else ''
+        return f'{median}({len(reached)} of {len(steps)})' if steps else ''
+
+    lines = {line: [text(each[row]) for row in plan.rows] for line, each in speeds.items()}
+    note = 'The median of the seeds that got there; (2 of 3) says how many did.'
+    return Grid('Online steps to 95% success', plan.rows, lines, note)
 
 
 def curves_of(plan: Plan, seeds: Found) -> dict:
@@ -234,23 +250,26 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     name = f'{plan.scale}-table-{plan.table}' if plan.table else f'{plan.scale}-methods'
     seeds = seeds_of(plan, rows)
-    final = make_table(plan, seeds)
-    steady = make_table(plan, seeds, last=3)
-    speed = speed_markdown(plan, seeds)
-    notes = [SMALL] if plan.scale == 'small' else [CONTRADICTIONS]
-    text = '\n'.join(
-        [
-            tables.markdown(final),
-            f'## The same, mean of the last three evaluations\n\n{tables.markdown(steady)}',
-            speed,
-            *notes,
-            '',
+    final, steady = make_table(plan, seeds), make_table(plan, seeds, last=3)
+    speeds = speeds_of(plan, seeds)
+
+    def grids(markup: Markup) -> list[Grid]:
+        return [
+            *tables.grids(final, 'End of the {} phase, success in %', markup),
+            *tables.grids(steady, 'Last three evaluations of the {} phase, mean in %', markup),
+            *([speed_grid(plan, speeds)] if 'online' in plan.phases else []),
         ]
-    )
+
+    notes = [SMALL] if plan.scale == 'small' else [CONTRADICTIONS]
+    head = f'% {plan.title} (packages booktabs and amssymb)\n'
     files = {
-        f'{name}.md': text,
-        f'{name}.tex': tables.latex(final),
-        f'{name}.csv': tables.as_csv(final),
+        f'{name}.md': '\n'.join(
+            [f'# {plan.title}\n', *map(tables.markdown, grids(tables.MARKDOWN)), *notes, '']
+        ),
+        f'{name}.tex': '\n'.join(
+            [head, *map(tables.latex, grids(tables.LATEX)), *map(tables.escaped, notes), '']
+        ),
+        f'{name}.csv': tables.as_csv(final, steady, speeds),
     }
     paths = []
     for file, content in files.items():
@@ -270,5 +289,10 @@ def write(
             figure.savefig(paths[-1], dpi=150)
         plt.close(figure)
     paths.append(directory / f'{name}.html')
-    paths[-1].write_text(page.html(final, plan.tasks, curves, how(plan, rows), notes))
+    paths[-1].write_text(
+        page.html(
+            plan.title, notes, grids(page.MARKUP), page.curves(plan.rows, plan.tasks, curves),
+            {'How': how(plan, rows)},
+        )
+    )  # fmt: skip
     return paths

@@ -7,7 +7,7 @@ import plotly.graph_objects as graph
 import plotly.io
 
 from reports.style import colours
-from reports.tables import Markup, Table, cell, ranks
+from reports.tables import Grid, Markup
 
 MARKUP = Markup(
     '<b>{}</b>',
@@ -27,54 +27,59 @@ th:first-child, td:first-child { text-align: left; }
 
 
 def html(
-    table: Table,
-    tasks: Sequence[str],
-    curves: Mapping[str, Mapping],
-    how: Sequence[Mapping[str, str]],
+    title: str,
     notes: Sequence[str],
+    grids: Sequence[Grid],
+    figure: str,
+    about: Mapping[str, Sequence[Mapping[str, str]]],
 ) -> str:
     """Returns the page.
 
     Args:
-        table: at the top.
-        tasks: in their order.
-        curves: of tasks and columns, where there are any.
-        how: a line for each column of how it came to be: texts by their headings.
-        notes: above the table.
+        title: of it.
+        notes: above the tables.
+        grids: the tables; their cells are in `MARKUP`.
+        figure: of `curves`.
+        about: how the results came to be: lines of texts by their headings, in named tables.
     """
-    title = markup.escape(table.title)
+    title = markup.escape(title)
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         f'<style>{STYLE}</style></head><body><h1>{title}</h1>',
         *(f'<p class="note">{markup.escape(note)}</p>' for note in notes),
     ]
-    for phase in table.lines:
-        parts += [f'<h2>End of the {phase} phase, success in %</h2>', _table(table, phase)]
-    parts += ['<h2>Curves</h2>', _curves(table.columns, tasks, curves), '<h2>How</h2>', _how(how)]
+    for grid in grids:
+        parts += [f'<h2>{markup.escape(grid.heading)}</h2>', _table(grid)]
+    parts += ['<h2>Curves</h2>', figure]
+    for name, rows in about.items():
+        parts += [f'<h2>{name}</h2>', _about(rows)]
     return '\n'.join([*parts, '</body></html>\n'])
 
 
-def _table(table: Table, phase: str) -> str:
-    lines = ['<table><tr><th></th>', *(f'<th>{markup.escape(c)}</th>' for c in table.columns)]
+def _table(grid: Grid) -> str:
+    lines = ['<table><tr><th></th>', *(f'<th>{markup.escape(c)}</th>' for c in grid.columns)]
     lines.append('</tr>')
-    for line, entries in table.lines[phase].items():
-        best = ranks(entries)
+    for line, cells in grid.lines.items():
         lines.append(f'<tr><td>{markup.escape(line)}</td>')
-        lines += [
-            f'<td>{cell(entries[name], best.get(name), MARKUP)}</td>' for name in table.columns
-        ]
+        lines += [f'<td>{text}</td>' for text in cells]
         lines.append('</tr>')
-    return ''.join([*lines, '</table>'])
+    return ''.join([*lines, f'</table><p>{markup.escape(grid.note)}</p>'])
 
 
-def _curves(columns: Sequence[str], tasks: Sequence[str], curves: Mapping[str, Mapping]) -> str:
-    """Returns the figure of one task at a time, with a menu of tasks; the legend hides methods."""
-    tasks = [task for task in tasks if task in curves]
+def curves(columns: Sequence[str], tasks: Sequence[str], found: Mapping[str, Mapping]) -> str:
+    """Returns the figure of one task at a time, with a menu of tasks; the legend hides methods.
+
+    Args:
+        columns: methods, all that have a colour.
+        tasks: in their order.
+        found: curves of tasks and methods, where there are any.
+    """
+    tasks = [task for task in tasks if task in found]
     if not tasks:
         return '<p>No results yet.</p>'
     palette, figure, owners = colours(columns), graph.Figure(), []
     for task in tasks:
-        for row, curve in curves[task].items():
+        for row, curve in found[task].items():
             shown = task == tasks[0]
             band = curve.band()
             if band is not None:
@@ -94,12 +99,12 @@ def _curves(columns: Sequence[str], tasks: Sequence[str], curves: Mapping[str, M
             owners.append(task)
     buttons = [
         {'label': task, 'method': 'update', 'args': [{'visible': [o == task for o in owners]},
-         {'shapes': _shade(curves[task])}]}
+         {'shapes': _shade(found[task])}]}
         for task in tasks
     ]  # fmt: skip
     figure.update_layout(
         updatemenus=[{'buttons': buttons, 'x': 0, 'xanchor': 'left', 'y': 1.15, 'yanchor': 'top'}],
-        shapes=_shade(curves[tasks[0]]),
+        shapes=_shade(found[tasks[0]]),
         template='plotly_white', height=560, hovermode='x unified',
         xaxis={'title': 'updates (offline), then environment steps (online), millions'},
         yaxis={'title': 'success (%)', 'range': [-3, 103]},
@@ -113,7 +118,7 @@ def _shade(curves: Mapping) -> list[dict]:
     return [shape | {'fillcolor': '#eee', 'layer': 'below', 'line': {'width': 0}}]
 
 
-def _how(rows: Sequence[Mapping[str, str]]) -> str:
+def _about(rows: Sequence[Mapping[str, str]]) -> str:
     lines = ['<table><tr>', *(f'<th>{markup.escape(name)}</th>' for name in rows[0]), '</tr>']
     for row in rows:
         cells = ''.join(f'<td>{markup.escape(text)}</td>' for text in row.values())

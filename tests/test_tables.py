@@ -17,15 +17,18 @@ from experiments.report import (
     published_curves,
     scores_of,
     seeds_of,
-    speed_markdown,
+    speed_grid,
+    speeds_of,
     write,
 )
 from reports import aggregates, panels, tables
-from reports.results import COLUMNS, by_seed, merge, read
+from reports.results import COLUMNS, Seed, by_seed, merge, read
+from reports.tables import Published
 from utils.errors import UserError
 
 TASKS = ['cube-double-play-singletask-task2-v0', 'cube-triple-play-singletask-task2-v0']
 STEPS = ('--offline_steps=100', '--online_steps=300')
+ROBOMIMIC = ['lift-mh-low_dim', 'square-mh-low_dim', 'can-mh-low_dim']
 DOUBLE = [f'cube-double-play-singletask-task{i}-v0' for i in (2, 3, 4)]
 IDENTITIES = {
     (cell.name, cell.task): cell.config.identity
@@ -88,7 +91,9 @@ def test_results_of_other_settings_are_not_those_of_a_plan():
 
 
 def test_cells_say_what_is_missing(plan):
-    text = tables.markdown(make_table(plan, seeds_of(plan, ROWS)))
+    (grid,) = tables.grids(make_table(plan, seeds_of(plan, ROWS)), '{}', tables.MARKDOWN)
+    text = tables.markdown(grid)
+    assert text.rstrip().endswith('over 3 seeds; cells with fewer say so.')
     line = next(x for x in text.splitlines() if x.startswith(f'| {TASKS[1]}'))
     cells = [cell.strip() for cell in line.split('|')[2:-1]]
     assert cells[0].startswith('(paper ')  # nothing of ours
@@ -99,37 +104,67 @@ def test_cells_say_what_is_missing(plan):
 def test_the_published_number_is_beside_ours_and_judged(plan):
     number = make_table(plan, seeds_of(plan, ROWS)).lines['online'][TASKS[0]]['DFP']
     assert number.published is not None
-    inside = dataclasses.replace(number, published=(98.0, 1.0))
-    outside = dataclasses.replace(number, published=(80.0, 1.0))
+    inside = dataclasses.replace(number, published=Published(98.0, 1.0))
+    outside = dataclasses.replace(number, published=Published(80.0, 1.0))
     alone = dataclasses.replace(number, values=(98.0,))
     assert [tables.agrees(n) for n in (inside, outside, alone)] == [' ✓', ' ✗', '']
+
+
+def test_numbers_that_the_paper_contradicts_are_not_judged():
+    """Table 6, offline, square and can, of both DFP methods."""
+    plan = make_plan('6', methods=['MVP', 'DFP w/o top-K', 'DFP'], tasks=ROBOMIMIC, flags=STEPS)
+    offline = {
+        cell: [Seed(i, {100: success}, {}) for i, success in enumerate((50, 52))]
+        for cell in plan.cells
+    }
+    lines = make_table(plan, offline).lines['offline']
+    judged = {
+        (task, row)
+        for task in ROBOMIMIC
+        for row, number in lines[task].items()
+        if number.published and tables.agrees(number)
+    }
+    assert judged == {(task, 'MVP') for task in ROBOMIMIC} | {
+        (ROBOMIMIC[0], row) for row in ('DFP w/o top-K', 'DFP')
+    }
+    assert lines[ROBOMIMIC[1]]['DFP'].published[:2] == (77.6, 6.9)
 
 
 def test_best_is_bold_and_second_underlined_also_when_tied():
     means = {'a': 90.04, 'b': 90.0, 'c': 80.0, 'd': 70.0}
     entries = {name: tables.Number((mean,), 1) for name, mean in means.items()}
     entries['e'] = tables.Number((), 1)
-    assert tables.ranks(entries | {'f': None}) == {'a': 1, 'b': 1, 'c': 2}
+    assert tables.ranks(entries) == {'a': 1, 'b': 1, 'c': 2}
 
 
-def test_latex_and_csv_have_the_same_numbers(plan):
-    table = make_table(plan, seeds_of(plan, ROWS))
-    text = tables.latex(table)
-    assert r'$\mathbf{98.0 \pm 2.0}$' in text
-    assert r'$\underline{40.0 \pm 0.0}$\,[1/3]' in text
-    rows = list(csv.DictReader(io.StringIO(tables.as_csv(table))))
-    (row,) = (r for r in rows if r['task'] == TASKS[0] and r['method'] == 'DFP')
+def test_latex_has_the_same_numbers_the_published_ones_and_the_marks(plan):
+    (grid,) = tables.grids(make_table(plan, seeds_of(plan, ROWS)), '{}', tables.LATEX)
+    text = tables.latex(grid)
+    assert r'\textbf{98.0 $\pm$ 2.0}\\ {\scriptsize (paper ' in text
+    assert r' $\times$)}' in text
+    assert rf'{TASKS[1]} & {{\scriptsize (paper ' in text  # nothing of ours
+    assert r'\underline{40.0 $\pm$ 0.0} [1 of 3 seeds]' in text
+    assert r'$\pm$ is the standard deviation (n - 1) over 3 seeds; cells with fewer' in text
+    assert tables.escaped(r'\textbf{a_b} ✓') == r'\textbf{a\_b} $\checkmark$'
+
+
+def test_csv_has_all_that_the_tables_have(plan):
+    seeds = seeds_of(plan, ROWS)
+    final, steady = make_table(plan, seeds), make_table(plan, seeds, last=3)
+    text = tables.as_csv(final, steady, speeds_of(plan, seeds))
+    rows = {(row['task'], row['method']): row for row in csv.DictReader(io.StringIO(text))}
+    assert len(rows) == 3 * 3  # with the average
+    row = rows[TASKS[0], 'DFP']
     assert (row['mean'], row['std'], row['seeds']) == ('98.00', '2.00', '3')
+    assert (row['last3_mean'], row['last3_std']) == ('82.11', '3.98')
+    assert (row['steps_to_95'], row['seeds_to_95']) == ('300.0', '3')
+    assert (rows[TASKS[0], 'MVP']['steps_to_95'], rows[TASKS[0], 'MVP']['seeds_to_95']) == ('', '0')
+    assert rows[TASKS[1], 'QC-BFN']['mean'] == rows['average', 'DFP']['seeds_to_95'] == ''
 
 
 def test_steps_to_95_percent_are_the_median_of_those_that_got_there(plan):
-    text = speed_markdown(plan, seeds_of(plan, ROWS))
-    line = next(x for x in text.splitlines() if x.startswith(f'| {TASKS[0]}'))
-    assert [cell.strip() for cell in line.split('|')[2:-1]] == [
-        '(0 of 3)',
-        '(0 of 3)',
-        '300 (3 of 3)',
-    ]
+    grid = speed_grid(plan, speeds_of(plan, seeds_of(plan, ROWS)))
+    assert grid.lines[TASKS[0]] == ['(0 of 3)', '(0 of 3)', '300 (3 of 3)']
 
 
 def test_groups_are_means_of_their_tasks():
@@ -140,6 +175,7 @@ def test_groups_are_means_of_their_tasks():
     lines = make_table(plan, seeds_of(plan, rows)).lines['online']
     assert lines['cube-double']['K=1'].values == (30, 33)
     assert lines['cube-double']['K=4'].values == ()
+    assert speeds_of(plan, seeds_of(plan, rows))['cube-double']['K=1'] == [None] * 6
     assert lines['cube-double']['K=1'].published is not None
 
 
@@ -227,9 +263,16 @@ def test_a_report_has_tables_curves_and_a_page(plan, tmp_path):
     assert all(path.stat().st_size > 200 for path in paths)
     text = next(path for path in paths if path.suffix == '.html').read_text()
     assert 'http' not in text.partition('<script')[0]
-    for part in ('98.0 ± 2.0', '1 of 3 seeds', '2.00', '12345678', 'a machine', '--method=DFP'):
+    for part in ('12345678', 'a machine', '--method=DFP'):
         assert part in text
-    assert 'contradicts itself' in next(p for p in paths if p.suffix == '.md').read_text()
+    latex = next(path for path in paths if path.suffix == '.tex').read_text()
+    markdown = next(path for path in paths if path.suffix == '.md').read_text()
+    for words in ('contradicts itself', 'DFP and DFP w/o top-K', '1 of 3 seeds', '300 (3 of 3)'):
+        assert words in text
+        assert words in latex
+        assert words in markdown
+    for each in (text, latex.replace(r'$\pm$', '±'), markdown):
+        assert each.count('82.1 ± 4.0') == 1  # of the last three
 
 
 def test_a_report_of_nothing_is_a_report(plan, tmp_path):
