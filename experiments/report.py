@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from absl.flags import FlagValues
 
+from experiments.methods import expand_method
 from experiments.plans import Cell, Plan
 from reports import aggregates, page, panels, tables
 from reports.panels import Curve
@@ -213,7 +215,7 @@ def published_curves() -> dict[tuple[str, str], list[tuple[str, np.ndarray]]]:
 
 
 def how(plan: Plan, rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Returns hours, commits, devices and flags of each row of a plan."""
+    """Returns hours, commits, versions and devices of each row of a plan."""
     found = []
     for row in plan.rows:
         cells = [cell for cell in plan.cells if cell.row == row]
@@ -229,11 +231,25 @@ def how(plan: Plan, rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
                 'method': row,
                 'hours of a run, median': hours,
                 'commit': ', '.join(sorted({(r['commit'] or '')[:8] for r in mine})),
+                'versions': ' or '.join(sorted({r['versions'] for r in mine} - {''})),
                 'device': ', '.join(sorted({r['device'] for r in mine})),
-                'flags': ' '.join(cells[0].arguments),
             }
         )
     return found
+
+
+def settings_of(plan: Plan) -> list[dict[str, str]]:
+    """Returns the flags of each row and the tasks that share them, flag files and methods read."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for cell in sorted(plan.cells, key=lambda cell: plan.rows.index(cell.row)):
+        argv = FlagValues().read_flags_from_files(['main.py', *cell.arguments])
+        given = expand_method(argv, cell.task)[1:]
+        text = ' '.join(flag for flag in given if not flag.startswith('--env_name='))
+        found.setdefault((cell.row, text), []).append(panels.short(cell.task))
+    return [
+        {'method': row, 'tasks': ', '.join(tasks), 'flags': text}
+        for (row, text), tasks in found.items()
+    ]
 
 
 def write(
@@ -292,7 +308,7 @@ def write(
     paths[-1].write_text(
         page.html(
             plan.title, notes, grids(page.MARKUP), page.curves(plan.rows, plan.tasks, curves),
-            {'How': how(plan, rows)},
+            {'How': how(plan, rows), 'Settings': settings_of(plan)},
         )
     )  # fmt: skip
     return paths

@@ -20,6 +20,8 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem
 table { border-collapse: collapse; margin: 1rem 0; font-size: 14px; }
 th, td { border-bottom: 1px solid #ddd; padding: .3rem .7rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
+.about th, .about td { text-align: left; vertical-align: top; }
+.about span { white-space: nowrap; }
 .paper { color: #777; display: block; font-size: 12px; }
 .missing { color: #a60; display: block; font-size: 12px; }
 .note { background: #f4f4f4; padding: .6rem 1rem; }
@@ -119,8 +121,14 @@ def _shade(curves: Mapping) -> list[dict]:
 
 
 def _about(rows: Sequence[Mapping[str, str]]) -> str:
-    lines = ['<table><tr>', *(f'<th>{markup.escape(name)}</th>' for name in rows[0]), '</tr>']
+    names = ''.join(f'<th>{markup.escape(name)}</th>' for name in rows[0])
+    lines = [f'<table class="about"><tr>{names}</tr>']
     for row in rows:
-        cells = ''.join(f'<td>{markup.escape(text)}</td>' for text in row.values())
+        cells = ''.join(f'<td>{_words(text)}</td>' for text in row.values())
         lines.append(f'<tr>{cells}</tr>')
     return ''.join([*lines, '</table>'])
+
+
+def _words(text: str) -> str:
+    """Returns a text whose lines end between words, not after the hyphens of a flag."""
+    return ' '.join(f'<span>{markup.escape(word)}</span>' for word in text.split(' '))

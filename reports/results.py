@@ -1,7 +1,8 @@
 """What runs came to, as one CSV file: gathered from their folders, read by tables and curves.
 
 Columns: method, task, seed, phase, step, success, return, length, seconds, identity, commit,
-device. `method` is the cell's name, such as 'DFP' or 'DFP top_k=1'; success is a fraction.
+device, versions. `method` is the cell's name, such as 'DFP' or 'DFP top_k=1'; success is a
+fraction. Older files have no versions.
 """
 
 import csv
@@ -15,7 +16,7 @@ from utils.errors import UserError
 
 COLUMNS = (
     *('method', 'task', 'seed', 'phase', 'step', 'success', 'return', 'length', 'seconds'),
-    *('identity', 'commit', 'device'),
+    *('identity', 'commit', 'device', 'versions'),
 )
 KEY = ('method', 'task', 'seed')
 
@@ -39,12 +40,21 @@ def rows_of(method: str, task: str, folder: pathlib.Path) -> list[dict[str, Any]
         'identity': written['identity'],
         'commit': written['versions'].get('commit'),
         'device': written['machine']['device'],
+        'versions': _versions(written),
     }
     names = ('seed', 'phase', 'step', 'success', 'return', 'length', 'seconds')
     return [
         {'method': method, 'task': task} | {name: row[name] for name in names} | about
         for row in table
     ]
+
+
+def _versions(written: Mapping[str, Mapping[str, str]]) -> str:
+    """Returns those that decide a result most: 'jax 0.10.2; mujoco 3.8.1; python 3.11.7'."""
+    packages, machine = written['versions'], written['machine']
+    found = [(name, packages.get(name)) for name in ('jax', 'mujoco')]
+    found.append(('python', machine.get('python')))
+    return '; '.join(f'{name} {version}' for name, version in found if version)
 
 
 def merge(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -85,7 +95,7 @@ def read(path: pathlib.Path) -> list[dict[str, str]]:
     """
     if not path.exists():
         return []
-    rows = read_table(path)
+    rows = [row | {'versions': row.get('versions', '')} for row in read_table(path)]
     if rows and (missing := [name for name in COLUMNS if name not in rows[0]]):
         raise UserError(f'{path}: has no column {missing[0]}; gather makes such files')
     return rows

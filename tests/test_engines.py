@@ -77,6 +77,7 @@ def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
 
     rows = [row for cell in plan.runs for row in progress.results_of(cell)]
     path = tmp_path / 'results.csv'
+    assert all(re.match(r'jax [\d.]+; mujoco [\d.]+; python 3', row['versions']) for row in rows)
     assert results.merge(path, rows) == results.merge(path, rows) == len(rows)
     seeds = results.by_seed(results.read(path))
     assert set(seeds) == {

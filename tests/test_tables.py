@@ -17,6 +17,7 @@ from experiments.report import (
     published_curves,
     scores_of,
     seeds_of,
+    settings_of,
     speed_grid,
     speeds_of,
     write,
@@ -41,7 +42,8 @@ def rows_of(method, task, offline, online):
     """Rows of results: successes in % of each seed at the end of the offline phase; online, lists
     of three evaluations."""
     about = {'return': 0, 'length': 0, 'seconds': 7200, 'commit': '1234567890',
-             'identity': IDENTITIES[method, task], 'device': 'a machine'}  # fmt: skip
+             'identity': IDENTITIES[method, task], 'device': 'a machine',
+             'versions': f'jax 0.{1 + (task == TASKS[1])}'}  # fmt: skip
     rows = []
     for seed, (end, later) in enumerate(zip(offline, online, strict=True)):
         points = [('offline', 100, end)]
@@ -263,8 +265,9 @@ def test_a_report_has_tables_curves_and_a_page(plan, tmp_path):
     assert all(path.stat().st_size > 200 for path in paths)
     text = next(path for path in paths if path.suffix == '.html').read_text()
     assert 'http' not in text.partition('<script')[0]
-    for part in ('12345678', 'a machine', '--method=DFP'):
-        assert part in text
+    told = text.replace('<span>', '').replace('</span>', '')
+    for part in ('12345678', 'a machine', 'jax 0.1 or jax 0.2', '--start_training=5000'):
+        assert part in told
     latex = next(path for path in paths if path.suffix == '.tex').read_text()
     markdown = next(path for path in paths if path.suffix == '.md').read_text()
     for words in ('contradicts itself', 'DFP and DFP w/o top-K', '1 of 3 seeds', '300 (3 of 3)'):
@@ -273,6 +276,19 @@ def test_a_report_has_tables_curves_and_a_page(plan, tmp_path):
         assert words in markdown
     for each in (text, latex.replace(r'$\pm$', '±'), markdown):
         assert each.count('82.1 ± 4.0') == 1  # of the last three
+
+
+def test_settings_are_those_of_each_kind_of_task_with_flag_files_and_methods_read():
+    tasks = [ROBOMIMIC[0], ROBOMIMIC[2], TASKS[0]]
+    plan = make_plan('1', methods=['BFN', 'DFP'], tasks=tasks, flags=STEPS)
+    found = {(each['method'], each['tasks']): each['flags'] for each in settings_of(plan)}
+    robomimic, cube = 'lift-mh, can-mh', 'cube-double task 2'
+    assert list(found) == [('BFN', f'{robomimic}, {cube}'), ('DFP', robomimic), ('DFP', cube)]
+    assert '--agent.top_k=2' in found['DFP', robomimic]
+    for flags in found.values():
+        assert '--start_training=5000' in flags  # experiments/paper.flags
+        assert flags.endswith('--offline_steps=100 --online_steps=300')
+        assert '--flagfile' not in flags
 
 
 def test_a_report_of_nothing_is_a_report(plan, tmp_path):
@@ -290,6 +306,17 @@ def test_a_newer_run_takes_the_place_of_an_older_one_whole(tmp_path):
     seed, *others = by_seed(read(path))['DFP', TASKS[0], IDENTITIES['DFP', TASKS[0]]]
     assert (seed.offline, seed.online) == ({100: 50}, {100: 70})
     assert [each.online[300] for each in others] == [98, 100]
+
+
+def test_a_file_without_versions_is_read_and_goes_on_with_them(tmp_path):
+    path = tmp_path / 'results.csv'
+    merge(path, ROWS[:4])
+    old = [line.rpartition(',')[0] for line in path.read_text().splitlines()]
+    path.write_text('\n'.join([*old, '']))
+    assert [row['versions'] for row in read(path)] == [''] * 4
+    merge(path, [ROWS[-1]])
+    assert [row['versions'] for row in read(path)] == [*[''] * 4, 'jax 0.1']
+    assert tuple(read(path)[0]) == COLUMNS
 
 
 def test_other_files_are_refused_as_results(tmp_path):
