@@ -1,4 +1,7 @@
-"""The page of a report in a real browser: it draws, its menu and legend work, and it is silent."""
+"""The page of a report in a real browser: it draws, its menu and legend work, and it is silent.
+
+python -m pip install -r tests/requirements-page.txt
+"""
 
 import shutil
 
@@ -10,9 +13,9 @@ from experiments.report import write
 browser = next(filter(None, map(shutil.which, ('chromium', 'google-chrome', 'chrome'))), None)
 
 
-@pytest.mark.skipif(browser is None, reason='there is no Chromium')
+@pytest.mark.skipif(browser is None, reason='there is no Chromium, see requirements-page.txt')
 def test_a_reader_chooses_task_and_methods(plan, tmp_path):  # noqa: F811
-    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    api = pytest.importorskip('playwright.sync_api', reason='see tests/requirements-page.txt')
     paths = write(plan, ROWS, tmp_path, with_published=False)
     (path,) = (path for path in paths if path.suffix == '.html')
     errors = []
@@ -30,6 +33,7 @@ def test_a_reader_chooses_task_and_methods(plan, tmp_path):  # noqa: F811
             return page.evaluate(script)
 
         before = shown()
+        page.screenshot(path=tmp_path / 'page.png', full_page=True)  # for people
         page.locator('.updatemenu-header').click()
         page.locator('.updatemenu-dropdown-button', has_text=TASKS[1]).click()
         page.wait_for_timeout(500)
