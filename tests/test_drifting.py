@@ -280,6 +280,23 @@ def test_mean_loss_is_one_with_one_temperature(seed, temperature):
     assert np.all(info['force'] > 1e-8)
 
 
+def test_normalized_field_keeps_its_length_between_equal_sets():
+    sets = (normal(0, 5, 8, 3),) * 2
+    field, _, _ = jitted_normalized_field(*sets, temperatures=(0.1,))
+    np.testing.assert_allclose(np.mean(field**2), 1.0, rtol=1e-4)
+
+
+def test_the_raw_force_falls_with_the_temperature_to_a_floor():
+    """An affinity is never below 1e-3, so it does not reach 0."""
+    sets = normal(0, 64, 8, 25), normal(1, 64, 1, 25)
+    temperatures = 0.1, 1e-3, 1e-6, 1e-8
+    force = jitted_normalized_field(*sets, temperatures=temperatures)[2]['force']
+    assert force[0] > 3e-3
+    assert force[1] < force[0] / 10
+    np.testing.assert_allclose(force[2], force[3], rtol=1e-3)
+    assert 1e-6 < force[2] < 1e-5
+
+
 def test_normalized_loss_only_moves_the_particles_and_by_their_field():
     sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
     weights = {'weight_positives': normal(3, 5, 2) ** 2, 'weight_negatives': normal(4, 5, 4) ** 2}

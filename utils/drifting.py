@@ -2,14 +2,15 @@
 
 A field V attracts generated particles x to positives (samples of the target p) and repels them from
 negatives (samples of the model q). A generator is trained by regression of its particles on their
-own drifted positions, ||x - sg(x + V(x))||^2. V is zero when the two sets of samples are the same.
+own drifted positions, ||x - sg(x + V(x))||^2.
 
 Two fields are here:
 
 - `drifting_field` and `drifting_loss`: the field of the papers, a difference of two mean shifts,
-  written for one state. The theory is about this one.
+  written for one state. The theory is about this one. It is zero when the two sets are the same.
 - `normalized_field` and `normalized_drifting_loss`: the field that agents train with, written for
-  a batch of states. It adapts to the scale of the data and sums several temperatures.
+  a batch of states. It adapts to the scale of the data and sums several temperatures. Each of
+  them adds a field whose root mean square over the batch is 1, also when the two sets are the same.
 
 Shapes: B states, each with G generated particles, P positives and M negatives in D dimensions.
 
