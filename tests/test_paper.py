@@ -270,7 +270,7 @@ def test_every_method_learns_and_acts(env_name, method):
 def readme_commands():
     """The command lines of the README's table of rows, as its shell would run them."""
     section = (ROOT / 'README.md').read_text().partition("### The paper's rows\n")[2]
-    section = section.partition('\n**Seeds.**')[0]
+    section = section.partition('\n### Whole tables')[0]
     definitions = section.split('```\n')[1].replace('.venv/bin/python', 'echo')
     cells = [row.split('|')[3:5] for row in section.splitlines() if row.startswith('|')]
     commands = [command for row in cells for cell in row for command in re.findall('`(.*)`', cell)]
