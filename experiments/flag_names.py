@@ -1,6 +1,6 @@
 """Flags of FQL, QC and what descends from them that have another name here, or none.
 
-Flags that are spelled the same need no entry. The README has this table;
+Flags that are spelled the same need no entry. docs/flags.md has this table;
 `python -m experiments.flag_names` prints it.
 """
 
