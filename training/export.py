@@ -1,7 +1,10 @@
 """Exports a policy to a robot: programs that hold its parameters, and what a robot must know.
 
 A program takes its noise as an input, so the robot decides about randomness. Standard normal noise
-gives what the agent does; the same noise gives the same actions, bit for bit on a CPU.
+gives what the agent does, and the same noise the same actions. On a CPU these are equal bit for bit
+to the agent's own `generate` and `choose`, compiled, but for BFN's with bfloat16 scores, whose last
+bit may differ (tests/test_export.py; XLA does not promise it). `sample_actions` draws its noise
+inside its program. So its last bit may differ, for BFN and MVP.
 
     policy(observation [b, d_s], noise [b, h, d_a]) -> chunk [b, h, d_a]
     best_of_n(observation [b, d_s], noises [b, n, h, d_a]) -> chunk [b, h, d_a], value [b]
