@@ -1,9 +1,13 @@
-"""What the documents promise: their code runs, their links and files exist."""
+"""What the documents promise: their code and commands run, their links and files exist."""
 
 import dataclasses
+import functools
 import importlib.util
+import json
 import pathlib
 import re
+import shlex
+import subprocess
 import sys
 
 import jax
@@ -13,6 +17,10 @@ from small_agents import ACTION_DIM, HORIZON, OBSERVATION_DIM, make_batch
 from small_runs import AGENT, make_config, read_table
 
 import agents
+from experiments import methods
+from experiments.command_line import HELP
+from experiments.flag_names import OTHER_NAMES
+from experiments.run_flags import parse
 from training import train
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -29,11 +37,15 @@ DOCUMENTS = [
 ]
 
 
+def python_blocks(path):
+    """The Python code in a document."""
+    return re.findall(r'^```python\n(.*?)^```', (ROOT / path).read_text(), re.DOTALL | re.MULTILINE)
+
+
 @pytest.fixture
 def example(tmp_path, monkeypatch):
     """The agent of docs/extending.md, as a module that is registered."""
-    text = (ROOT / 'docs' / 'extending.md').read_text()
-    code = re.findall(r'```python\n(.*?)```', text, re.DOTALL)[0]
+    code = python_blocks('docs/extending.md')[0]
     assert len(code.splitlines()) <= 60
     path = tmp_path / 'drift_q.py'
     path.write_text(code)
@@ -71,6 +83,121 @@ def test_the_agent_of_the_document_climbs_q_unless_it_is_held_to_the_data(exampl
     assert gained[0.0] > gained[100.0] + 0.1
     with pytest.raises(ValueError, match=r'--agent\.alpha=-1'):
         make(example, alpha=-1.0)
+
+
+def test_the_suite_of_the_document_trains_in_both_phases(tmp_path, monkeypatch):
+    (code,) = (code for code in python_blocks('docs/extending.md') if 'my_module' in code)
+    (tmp_path / 'my_module.py').write_text(code)
+    monkeypatch.chdir(tmp_path)  # where it looks for its data
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, 'my_module', None)
+    del sys.modules['my_module']  # it is new, and forgotten afterwards
+    rng = np.random.default_rng(0)
+    np.savez(
+        'car-data.npz',
+        observations=rng.normal(size=(40, 2)),
+        actions=rng.uniform(-1, 1, (40, 1)),
+        rewards=np.zeros(40),
+        terminals=np.arange(40) % 20 == 19,
+    )
+    config = make_config(
+        tmp_path, suite='my_module:suite', env_name='car-v0', env_options={}, eval_interval=0,
+        eval_episodes=1, eval_envs=1,
+    )  # fmt: skip
+    (score,) = train(config, show_progress=False).scores
+    assert score['length'] > 1
+
+
+def test_the_readmes_python_trains_and_acts(tmp_path, monkeypatch, capsys):
+    """The run that it makes can start; a small one takes its place."""
+
+    def make_small(*arguments, **settings):
+        run_config(*arguments, **settings, save_dir=str(tmp_path / 'exp')).check()
+        return make_config(tmp_path, seed=settings['seed'])
+
+    run_config = methods.run_config
+    monkeypatch.setattr(methods, 'run_config', make_small)
+    (code,) = python_blocks('README.md')
+    names = {}
+    exec(code, names)
+    assert names['chunk'].shape == (3, 1)
+    assert np.abs(names['chunk']).max() <= 1
+    printed = capsys.readouterr().out
+    assert re.search(r"^eval online 60 \[\{.*'success'", printed, re.MULTILINE)
+
+
+# ---- commands -----------------------------------------------------------------------------------
+
+PROGRAMS = r'(?:main|evaluate|export|reproduce)\.py'
+MODULES = r'(?:envs|reports|benchmarks|examples|experiments|tests)\b[\w.]*'
+WITH_COMMANDS = [path for path in DOCUMENTS if path.name not in ('CHANGELOG.md', 'RESULTS.md')]
+
+
+def code_of(text):
+    """The lines of a document's blocks of code, Python left out, and its code between words."""
+    blocks = re.findall(r'^```(\w*)\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+    text = re.sub(r'^```.*?^```', '', text, flags=re.DOTALL | re.MULTILINE)
+    shell = [code for language, code in blocks if language in ('', 'bash')]
+    shell += re.findall(r'(?:^ {4}.*\n)+', text, re.MULTILINE)
+    lines = [line for code in shell for line in code.replace('\\\n', ' ').splitlines()]
+    return lines, [' '.join(code.split()) for code in re.findall('`([^`]+)`', text)]
+
+
+def commands_of(text):
+    """Program or module, and arguments, of each command of ours in a document."""
+    lines, phrases = code_of(text)
+    for line in [*lines, *phrases]:
+        found = re.search(rf'(?<![\w./])({PROGRAMS}|-m {MODULES})(?=\s|$)(.*)', line)
+        if found:
+            arguments = re.split(r'\s(?:[#>|;]|&&|--)(?:\s|$)|;', found[2])[0]
+            yield found[1].removeprefix('-m '), arguments.strip()
+
+
+def names_of(arguments):
+    """The names of flags in a command line."""
+    return re.findall(r'(?<!\S)--?([a-z][\w.]*)', arguments)
+
+
+@functools.cache
+def known_flags():
+    """The flags of each program and module that a document names."""
+    programs = {name for path in WITH_COMMANDS for name, _ in commands_of(path.read_text())}
+    programs -= {'examples.run_exported', 'experiments.flag_names'}  # these have none
+    command = [sys.executable, str(ROOT / 'tests' / 'program_flags.py'), *sorted(programs)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    known = {name: set(flags) for name, flags in json.loads(done.stdout).items()}
+    absl = {'help', 'flagfile'}
+    settings = {f'agent.{name}' for agent in agents.agents for name in agents.get_config(agent)}
+    known['main.py'] |= settings
+    known['reproduce.py'] |= known['main.py']
+    return {name: flags | absl for name, flags in known.items()}
+
+
+@pytest.mark.parametrize('document', WITH_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_a_document_have_programs_and_flags_that_there_are(document):
+    for program, arguments in commands_of(document.read_text()):
+        place = ROOT / (program if program.endswith('.py') else program.replace('.', '/'))
+        assert place.is_file() or place.is_dir() or place.with_suffix('.py').is_file(), program
+        for name in names_of(arguments):
+            known = known_flags().get(program, set())
+            assert {name, name.removeprefix('no')} & known, f'{program} {arguments}'
+        is_users = re.search(r'[<{$…]|my_module|drift_q', arguments)
+        if program == 'main.py' and '--' in arguments and not is_users:
+            argv = [argument for argument in shlex.split(arguments) if argument not in HELP]
+            parse([program, *argv])
+
+
+@pytest.mark.parametrize('document', WITH_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_flags_that_a_document_names_by_themselves_are_of_some_program(document):
+    known = set().union(*known_flags().values(), OTHER_NAMES)
+    for code in code_of(document.read_text())[1]:
+        for name in names_of(code) if code.startswith('--') and '<name>' not in code else ():
+            is_lerobots = name.startswith('policy.')
+            assert is_lerobots or {name, name.removeprefix('no')} & known, code
+
+
+# ---- links --------------------------------------------------------------------------------------
 
 
 def anchors(document):
