@@ -1,6 +1,7 @@
 """The rows of the paper: their published settings, and that each runs on each of its tasks."""
 
 import csv
+import dataclasses
 import functools
 import pathlib
 import re
@@ -13,8 +14,11 @@ import optax
 import pytest
 
 from agents import make_agent
-from benchmarks.common import describe, make_rows
-from experiments.methods import METHODS, expand_method, run_config
+from benchmarks.common import describe
+from envs import find_task, make_dataset, make_env
+from envs.episodes import ActionChunks
+from experiments.methods import METHODS, run_config
+from experiments.run_flags import parse
 from utils.networks import MLP
 from utils.replay import Replay, Rows
 
@@ -179,89 +183,82 @@ def test_the_settings_of_tables_3_and_4_are_runs_of_their_own(name, values):
 
 # ---- every method on every task -----------------------------------------------------------------
 
-# Sizes of observations and actions of one task for each suite and kind of task.
-SIZES = {
-    'cube-double-play-singletask-task2-v0': (37, 5),
-    'can-mh-low_dim': (23, 7),
-    'scene-play-singletask-task2-v0': (40, 5),
-}
 TINY = {'batch_size': 4, 'actor_hidden_dims': (8,), 'critic_hidden_dims': (8,)}
+PLAYED = [CUBES[0], 'lift-scripted-low_dim']  # of each suite a task whose data can be made here
+
+
+def directory_of_data(env_name, directory):
+    """The option of a task's suite that says where data is."""
+    return {f'{find_task(env_name).suite.name}_dataset_dir': str(directory)}
+
+
+@functools.cache
+def sizes_of(env_name):
+    """The sizes of observations and actions in the environment itself."""
+    env = make_env(env_name, **directory_of_data(env_name, '/nowhere'))
+    sizes = env.observation_space.shape[0], env.action_space.shape[0]
+    env.close()
+    return sizes
+
+
+def agent_of(config):
+    """The agent of a run in its last phase."""
+    agent = make_agent(describe(config, *sizes_of(config.env_name)), seed=0)
+    return agent.begin_online() if config.online_steps else agent
 
 
 @pytest.mark.parametrize('env_name', dict.fromkeys(CUBES + ROBOMIMIC + OFFLINE))
 def test_every_method_is_a_run_that_can_start_on_every_task(env_name, tmp_path):
+    observation, rng = jnp.zeros(sizes_of(env_name)[0]), jax.random.PRNGKey(0)
     for method in METHODS:
-        run_config(method, env_name, save_dir=str(tmp_path)).check()
-        argv = expand_method(['main.py', f'--method={method}', f'--env_name={env_name}'], '')
-        assert argv[1] == f'--method={method}'
+        config = parse(['main.py', f'--method={method}', f'--env_name={env_name}'])
+        assert config == run_config(method, env_name)
+        dataclasses.replace(config, save_dir=str(tmp_path)).check()
+        agent = jax.eval_shape(functools.partial(agent_of, config))
+        chunk = jax.eval_shape(type(agent).sample_actions, agent, observation, rng)
+        assert chunk.shape == (config.horizon_length, sizes_of(env_name)[1])
 
 
-def tiny_run(method, env_name):
-    """A method's run on a task with tiny networks, and a function that makes its agent."""
-    few_steps = {'flow_steps': 2} if 'flow_steps' in run_config(method, env_name).agent else {}
-    config = run_config(method, env_name, TINY | few_steps)
-
-    def make():
-        agent = make_agent(describe(config, *SIZES[env_name]), seed=0)
-        return agent.begin_online() if config.online_steps else agent
-
-    return config, make
-
-
-@functools.cache
-def batch_of(env_name, horizon):
-    """A batch of generated rows."""
-    data = Rows.from_dataset(make_rows(*SIZES[env_name], episodes=1))
-    sample = jax.jit(Replay.create(data, 1100).sample, static_argnums=(2, 3))
-    return sample(data, jax.random.PRNGKey(0), TINY['batch_size'], horizon, 0.99)
+@pytest.fixture(scope='module', params=PLAYED)
+def played(request, tmp_path_factory):
+    """The name of a task, its environment, and an episode of its script as data."""
+    task, directory = find_task(request.param), tmp_path_factory.mktemp('data')
+    path = directory / f'{task.dataset}{task.suite.file_suffix}'
+    episode = task.suite.make_script(task.dataset).play((0, 0))
+    task.suite.write_episodes(path, task.dataset, [episode])
+    options = directory_of_data(request.param, directory)
+    rows = make_dataset(task, **options).load(0)
+    return request.param, make_env(task, **options), Rows.from_dataset(rows)
 
 
-def learn_and_act(agent, batch):
+def learn_and_act(agent, batch, observation):
     """What three updates log, and a chunk."""
     agent, infos = jax.lax.scan(lambda agent, _: agent.update(batch), agent, length=3)
-    policy = agent.exploration_policy()
-    return infos, policy.sample_actions(batch['observations'][0], agent.rng)
+    return infos, agent.exploration_policy().sample_actions(observation, agent.rng)
 
 
-def stand_in(shapes):
-    """An agent of given shapes, with parameters drawn here; its own take a second to compile."""
-    rng = np.random.default_rng(0)
-    params, target_critic = jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype),
-        (shapes.params, shapes.target_critic),
-    )
-    rest = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    old = {'old_actor': params['actor']} if hasattr(shapes, 'old_actor') else {}
-    return rest.replace(params=params, target_critic=target_critic, **old)
+sample = jax.jit(Replay.sample, static_argnums=(3, 4))
 
 
 @pytest.mark.parametrize('method', METHODS)
-@pytest.mark.parametrize('env_name', list(SIZES)[1:])  # the first one's programs run below
-def test_every_method_has_a_program_for_the_sizes_of_a_task(env_name, method):
-    config, make = tiny_run(method, env_name)
-    agent, batch = jax.eval_shape(make), batch_of(env_name, config.horizon_length)
-    _, chunk = jax.eval_shape(learn_and_act, agent, batch)
-    assert chunk.shape == (config.horizon_length, SIZES[env_name][1])
-
-
-@pytest.mark.parametrize(
-    ('env_name', 'method'),
-    [
-        *((CUBES[0], method) for method in METHODS),
-        # those with settings of their own there
-        ('can-mh-low_dim', 'DFP'),
-        ('scene-play-singletask-task2-v0', 'DFP-offline'),
-    ],
-)
-def test_every_method_learns_and_acts(env_name, method):
-    config, make = tiny_run(method, env_name)
-    agent, batch = stand_in(jax.eval_shape(make)), batch_of(env_name, config.horizon_length)
-    lowered = jax.jit(learn_and_act).lower(agent, batch)
+def test_every_method_learns_from_data_and_plays_a_chunk(played, method):
+    env_name, env, data = played
+    few_steps = {'flow_steps': 2} if 'flow_steps' in run_config(method, env_name).agent else {}
+    config = run_config(method, env_name, TINY | few_steps)
+    agent, env = agent_of(config), ActionChunks(env, config.horizon_length)
+    replay = Replay.create(data, data.num_starts + 100)
+    rng, size = jax.random.PRNGKey(0), TINY['batch_size']
+    batch = sample(replay, data, rng, size, config.horizon_length, config.discount)
+    observation, _ = env.reset(seed=0)
+    lowered = jax.jit(learn_and_act).lower(agent, batch, observation)
     # It runs once, so there is no need to compile it well.
-    infos, chunk = lowered.compile({'xla_backend_optimization_level': 0})(agent, batch)
+    compiled = lowered.compile({'xla_backend_optimization_level': 0})
+    infos, chunk = compiled(agent, batch, observation)
     assert all(np.isfinite(values).all() for values in infos.values())
-    assert np.isfinite(chunk).all()
-    assert (np.abs(chunk) <= 1).all()
+    transitions = env.step(np.asarray(chunk))[-1]['transitions']
+    assert transitions['length'] == config.horizon_length
+    np.testing.assert_array_equal(transitions['actions'], chunk)
+    assert np.isfinite(transitions['next_observation']).all()
 
 
 # ---- the commands in the README -----------------------------------------------------------------
