@@ -230,14 +230,16 @@ def test_scripts_solve_their_tasks(task, scripted):
     assert np.abs(episode['actions'][:-1]).max() <= 1
 
 
-def test_actions_depend_on_what_is_observed_alone(scripted):
+@pytest.mark.parametrize('task', LIMITS)
+def test_actions_depend_on_what_is_observed_alone(task, scripted):
     """Given the observations of a demonstration, a script without simulator acts the same."""
     seed = (3, 1)
-    episode = scripted('lift').play(seed)
+    episode = scripted(task).play(seed)
     rng = np.random.default_rng(np.random.SeedSequence(seed).generate_state(2)[1])
-    arm = scripts.Arm(parse('lift-scripted-low_dim'), rng, episode['observations'][0])
+    arm = scripts.Arm(parse(f'{task}-scripted-low_dim'), rng, episode['observations'][0])
     again = []
-    for action, seen in zip(scripts.lift(arm), episode['observations'][1:], strict=False):
+    plan = scripts.PLANS[task](arm)
+    for action, seen in zip(plan, episode['observations'][1:], strict=False):
         again.append(action)
         arm.see(seen)
     np.testing.assert_array_equal(again[: len(seen)], episode['actions'][: len(seen)])
