@@ -32,7 +32,7 @@ from benchmarks.common import (
 from training.export import programs, to_jax, to_onnx
 
 FLAGS = flags.FLAGS
-METHODS = ('DFP', 'MVP', 'QC-FQL', 'QC-BFN')
+METHODS = ('DFP', 'MVP', 'QC-FQL', 'FQL', 'QC-BFN', 'BFN')
 PERIOD = 0.05  # seconds, of control at 20 Hz
 HAS_ONNX = all(map(importlib.util.find_spec, ('jax2onnx', 'onnxruntime')))
 
