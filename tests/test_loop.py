@@ -34,6 +34,10 @@ class Counting(flax.struct.PyTreeNode):
     discount: float = flax.struct.field(pytree_node=False, default=0.9)
     acts: str = flax.struct.field(pytree_node=False, default='')
 
+    @property
+    def policy_horizon(self):
+        return self.horizon_length
+
     def update(self, batch):
         return self.replace(count=self.count + 1), {'count': self.count}
 
