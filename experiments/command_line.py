@@ -23,9 +23,11 @@ HELP = {'--help', '-help', '--helpshort', '-helpshort', '-?', '-h'}
 def one_line_errors() -> Iterator[None]:
     """Ends the program with one line and status 1 for whatever the user can put right.
 
-    Ctrl-C ends it with one line too, and status 130; afterwards at once.
+    Ctrl-C ends it with one line too, and status 130. After `experiments.interruptible` it ends a
+    program at once before and after this.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+    at_once = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    if at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -36,7 +38,7 @@ def one_line_errors() -> Iterator[None]:
         print('Interrupted.', file=sys.stderr)
         sys.exit(130)
     finally:
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if at_once and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

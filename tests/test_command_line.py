@@ -148,6 +148,24 @@ def test_ctrl_c_ends_a_program_with_one_line(capsys):
     assert capsys.readouterr().err == 'Interrupted.\n'
 
 
+@pytest.mark.parametrize(
+    ('before', 'within'),
+    [
+        (signal.SIG_DFL, signal.default_int_handler),  # as experiments.interruptible leaves it
+        (signal.default_int_handler, signal.default_int_handler),
+        (signal.SIG_IGN, signal.SIG_IGN),  # nohup
+    ],
+)
+def test_what_ctrl_c_does_is_put_back_at_the_end(before, within):
+    ours = signal.signal(signal.SIGINT, before)
+    try:
+        with command_line.one_line_errors():
+            assert signal.getsignal(signal.SIGINT) is within
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, ours)
+
+
 @pytest.mark.parametrize('seconds', [0.2, 0.6, 1.5])
 def test_ctrl_c_while_a_program_imports_ends_it_without_a_traceback(seconds):
     command = [sys.executable, 'main.py', '--env_name=']

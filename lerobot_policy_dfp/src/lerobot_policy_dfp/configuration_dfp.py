@@ -19,7 +19,7 @@ class DFPConfig(PreTrainedConfig):
         n_action_steps: how many of them are played before the next chunk; at most h.
         num_samples: N, the samples of which the critic chooses one.
         action_low, action_high: [d_a] what −1 and 1 stand for in the robot's own actions.
-        control_rate: actions per second, in Hz.
+        control_rate: actions per second, in Hz; None: the environment does not tell.
         program_bytes: size of the program in `model.safetensors`.
     """
 
@@ -28,7 +28,7 @@ class DFPConfig(PreTrainedConfig):
     num_samples: int = 1
     action_low: list[float] = field(default_factory=list)
     action_high: list[float] = field(default_factory=list)
-    control_rate: float = 20.0
+    control_rate: float | None = None
     program_bytes: int = 0
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: {
