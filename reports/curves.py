@@ -121,7 +121,10 @@ def final_successes(files: Iterable[pathlib.Path], phase: str) -> list[float]:
 
 
 def summary(runs: Mapping[str, list[pathlib.Path]]) -> str:
-    """Returns a Markdown table of the success at the end of each phase, mean ± std over seeds."""
+    """Returns a Markdown table of the success at the end of each phase, mean ± std over seeds.
+
+    One seed has no std.
+    """
     lines = ['| | end of offline, % | end of online, % |', '|---|---|---|']
     for label, files in runs.items():
         cells = [label]
@@ -132,7 +135,7 @@ def summary(runs: Mapping[str, list[pathlib.Path]]) -> str:
                 continue
             each = ', '.join(f'{value:.0f}' for value in values)
             mean, std = statistics.mean(values), spread(values)
-            cells.append(f'{mean:.1f} ± {std:.1f} ({each})')
+            cells.append(f'{mean:.1f} ± {std:.1f} ({each})' if len(values) > 1 else f'{mean:.1f}')
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 

@@ -42,6 +42,8 @@ def test_success_is_that_of_the_last_row_of_the_phase_seed_by_seed(tmp_path):
     assert final_successes(files, 'online') == [90, 70]
     table = summary({'DFP': files[:1]})
     assert table.splitlines()[-1] == '| DFP | 30.0 ± 14.1 (20, 40) | 80.0 ± 14.1 (90, 70) |'
+    alone = write(tmp_path / 'alone.csv', [row for row in ROWS if row[2] == ROWS[0][2]])
+    assert ' ± ' not in summary({'DFP': [alone]})
 
 
 def test_the_phases_follow_each_other_on_one_axis(tmp_path):
