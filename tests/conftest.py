@@ -1,13 +1,17 @@
 """Tests spend most of their time in compilation: here it is made cheap.
 
 All processes of a session share their compiled programs, and the next session has them. LLVM does
-not optimise, and XLA emits fusions in its older, faster way: programs mean the same, and compile in
+not optimise, XLA emits fusions in its older, faster way, and code is generated in one part, as the
+other core has tests of its own: programs mean the same, and compile in
 half the time.
 """
 
 import os
 
-XLA_FLAGS = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+XLA_FLAGS = (
+    '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
+    '--xla_cpu_parallel_codegen_split_count=1'
+)
 
 
 def pytest_configure(config):

@@ -79,7 +79,7 @@ def train_on(agent, sample, num_updates, seed=0):
         rngs = jax.random.split(jax.random.PRNGKey(seed), num_updates)
         return jax.lax.scan(body, agent, rngs)[0]
 
-    level = 3 if num_updates >= 1000 else 0
+    level = 3 if num_updates >= 500 else 0
     return run.lower(agent).compile({'xla_backend_optimization_level': level})(agent)
 
 

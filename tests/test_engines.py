@@ -34,7 +34,7 @@ def plan_of(tmp_path, *more, methods=('DFP', 'BFN')):
     sizes = [f'--agent.{name}={value}' for name, value in AGENT.items()]
     flags = (
         '--suite=toy_suite:suite', f'--toy_dataset_dir={tmp_path / "data"}',
-        f'--save_dir={tmp_path / "exp"}', f'--compilation_cache_dir={tmp_path / "compiled"}',
+        f'--save_dir={tmp_path / "exp"}', '--compilation_cache_dir=',
         '--offline_steps=20', '--online_steps=30', '--start_training=10', '--eval_interval=10',
         '--eval_episodes=2', '--eval_envs=2', '--log_interval=10', '--buffer_size=900',
         '--horizon_length=3', *sizes, *more,
