@@ -2,11 +2,14 @@
 
 All processes of a session share their compiled programs, and the next session has them. LLVM does
 not optimise, XLA emits fusions in its older, faster way, and code is generated in one part, as the
-other core has tests of its own: programs mean the same, and compile in
-half the time.
+other core has tests of its own: programs mean the same, and compile in half the
+time.
 """
 
 import os
+
+import pytest
+from programs import Programs
 
 XLA_FLAGS = (
     '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
@@ -19,3 +22,10 @@ def pytest_configure(config):
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(config.cache.mkdir('jax')))
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '0')
+
+
+@pytest.fixture(scope='session')
+def programs():
+    """Calls programs for little: `programs('main.py', '--help')`."""
+    with Programs() as call:
+        yield call

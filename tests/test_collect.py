@@ -356,12 +356,11 @@ def test_workers_that_cannot_be_started_are_an_error(tmp_path, monkeypatch):
         (['--save_dir={file}', 'more'], "'more': not a flag; flags start with --"),
     ],
 )
-def test_the_program_says_what_is_wrong_in_a_line(tmp_path, arguments, message):
+def test_the_program_says_what_is_wrong_in_a_line(tmp_path, arguments, message, programs):
     file = tmp_path / 'file'
     file.touch()
-    command = [sys.executable, '-m', 'envs.collect', f'--env_name={NAME}', '--num_episodes=1']
-    command += [argument.format(file=file) for argument in arguments]
-    run = subprocess.run(command, capture_output=True, text=True)
+    arguments = [argument.format(file=file) for argument in arguments]
+    run = programs('envs.collect', f'--env_name={NAME}', '--num_episodes=1', *arguments)
     assert run.returncode == 1
     assert 'Traceback' not in run.stderr
     assert run.stderr.splitlines()[-1].startswith(message.format(file=file))

@@ -188,28 +188,23 @@ def test_rates_are_kept_for_a_machine_and_scale_to_other_lengths(tmp_path, monke
     assert progress.read_rates(tmp_path / 'none.json') == {}
 
 
-def run_program(*arguments, check=True):
-    done = subprocess.run(
-        [sys.executable, 'reproduce.py', *arguments], capture_output=True, text=True, timeout=300
+def test_the_program_plans_without_starting_anything(tmp_path, programs):
+    done = programs(
+        'reproduce.py', 'plan', '--table=1', f'--save_dir={tmp_path}', '--eval_episodes=7'
     )
-    assert done.returncode == 0 or not check, done.stderr[-2000:]
-    return done
-
-
-def test_the_program_plans_without_starting_anything(tmp_path):
-    done = run_program('plan', '--table=1', f'--save_dir={tmp_path}', '--eval_episodes=7')
     lines = done.stdout.splitlines()
     assert len([line for line in lines if line.startswith('planned')]) == 72
     assert all('--eval_episodes=7' in line for line in lines[:72])
     assert list(tmp_path.iterdir()) == []
-    script = run_program('plan', '--format=slurm', '--table=7', f'--save_dir={tmp_path}').stdout
+    arguments = '--format=slurm', '--table=7', f'--save_dir={tmp_path}'
+    script = programs('reproduce.py', 'plan', *arguments).stdout
     assert '#SBATCH --array=0-4' in script
     checked = subprocess.run(['bash', '-n'], input=script, text=True, capture_output=True)
     assert checked.returncode == 0, checked.stderr
 
 
-def test_the_program_leaves_out_what_was_gathered(tmp_path):
-    arguments = ['plan', '--methods=DFP,MVP', f'--tasks={CUBE}', '--skip_gathered']
+def test_the_program_leaves_out_what_was_gathered(tmp_path, programs):
+    arguments = ['reproduce.py', 'plan', '--methods=DFP,MVP', f'--tasks={CUBE}', '--skip_gathered']
     arguments += [f'--save_dir={tmp_path}', f'--results={tmp_path / "results.csv"}']
     cells = make_plan(methods=['DFP', 'MVP'], tasks=[CUBE]).runs
 
@@ -223,13 +218,13 @@ def test_the_program_leaves_out_what_was_gathered(tmp_path):
         results.merge(tmp_path / 'results.csv', ends)
 
     gather(cells[0])
-    done = run_program(*arguments)
+    done = programs(*arguments)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith('planned')]
     assert '--method=MVP' in line
     assert 'has 1 runs, which are left out' in done.stderr
-    assert run_program(*arguments, '--format=slurm').stdout.startswith('#!')
+    assert programs(*arguments, '--format=slurm').stdout.startswith('#!')
     gather(cells[1])
-    assert run_program(*arguments).stdout == ''
+    assert programs(*arguments).stdout == ''
 
 
 RUN = """
@@ -283,8 +278,8 @@ def test_a_slurm_job_that_is_signalled_saves_and_is_queued_again(
         (['plan', '--table=1', '--nonsense=1'], 'Unknown command line flag .nonsense'),
     ],
 )
-def test_bad_input_is_named_in_one_line(arguments, message):
-    done = run_program(*arguments, check=False)
+def test_bad_input_is_named_in_one_line(arguments, message, programs):
+    done = programs('reproduce.py', *arguments)
     assert done.returncode == 1
     assert re.search(message, done.stderr)
     assert done.stderr.count('\n') == 1

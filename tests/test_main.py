@@ -236,10 +236,10 @@ def test_a_suite_of_ones_own_runs_by_its_name_and_a_method_by_its(tmp_path):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
 )
-def test_bad_input_is_named_in_one_line_before_any_training(arguments, message, tmp_path):
+def test_bad_input_is_named_in_one_line_before_any_training(arguments, message, tmp_path, programs):
     """What a config refuses is tested in test_config.py; here the program's own answers."""
-    result = run(
-        f'--save_dir={tmp_path}', '--ogbench_dataset_dir=/nowhere', *arguments, check=False
+    result = programs(
+        'main.py', f'--save_dir={tmp_path}', '--ogbench_dataset_dir=/nowhere', *arguments
     )
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
@@ -256,15 +256,15 @@ def test_bad_input_is_named_in_one_line_before_any_training(arguments, message, 
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else '',
 )
-def test_evaluate_answers_bad_input_in_one_line(arguments, message):
-    result = run(*arguments, program='evaluate.py', check=False)
+def test_evaluate_answers_bad_input_in_one_line(arguments, message, programs):
+    result = programs('evaluate.py', *arguments)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert message in line
 
 
-def test_help_lists_flags_and_the_settings_of_the_chosen_agent():
-    result = run('--method=QC-FQL', '--help')
+def test_help_lists_flags_and_the_settings_of_the_chosen_agent(programs):
+    result = programs('main.py', '--method=QC-FQL', '--help')
     assert '--agent.alpha (default 300.0)' in result.stdout
     assert '--utd_ratio: Updates per environment step, online.' in result.stdout
     assert 'top_k' not in result.stdout
