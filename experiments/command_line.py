@@ -23,8 +23,7 @@ HELP = {'--help', '-help', '--helpshort', '-helpshort', '-?', '-h'}
 def one_line_errors() -> Iterator[None]:
     """Ends the program with one line and status 1 for whatever the user can put right.
 
-    Ctrl-C ends it with one line too, and status 130. After `experiments.interruptible` it ends a
-    program at once before and after this.
+    Ctrl-C ends it with one line too, and status 130. Afterwards Ctrl-C does what it did before.
     """
     at_once = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     if at_once:

@@ -1,9 +1,8 @@
 """Tests spend most of their time in compilation: here it is made cheap.
 
 All processes of a session share their compiled programs, and the next session has them. LLVM does
-not optimise, XLA emits fusions in its older, faster way, and code is generated in one part, as the
-other core has tests of its own: programs mean the same, and compile in half the
-time.
+not optimise, and XLA emits fusions in its older, faster way. It makes code in one part, because
+another core would be taken from other tests. Programs mean the same, and compile in half the time.
 """
 
 import os

@@ -1,10 +1,11 @@
 """Programs that answer at once: one process imports what they need, each call is a fork of it.
 
-A call runs the program's own file, as `python <program> <arguments>` in the project's folder does;
-a program without .py is a module, as after `python -m`.
-A start costs more than a second of imports, a fork none: for calls that end in an error or in help.
+A call runs the program's own file, as `python <program> <arguments>` in the project's folder does. A
+program without .py is a module, as after `python -m`. A start takes more than a second of imports, a
+fork takes none. It is for calls that end in an error, in help or in a plan.
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Programs:
-    """Calls programs. Leave the context to end the process that waits for calls."""
+    """Calls programs, within a `with`; at its end the process that waits for calls ends too."""
 
     def __enter__(self):
         self._process = subprocess.Popen(
@@ -70,7 +71,8 @@ def run(arguments):
 
 
 if __name__ == '__main__':
-    import training  # noqa: F401
+    for name in ('training', 'experiments.run_flags', 'experiments.engines', 'experiments.slurm'):
+        importlib.import_module(name)
 
     warnings.filterwarnings('ignore', message='os.fork')
     for line in sys.stdin:

@@ -289,14 +289,14 @@ def test_normalized_field_keeps_its_length_between_equal_sets():
 def test_the_raw_force_falls_with_the_temperature_to_a_floor():
     """An affinity is never below 1e-3, so it does not reach 0.
 
-    Distances have 7 digits: at T = 1e-6 logits are off by 0.1, and further down the force is noise.
+    Distances have 7 digits: at T = 1e-5 logits are off by 0.01; far below, the force is noise.
     """
     sets = normal(0, 64, 8, 25), normal(1, 64, 1, 25)
-    temperatures = 0.1, 1e-3, 1e-4, 1e-6
+    temperatures = 0.1, 1e-3, 1e-4, 1e-5
     force = jitted_normalized_field(*sets, temperatures=temperatures)[2]['force']
     assert force[0] > 3e-3
     assert force[1] < force[0] / 10
-    np.testing.assert_allclose(force[2], force[3], rtol=0.05)
+    np.testing.assert_allclose(force[2], force[3], rtol=5e-3)
     assert 1e-6 < force[2] < 1e-5
 
 
