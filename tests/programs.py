@@ -1,8 +1,8 @@
 """Programs that answer at once: one process imports what they need, each call is a fork of it.
 
 A call runs the program's own file, as `python <program> <arguments>` in the project's folder does.
-A program without .py is a module, as after `python -m`. A start takes more than a second of imports,
-a fork takes none. It is for calls that end in an error, in help or in a plan.
+A program without .py is a module, as after `python -m`. A start takes more than a second of
+imports, a fork takes none. It is for calls that end in an error, in help or in a plan.
 """
 
 import importlib
