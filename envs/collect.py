@@ -30,13 +30,24 @@ from tqdm import tqdm
 
 from envs import locks
 from envs.datasets import find_files, read_manifest
-from envs.processes import SIGNALS, obey_parent_alone, without_main
+from envs.processes import (
+    SIGNALS,
+    environment_variables,
+    obey_parent_alone,
+    signals_held_back,
+    without_main,
+)
 from envs.registry import find_collection
 from envs.suite import Script, Suite
 from utils.errors import UserError
 
 SPLITS = {'train': 0, 'val': 1}
 TIME_TO_CLEAN_UP = 60.0  # seconds
+WORKER_VARIABLES = {  # unless they are set
+    'OMP_NUM_THREADS': '1',  # the matrices here are 6 × 6
+    # Scripts draw nothing. To find what it could draw with, MuJoCo starts more programs.
+    'MUJOCO_GL': 'off',
+}
 
 Seed = tuple[int, ...]
 Episode = dict[str, np.ndarray]
@@ -323,25 +334,25 @@ def write_npz(path: Path, episodes: list[Episode]) -> None:
 @contextlib.contextmanager
 def _workers(num_workers: int, make_script: Callable[[], Script]) -> Iterator[list[Connection]]:
     """Starts processes that play episodes; yields one connection to each, ends them at exit."""
-    os.environ.setdefault('OMP_NUM_THREADS', '1')  # inherited; the matrices here are 6 × 6
+    variables = {name: os.environ.get(name, value) for name, value in WORKER_VARIABLES.items()}
     context = multiprocessing.get_context('spawn')
     processes, connections = [], []
     try:
-        for _ in range(num_workers):
-            ours, theirs = context.Pipe()
-            arguments = (theirs, CloudpickleWrapper(make_script))  # type: ignore[type-var]
-            process = context.Process(target=_work, args=arguments, daemon=True)
-            try:
-                with without_main():
+        with signals_held_back(), without_main(), environment_variables(**variables):
+            for _ in range(num_workers):
+                ours, theirs = context.Pipe()
+                arguments = (theirs, CloudpickleWrapper(make_script))  # type: ignore[type-var]
+                process = context.Process(target=_work, args=arguments, daemon=True)
+                try:
                     process.start()
-            except OSError as error:
-                raise UserError(
-                    f'--num_workers={num_workers}: only {len(processes)} could be started '
-                    f'({error.strerror}); try fewer'
-                ) from error
-            theirs.close()  # so that the end of the process is the end of the connection
-            processes.append(process)
-            connections.append(ours)
+                except OSError as error:
+                    raise UserError(
+                        f'--num_workers={num_workers}: only {len(processes)} could be started '
+                        f'({error.strerror}); try fewer'
+                    ) from error
+                theirs.close()  # so that the end of the process is the end of the connection
+                processes.append(process)
+                connections.append(ours)
         yield connections
     finally:
         for process in processes:

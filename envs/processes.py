@@ -8,6 +8,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -27,6 +28,36 @@ def without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules['__main__'] = main
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Blocks `SIGNALS` meanwhile. Processes that are started inherit the block.
+
+    This process gets the signals afterwards.
+    """
+    # This starts a process only once, and lifts a block of signals while it does.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def environment_variables(**values: str) -> Iterator[None]:
+    """Sets environment variables meanwhile. Processes that are started have them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def python_path() -> str:

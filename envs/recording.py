@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from envs.episodes import ActionChunks
-from envs.processes import without_main
+from envs.processes import environment_variables, without_main
 from envs.suite import Task
 from envs.vector import WORKER_TIMEOUT, SimulatorError, work
 from utils.errors import UserError
@@ -148,16 +148,8 @@ class Renderer:
             target=work, args=(theirs, CloudpickleWrapper(self._make)), daemon=True
         )
         atexit.register(self.close)
-        before = os.environ.get('MUJOCO_GL')
-        os.environ['MUJOCO_GL'] = backend
-        try:
-            with theirs, without_main():
-                self._process.start()
-        finally:
-            if before is None:
-                del os.environ['MUJOCO_GL']
-            else:
-                os.environ['MUJOCO_GL'] = before
+        with theirs, without_main(), environment_variables(MUJOCO_GL=backend):
+            self._process.start()
 
     def begin(self, seed: int) -> Played:
         """Begins the episode that `reset(seed=seed)` begins.

@@ -15,9 +15,9 @@ import sys
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -27,7 +27,13 @@ import numpy as np
 from gymnasium.vector.utils import CloudpickleWrapper, batch_space, iterate
 
 from envs.episodes import ActionChunks, EndlessPlay, EpisodeQueue
-from envs.processes import SIGNALS, obey_parent_alone, python_path, without_main
+from envs.processes import (
+    environment_variables,
+    obey_parent_alone,
+    python_path,
+    signals_held_back,
+    without_main,
+)
 from envs.suite import Suite, Task
 from utils.errors import UserError
 
@@ -105,38 +111,10 @@ def start_workers(suite: Task | Suite | None = None) -> None:
         suite = suite.suite
     modules = suite.preload if suite is not None else ()
     forkserver.set_forkserver_preload(['envs.vector', 'envs.registry', *modules])
-    # The first of these starts a process only once, and lifts a block of signals while it does.
-    with _signals_held_back():
-        resource_tracker.ensure_running()
-    with _signals_held_back(), without_main(), _shared_path():
+    # Before Python 3.13 the fork server is told nothing of sys.path.
+    found = environment_variables(PYTHONPATH=python_path())
+    with signals_held_back(), without_main(), found:
         forkserver.ensure_running()
-
-
-@contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Blocks `SIGNALS` meanwhile. Processes that are started inherit the block.
-
-    This process gets the signals afterwards.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _shared_path() -> Iterator[None]:
-    """Lets the fork server find what we find; before Python 3.13 it is told nothing of sys.path."""
-    before = os.environ.get('PYTHONPATH')
-    os.environ['PYTHONPATH'] = python_path()
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ['PYTHONPATH']
-        else:
-            os.environ['PYTHONPATH'] = before
 
 
 class ParallelEnvs(gymnasium.vector.VectorEnv):

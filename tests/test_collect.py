@@ -410,6 +410,33 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path, victim, number, mess
 
 
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='finds workers through /proc')
+def test_ctrl_c_to_all_processes_while_workers_start_leaves_no_traceback(tmp_path):
+    command = [sys.executable, '-m', 'envs.collect', f'--env_name={NAME}', '--num_episodes=50']
+    command += ['--num_workers=2', f'--save_dir={tmp_path}']
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=interruptible,
+        start_new_session=True,
+    ) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while not worker_pids(process.pid):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            time.sleep(0.1)  # they import
+            os.killpg(process.pid, signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].startswith('Interrupted: unfinished files are removed')
+    assert 'Traceback' not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='finds workers through /proc')
 def test_workers_end_without_a_word_when_the_collector_is_killed(tmp_path):
     command = [sys.executable, '-m', 'envs.collect', f'--env_name={NAME}', '--num_episodes=50']
     command += ['--num_workers=2', f'--save_dir={tmp_path}']

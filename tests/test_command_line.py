@@ -167,8 +167,9 @@ def test_what_ctrl_c_does_is_put_back_at_the_end(before, within):
 
 
 @pytest.mark.parametrize('seconds', [0.2, 0.6, 1.5])
-def test_ctrl_c_while_a_program_imports_ends_it_without_a_traceback(seconds):
-    command = [sys.executable, 'main.py', '--env_name=']
+@pytest.mark.parametrize('program', [['main.py', '--env_name='], ['-m', 'envs.collect']])
+def test_ctrl_c_while_a_program_imports_ends_it_without_a_traceback(program, seconds):
+    command = [sys.executable, *program]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
         time.sleep(seconds)
         program.send_signal(signal.SIGINT)
