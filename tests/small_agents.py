@@ -65,21 +65,29 @@ def one_step(observations, actions):
     }
 
 
-def train_on(agent, sample, num_updates, seed=0):
+def train_on(agent, sample, num_updates, seed=0, average=1):
     """Updates an agent on batches `sample(rng)`, in one dispatch.
 
-    Many updates are worth LLVM's optimisations, which tests go without (conftest.py).
+    Its parameters become the mean of those after each of the last `average` updates, which the
+    noise of single updates moves less. Many updates are worth LLVM's optimisations, which tests go
+    without (conftest.py).
     """
 
     @jax.jit
     def run(agent):
-        def body(agent, rng):
-            return agent.update(sample(rng))[0], None
+        def body(carry, inputs):
+            agent, mean = carry
+            index, rng = inputs
+            agent = agent.update(sample(rng))[0]
+            weight = jnp.where(index < num_updates - average, 0.0, 1 / average)
+            return (agent, jax.tree.map(lambda m, x: m + weight * x, mean, agent.params)), None
 
         rngs = jax.random.split(jax.random.PRNGKey(seed), num_updates)
-        return jax.lax.scan(body, agent, rngs)[0]
+        carry = agent, jax.tree.map(jnp.zeros_like, agent.params)
+        (agent, mean), _ = jax.lax.scan(body, carry, (jnp.arange(num_updates), rngs))
+        return agent.replace(params=mean)
 
-    level = 3 if num_updates >= 500 else 0
+    level = 1 if num_updates >= 500 else 0
     return run.lower(agent).compile({'xla_backend_optimization_level': level})(agent)
 
 

@@ -73,16 +73,18 @@ def test_scoring_in_bfloat16_changes_choices_little_and_losses_not_at_all():
     agent, rough = make('dfp', q_weight=1.0), make('dfp', q_weight=1.0, score_dtype='bfloat16')
     observations, rng = make_batch(size=500)['observations'], jax.random.PRNGKey(0)
     chunks = agent.propose(agent.params['actor'], observations, 8, rng)
-    exact, values = agent.score(observations, chunks), rough.score(observations, chunks)
+    score = jax.jit(lambda agent: agent.score(observations, chunks))
+    exact, values = score(agent), score(rough)
     assert values.dtype == jnp.float32
     assert 0 < jnp.abs(values - exact).max() < 0.1 * exact.std()
-    batch, targets = make_batch(), jnp.arange(16.0)
-    params = agent.params['critic']
-    assert (
-        agent.critic_loss(params, batch, targets)[0] == rough.critic_loss(params, batch, targets)[0]
-    )
-    online = [x.begin_online().actor_loss(x.params['actor'], batch, rng)[1] for x in (agent, rough)]
-    assert online[0]['actor/q_loss'] == online[1]['actor/q_loss']
+
+    @jax.jit
+    def losses(agent):
+        batch, online = make_batch(), agent.begin_online()
+        critic = agent.critic_loss(agent.params['critic'], batch, jnp.arange(16.0))[0]
+        return critic, online.actor_loss(online.params['actor'], batch, rng)[1]['actor/q_loss']
+
+    assert losses(agent) == losses(rough)
 
 
 @every_method
@@ -139,13 +141,10 @@ def mixture(rng, size=192):
 )
 def test_a_policy_alone_learns_all_modes_of_the_data_at_each_state(method, changes):
     agent = make(
-        method, observation_dim=1, horizon=1, num_samples=1, lr=4e-3, actor_hidden_dims=(64, 64),
+        method, observation_dim=1, horizon=1, num_samples=1, lr=8e-3, actor_hidden_dims=(64, 64),
         **changes,
     ).replace(critic=FixedCritic(scale=0.0))  # fmt: skip
-    agent = train_on(agent, mixture, 1200)
-    # The last updates take smaller steps. Without them the noise of single updates decides.
-    agent = agent.replace(config=agent.config._replace(lr=3e-4))
-    agent = train_on(agent, mixture, 500, seed=1)
+    agent = train_on(agent, mixture, 1200, average=400)
     for state, masses in ((1.0, (0.75, 0.25)), (-1.0, (0.5, 0.5))):
         actions = agent.propose(
             agent.params['actor'], jnp.full(1, state), 2000, jax.random.PRNGKey(1)
@@ -335,8 +334,9 @@ def chain(rng, horizon, size=64):
     }
 
 
-@every_method
-@pytest.mark.parametrize('horizon', [1, 5])
+@pytest.mark.parametrize(
+    ('method', 'horizon'), [('bfn', 5), ('dfp', 1), ('dfp', 5), ('fql', 1), ('mvp', 5)]
+)
 def test_critic_learns_the_values_of_a_chain_it_can_compute_by_hand(method, horizon):
     """Q(s) = −Σ γ^k over the steps left."""
     agent = make(

@@ -54,9 +54,9 @@ def test_with_a_large_alpha_the_policy_is_the_flow_and_with_a_small_one_the_crit
     to_flow, to_best = {}, {}
     for alpha in (1e4, 1e-2):
         agent = make(
-            'fql', observation_dim=1, action_dim=1, horizon=1, alpha=alpha, flow_steps=10, lr=3e-3
+            'fql', observation_dim=1, action_dim=1, horizon=1, alpha=alpha, flow_steps=10, lr=6e-3
         ).replace(critic=FixedCritic(best=0.0))
-        agent = train_on(agent, sample, 1500)
+        agent = train_on(agent, sample, 800, average=200)
         params = agent.params['actor']
         flow = integrate(agent.velocity_field(params, observations), noise, 10)
         actions = agent.actor.apply(params, observations, noise, method='one_step')
