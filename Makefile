@@ -46,7 +46,7 @@ demo: $(READY)
 	$(BIN)/python main.py --flagfile=experiments/quickstart.flags
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .
