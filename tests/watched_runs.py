@@ -145,8 +145,7 @@ class Run:
     def strike(self, strike: Strike) -> None:
         """Sends the signals, and checks how the process ends."""
         clock = time.monotonic()
-        if not strike.kills:
-            strike.moment = self.moment()[0]
+        before = self.moment()[0]
         for number in strike.signals:
             self.process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -158,10 +157,11 @@ class Run:
             self.process.kill()
             self.process.wait()
         strike.seconds_to_end = time.monotonic() - clock
-        if strike.kills:
-            strike.moment = self.moment()[0]
-        else:
+        strike.moment = before
+        if not strike.kills:
             self._check_farewell(strike)
+        elif before != 'collection' or any(self.directory.glob('data/*.npz')):
+            strike.moment = self.moment()[0]  # a collection that dies removes its files
         self.check_that_nothing_is_left()
 
     def _check_farewell(self, strike: Strike) -> None:
