@@ -86,6 +86,8 @@ def draw(
         axis.set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel('success (%)')
+    for axis in list(axes.flat)[: len(tasks)][-across:]:
+        axis.set_xlabel('updates, then environment steps', fontsize='small')
     if handles:
         figure.legend(handles=handles, loc='outside lower center', ncols=columns, frameon=False)
     return figure
