@@ -13,6 +13,7 @@ import pytest
 from small_runs import assert_equal_outcomes, make_config, outcome, read_table
 
 from training import Interrupted, checkpoints, load_agent, load_policy, train
+from training.interruption import Interruption
 from training.logs import RunFolder, read_status
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -82,6 +83,27 @@ def test_an_interruption_is_one_even_if_a_library_makes_another_error_of_it(tmp_
         Interrupted, match=r'^Interrupted by SIGTERM while starting; nothing is lost$'
     ):
         start(make_config(tmp_path))
+
+
+def test_an_interruption_that_is_lost_in_a_destructor_comes_later_without_a_word(monkeypatch):
+    class Dying:
+        def __init__(self, end):
+            self.end = end
+
+        def __del__(self):
+            self.end()
+
+    reported = []
+    monkeypatch.setattr(sys, 'unraisablehook', lambda lost: reported.append(lost.exc_type))
+    with Interruption() as interruption:
+        Dying(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert reported == []
+        with pytest.raises(Interrupted, match=r'^Interrupted by SIGTERM$'):
+            interruption.check()
+        Dying(lambda: 1 / 0)
+        assert reported == [ZeroDivisionError]
+    Dying(lambda: 1 / 0)
+    assert reported == [ZeroDivisionError] * 2
 
 
 def newest(config):

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -18,25 +19,35 @@ class Interruption:
     """A context manager that turns signals into `Interrupted`.
 
     Before `wait_for_check` there is nothing to save, so a signal raises at once. After it a signal
-    is remembered, and only `check` raises: it is called where a run can be left. A second SIGINT
-    ends the process at once, whatever it is doing. Outside the main thread this does nothing,
-    because signals arrive in the main thread only.
+    is remembered, and only `check` raises: it is called where a run can be left. What is raised in
+    a destructor or a callback of the garbage collector is lost: then, too, `check` raises. A second
+    SIGINT ends the process at once, whatever it is doing. Outside the main thread this does
+    nothing, because signals arrive in the main thread only.
     """
 
     def __init__(self):
         self.received: str | None = None
         self._raises_at_once = True
         self._before: dict[int, Any] = {}
+        self._report_lost: Any = None
 
     def __enter__(self) -> 'Interruption':
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._receive)
+            self._report_lost, sys.unraisablehook = sys.unraisablehook, self._lose
         return self
 
     def __exit__(self, *_) -> None:
+        if self._before:
+            sys.unraisablehook = self._report_lost
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _lose(self, lost: Any) -> None:
+        """Python calls this with an exception that nobody can get, to print its traceback."""
+        if not isinstance(lost.exc_value, Interrupted):
+            self._report_lost(lost)
 
     def _receive(self, number: int, _) -> None:
         if self.received and number == signal.SIGINT:
