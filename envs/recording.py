@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from envs.episodes import ActionChunks
-from envs.processes import environment_variables, without_main
+from envs.processes import environment_variables, signals_held_back, without_main
 from envs.suite import Task
 from envs.vector import WORKER_TIMEOUT, SimulatorError, work
 from utils.errors import UserError
@@ -148,7 +148,8 @@ class Renderer:
             target=work, args=(theirs, CloudpickleWrapper(self._make)), daemon=True
         )
         atexit.register(self.close)
-        with theirs, without_main(), environment_variables(MUJOCO_GL=backend):
+        variables = environment_variables(MUJOCO_GL=backend)
+        with theirs, signals_held_back(), without_main(), variables:
             self._process.start()
 
     def begin(self, seed: int) -> Played:

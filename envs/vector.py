@@ -112,8 +112,8 @@ def start_workers(suite: Task | Suite | None = None) -> None:
     modules = suite.preload if suite is not None else ()
     forkserver.set_forkserver_preload(['envs.vector', 'envs.registry', *modules])
     # Before Python 3.13 the fork server is told nothing of sys.path.
-    found = environment_variables(PYTHONPATH=python_path())
-    with signals_held_back(), without_main(), found:
+    same_path = environment_variables(PYTHONPATH=python_path())
+    with signals_held_back(), without_main(), same_path:
         forkserver.ensure_running()
 
 

@@ -65,12 +65,12 @@ def one_step(observations, actions):
     }
 
 
-def train_on(agent, sample, num_updates, seed=0, average=1):
+def train_on(agent, sample, num_updates, average=1):
     """Updates an agent on batches `sample(rng)`, in one dispatch.
 
-    Its parameters become the mean of those after each of the last `average` updates, which the
-    noise of single updates moves less. Many updates are worth LLVM's optimisations, which tests go
-    without (conftest.py).
+    Its parameters become the mean of those after each of the last `average` updates: the noise of
+    single updates moves a mean less. Many updates are worth LLVM's optimisations, which other tests
+    go without (conftest.py).
     """
 
     @jax.jit
@@ -82,7 +82,7 @@ def train_on(agent, sample, num_updates, seed=0, average=1):
             weight = jnp.where(index < num_updates - average, 0.0, 1 / average)
             return (agent, jax.tree.map(lambda m, x: m + weight * x, mean, agent.params)), None
 
-        rngs = jax.random.split(jax.random.PRNGKey(seed), num_updates)
+        rngs = jax.random.split(jax.random.PRNGKey(0), num_updates)
         carry = agent, jax.tree.map(jnp.zeros_like, agent.params)
         (agent, mean), _ = jax.lax.scan(body, carry, (jnp.arange(num_updates), rngs))
         return agent.replace(params=mean)

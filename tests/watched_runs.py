@@ -160,8 +160,9 @@ class Run:
         strike.moment = before
         if not strike.kills:
             self._check_farewell(strike)
+        # A collection that dies removes its files, by which it would be known.
         elif before != 'collection' or any(self.directory.glob('data/*.npz')):
-            strike.moment = self.moment()[0]  # a collection that dies removes its files
+            strike.moment = self.moment()[0]
         self.check_that_nothing_is_left()
 
     def _check_farewell(self, strike: Strike) -> None:

@@ -19,9 +19,9 @@ class Interruption:
     """A context manager that turns signals into `Interrupted`.
 
     Before `wait_for_check` there is nothing to save, so a signal raises at once. After it a signal
-    is remembered, and only `check` raises: it is called where a run can be left. What is raised in
-    a destructor or a callback of the garbage collector is lost: then, too, `check` raises. A second
-    SIGINT ends the process at once, whatever it is doing. Outside the main thread this does
+    is remembered, and only `check` raises: it is called where a run can be left. Python drops what
+    is raised in a destructor or a callback of the garbage collector; then `check` raises, too. A
+    second SIGINT ends the process at once, whatever it is doing. Outside the main thread this does
     nothing, because signals arrive in the main thread only.
     """
 
@@ -45,7 +45,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def _lose(self, lost: Any) -> None:
-        """Python calls this with an exception that nobody can get, to print its traceback."""
+        """Says nothing of an `Interrupted` that Python drops; other exceptions it would print."""
         if not isinstance(lost.exc_value, Interrupted):
             self._report_lost(lost)
 
