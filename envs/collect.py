@@ -33,6 +33,7 @@ from envs.datasets import find_files, read_manifest
 from envs.processes import (
     SIGNALS,
     environment_variables,
+    glfw_found,
     obey_parent_alone,
     signals_held_back,
     without_main,
@@ -43,11 +44,6 @@ from utils.errors import UserError
 
 SPLITS = {'train': 0, 'val': 1}
 TIME_TO_CLEAN_UP = 60.0  # seconds
-WORKER_VARIABLES = {  # unless they are set
-    'OMP_NUM_THREADS': '1',  # the matrices here are 6 × 6
-    # Scripts draw nothing. To find what it could draw with, MuJoCo starts more programs.
-    'MUJOCO_GL': 'off',
-}
 
 Seed = tuple[int, ...]
 Episode = dict[str, np.ndarray]
@@ -334,11 +330,12 @@ def write_npz(path: Path, episodes: list[Episode]) -> None:
 @contextlib.contextmanager
 def _workers(num_workers: int, make_script: Callable[[], Script]) -> Iterator[list[Connection]]:
     """Starts processes that play episodes; yields one connection to each, ends them at exit."""
-    variables = {name: os.environ.get(name, value) for name, value in WORKER_VARIABLES.items()}
+    threads = os.environ.get('OMP_NUM_THREADS', '1')  # the matrices here are 6 × 6
+    variables = environment_variables(OMP_NUM_THREADS=threads, **glfw_found())
     context = multiprocessing.get_context('spawn')
     processes, connections = [], []
     try:
-        with signals_held_back(), without_main(), environment_variables(**variables):
+        with signals_held_back(), without_main(), variables:
             for _ in range(num_workers):
                 ours, theirs = context.Pipe()
                 arguments = (theirs, CloudpickleWrapper(make_script))  # type: ignore[type-var]

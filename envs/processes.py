@@ -1,6 +1,7 @@
 """What the processes of simulators and of collection share."""
 
 import contextlib
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -58,6 +59,22 @@ def environment_variables(**values: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def glfw_found() -> dict[str, str]:
+    """Returns an environment variable with which GLFW starts no program to find its library.
+
+    MuJoCo's viewer imports GLFW. Its search writes a traceback when the process that imports it is
+    killed meanwhile.
+    """
+    if 'PYGLFW_LIBRARY' in os.environ:
+        return {}
+    spec = importlib.util.find_spec('glfw')
+    for folder in (spec and spec.submodule_search_locations) or ():
+        library = os.path.join(folder, 'x11', 'libglfw.so')  # there on Linux; nothing is drawn
+        if os.path.isfile(library):
+            return {'PYGLFW_LIBRARY': library}
+    return {}
 
 
 def python_path() -> str:

@@ -213,10 +213,7 @@ class Suite:
         return None
 
     def make_script(self, dataset_name: str) -> Script:
-        """Makes the scripted policy that collects a data set, in the process that plays.
-
-        MUJOCO_GL is 'off' there unless it is set: set it for a script that renders.
-        """
+        """Makes the scripted policy that collects a data set, in the process that plays."""
         raise UserError(f'{dataset_name}: suite {self.name} has no script to collect data with')
 
     def write_episodes(

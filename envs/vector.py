@@ -29,6 +29,7 @@ from gymnasium.vector.utils import CloudpickleWrapper, batch_space, iterate
 from envs.episodes import ActionChunks, EndlessPlay, EpisodeQueue
 from envs.processes import (
     environment_variables,
+    glfw_found,
     obey_parent_alone,
     python_path,
     signals_held_back,
@@ -112,8 +113,8 @@ def start_workers(suite: Task | Suite | None = None) -> None:
     modules = suite.preload if suite is not None else ()
     forkserver.set_forkserver_preload(['envs.vector', 'envs.registry', *modules])
     # Before Python 3.13 the fork server is told nothing of sys.path.
-    same_path = environment_variables(PYTHONPATH=python_path())
-    with signals_held_back(), without_main(), same_path:
+    variables = environment_variables(PYTHONPATH=python_path(), **glfw_found())
+    with signals_held_back(), without_main(), variables:
         forkserver.ensure_running()
 
 

@@ -410,6 +410,20 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path, victim, number, mess
     assert not any(Path(f'/proc/{pid}').exists() for pid in workers)
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere GLFW has its library elsewhere')
+def test_a_simulators_imports_start_no_program():
+    """Such a program outlives a worker that is killed, and complains."""
+    code = """
+    import os, subprocess
+    from envs.processes import glfw_found
+
+    os.environ.update(glfw_found())
+    subprocess.Popen = None
+    import envs.ogbench.tasks
+    """
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', textwrap.dedent(code)], check=True)
+
+
 @pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGUSR1'])
 def test_what_ctrl_c_means_the_collector_decides_while_workers_import(tmp_path, monkeypatch, name):
     """A signal to all processes of a program must not end a worker, or have it say something."""
