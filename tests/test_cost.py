@@ -1,4 +1,4 @@
-"""What an update costs, counted, not timed: the compiled program does the necessary work only."""
+"""What an update costs, counted, not timed: it does the necessary work only, before XLA helps."""
 
 import pytest
 from small_agents import ACTION_DIM, OBSERVATION_DIM, flops, make_batch

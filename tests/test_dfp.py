@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_agents import cut, equal, flops, make, make_batch
+from small_agents import compiled, cut, equal, flops, make, make_batch
 
 from utils.drifting import normalized_drifting_loss
 
@@ -14,25 +14,31 @@ from utils.drifting import normalized_drifting_loss
 def dfp_terms(agent, batch, seed=0):
     """The loss, and what went into it, by the definition."""
     rng = jax.random.PRNGKey(seed)
-    loss, info = agent.actor_loss(agent.params['actor'], batch, rng)
+    loss, info = compiled(agent, 'actor_loss', agent.params['actor'], batch, rng)
     particle_rng, candidate_rng = jax.random.split(rng)
     config = agent.config
-    particles = agent.propose(
-        agent.params['actor'], batch['observations'], config.num_particles, particle_rng
+    observations = batch['observations']
+    particles = compiled(
+        agent, 'propose', agent.params['actor'], observations, config.num_particles, particle_rng
     )
-    candidates = agent.propose(
-        agent.old_actor, batch['observations'], config.num_candidates, candidate_rng
+    candidates = compiled(
+        agent, 'propose', agent.old_actor, observations, config.num_candidates, candidate_rng
     )
-    values = agent.score(batch['observations'], candidates)
+    values = compiled(agent, 'score', observations, candidates)
     return loss, info, particles, candidates, np.asarray(values)
+
+
+def drift(particles, *sets, temperatures=(0.1,), **weights):
+    """The drifting loss of each state `[B]`."""
+    loss = jax.jit(normalized_drifting_loss, static_argnames='temperatures')
+    return loss(particles, *sets, temperatures=temperatures, **weights)[0]
 
 
 def test_offline_loss_drifts_particles_to_the_data():
     agent, batch = make('dfp'), make_batch()
     loss, _, particles, _, _ = dfp_terms(agent, batch)
     data = batch['actions'].reshape(16, 1, -1)
-    expected, _ = normalized_drifting_loss(particles, data, temperatures=(0.1,))
-    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(loss, drift(particles, data).mean(), rtol=1e-5)
 
 
 def test_online_loss_adds_half_a_drift_to_the_best_candidates_of_the_old_policy():
@@ -42,9 +48,11 @@ def test_online_loss_adds_half_a_drift_to_the_best_candidates_of_the_old_policy(
     loss, _, particles, candidates, values = dfp_terms(agent, batch)
     best = np.argsort(-values, axis=1)[:, :4]
     positives = np.take_along_axis(np.asarray(candidates), best[..., None], axis=1)
-    drift = partial(normalized_drifting_loss, particles, temperatures=(0.1, 0.5))
     data = batch['actions'].reshape(16, 1, -1)
-    expected = 1.0 * drift(data)[0].mean() + 0.5 * drift(positives)[0].mean()
+    to_data, to_best = (
+        drift(particles, x, temperatures=(0.1, 0.5)).mean() for x in (data, positives)
+    )
+    expected = 1.0 * to_data + 0.5 * to_best
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
@@ -54,9 +62,8 @@ def test_offline_rl_adds_the_term_from_the_first_update():
     loss, _, particles, candidates, values = dfp_terms(agent, batch)
     best = np.argsort(-values, axis=1)[:, :8]
     positives = np.take_along_axis(np.asarray(candidates), best[..., None], axis=1)
-    drift = partial(normalized_drifting_loss, particles, temperatures=(0.1,))
     data = batch['actions'].reshape(16, 1, -1)
-    expected = drift(data)[0].mean() + 0.45 * drift(positives)[0].mean()
+    expected = drift(particles, data).mean() + 0.45 * drift(particles, positives).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
@@ -69,11 +76,10 @@ def test_soft_weights_and_worst_candidates():
     pick = lambda index: np.take_along_axis(np.asarray(candidates), index[..., None], 1)  # noqa: E731
     low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)
     weights = np.maximum(2 * (values - low) / np.maximum(high - low, 1e-8) - 1, 0)
-    expected, _ = normalized_drifting_loss(
+    expected = drift(
         particles,
         pick(order[:, :4]),
         pick(order[:, -3:]),
-        temperatures=(0.1,),
         weight_positives=jnp.asarray(np.take_along_axis(weights, order[:, :4], 1)),
     )
     np.testing.assert_allclose(loss, expected.mean(), rtol=1e-4)
@@ -87,7 +93,7 @@ def test_a_partial_chunk_and_its_state_take_no_part_in_the_data_term():
         for i in (2, 5):
             other['actions'] = other['actions'].at[i].set(0.123)
             other['observations'] = other['observations'].at[i].set(7.0)
-        grad = jax.grad(lambda p, b, agent=agent: agent.actor_loss(p, b, rng)[0])
+        grad = jax.jit(jax.grad(lambda p, b, agent=agent: agent.actor_loss(p, b, rng)[0]))
         assert equal(grad(agent.params['actor'], batch), grad(agent.params['actor'], other))
 
 
@@ -109,22 +115,19 @@ def test_an_online_batch_of_last_states_alone_trains_the_policy_by_the_top_k_ter
     loss, info, particles, candidates, values = dfp_terms(agent, batch)
     best = np.argsort(-values, axis=1)[:, :4]
     positives = np.take_along_axis(np.asarray(candidates), best[..., None], axis=1)
-    expected, _ = normalized_drifting_loss(particles, positives, temperatures=(0.1,))
     assert info['actor/data_loss'] == 0
-    np.testing.assert_allclose(loss, 0.5 * expected.mean(), rtol=1e-4)
+    np.testing.assert_allclose(loss, 0.5 * drift(particles, positives).mean(), rtol=1e-4)
     new, _ = agent.update(batch)
     assert not equal(new.params['actor'], agent.params['actor'])
 
 
 def test_saturated_coordinates_get_no_gradient():
-    agent = make('dfp')
+    agent, batch, rng = make('dfp'), make_batch(), jax.random.PRNGKey(0)
     big = jax.tree.map(lambda x: 50.0 * x, agent.params['actor'])
-    grads = jax.grad(lambda p: agent.actor_loss(p, make_batch(), jax.random.PRNGKey(0))[0])(big)
-    particles = agent.propose(big, make_batch()['observations'], 8, jax.random.PRNGKey(0))
+    grad = jax.jit(jax.grad(lambda p: agent.actor_loss(p, batch, rng)[0]))
+    grads, small = grad(big), grad(agent.params['actor'])
+    particles = compiled(agent, 'propose', big, batch['observations'], 8, rng)
     assert (jnp.abs(particles) == 1).mean() > 0.9
-    small = jax.grad(lambda p: agent.actor_loss(p, make_batch(), jax.random.PRNGKey(0))[0])(
-        agent.params['actor']
-    )
     bias = lambda tree: np.abs(jax.tree.leaves(tree['params']['ConcatDense_2']['bias'])[0]).sum()  # noqa: E731
     assert bias(grads) < 0.3 * bias(small)
 
@@ -150,10 +153,9 @@ def test_minus_q_term():
     batch = make_batch()
     loss, _, particles, _, _ = dfp_terms(agent, batch)
     base, *_ = dfp_terms(without, batch)
-    values = agent.critic.apply(
-        agent.params['critic'], batch['observations'][:, None], particles
-    ).mean()
-    np.testing.assert_allclose(loss, base - 2.0 * values, rtol=1e-4)
+    value = jax.jit(agent.critic.apply)
+    values = value(agent.params['critic'], batch['observations'][:, None], particles)
+    np.testing.assert_allclose(loss, base - 2.0 * values.mean(), rtol=1e-4)
 
 
 def test_terms_of_weight_zero_cost_nothing():

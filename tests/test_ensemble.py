@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small_agents import CHUNK_DIM, OBSERVATION_DIM, FixedCritic, make, make_batch
+from small_agents import CHUNK_DIM, OBSERVATION_DIM, FixedCritic, compiled, make, make_batch
 
 from utils.networks import MLP, Critic, _apart, _batched
 
@@ -18,43 +18,47 @@ def mean_std(values, rho):
 def test_targets_are_lowered_by_the_disagreement_of_the_ensemble():
     agent = make('dfp', num_qs=3, q_agg='mean_std', rho=0.7)
     batch, rng = make_batch(), jax.random.PRNGKey(1)
-    chunks = agent.best_of_n(batch['next_observations'], rng)
-    values = agent.critic.apply(agent.target_critic, batch['next_observations'], chunks)
+    chunks = compiled(agent, 'best_of_n', batch['next_observations'], rng)
+    value = jax.jit(agent.critic.apply)
+    values = value(agent.target_critic, batch['next_observations'], chunks)
     assert values.shape == (3, 16)
     expected = batch['rewards'] + 0.9**4 * batch['masks'] * mean_std(values, 0.7)
-    np.testing.assert_allclose(agent.td_targets(batch, rng), expected, rtol=1e-5)
+    targets = compiled(agent, 'td_targets', batch, rng)
+    np.testing.assert_allclose(targets, expected, rtol=1e-5)
 
 
 def test_candidates_and_the_q_term_are_valued_in_the_same_way():
     agent = make('dfp', num_qs=3, q_agg='mean_std', rho=5.0, q_weight=1.0).begin_online()
     batch, rng = make_batch(), jax.random.PRNGKey(1)
-    chunks, values = agent.ranked_candidates(batch['observations'], rng)
-    each = agent.critic.apply(agent.params['critic'], batch['observations'][:, None], chunks)
+    observations, value = batch['observations'], jax.jit(agent.critic.apply)
+    chunks, values = compiled(agent, 'ranked_candidates', observations, rng)
+    each = value(agent.params['critic'], observations[:, None], chunks)
     np.testing.assert_allclose(values, mean_std(each, 5.0), rtol=1e-4, atol=1e-5)
-    _, info = agent.actor_loss(agent.params['actor'], batch, rng)
-    particles = agent.propose(
-        agent.params['actor'], batch['observations'], 8, jax.random.split(rng)[0]
-    )
-    each = agent.critic.apply(agent.params['critic'], batch['observations'][:, None], particles)
+    _, info = compiled(agent, 'actor_loss', agent.params['actor'], batch, rng)
+    particle_rng, _ = jax.random.split(rng)
+    particles = compiled(agent, 'propose', agent.params['actor'], observations, 8, particle_rng)
+    each = value(agent.params['critic'], observations[:, None], particles)
     np.testing.assert_allclose(info['actor/q_loss'], -mean_std(each, 5.0).mean(), rtol=1e-4)
 
 
 def test_members_that_agree_have_a_finite_gradient():
     agent = make('dfp', q_agg='mean_std', q_weight=1.0).replace(critic=FixedCritic())
     agent = agent.begin_online()
-    grad = jax.grad(lambda p: agent.actor_loss(p, make_batch(), jax.random.PRNGKey(0))[0])
-    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(grad(agent.params['actor'])))
+    batch, rng = make_batch(), jax.random.PRNGKey(0)
+    grad = jax.jit(jax.grad(lambda p: agent.actor_loss(p, batch, rng)[0]))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grad(agent.params['actor'])))
 
 
 def test_members_are_networks_of_their_own_under_the_same_names_for_any_size():
     for num in (1, 2, 4):
         critic = Critic((8, 8), num)
-        params = critic.init(jax.random.PRNGKey(0), OBSERVATIONS, CHUNKS)
-        values = critic.apply(params, OBSERVATIONS, CHUNKS)
+        params = jax.jit(critic.init)(jax.random.PRNGKey(0), OBSERVATIONS, CHUNKS)
+        values = jax.jit(critic.apply)(params, OBSERVATIONS, CHUNKS)
+        member = jax.jit(MLP((8, 8), 1, True).apply)
         assert values.shape == (num, 6, 5)
         for i in range(num):
             own = {'params': params['params'][f'member_{i}']}
-            expected = MLP((8, 8), 1, True).apply(own, OBSERVATIONS, CHUNKS)
+            expected = member(own, OBSERVATIONS, CHUNKS)
             np.testing.assert_allclose(values[i], expected[..., 0], rtol=1e-5, atol=1e-6)
         assert len({float(value) for value in values[:, 0, 0]}) == num
 
@@ -63,11 +67,13 @@ def test_members_have_the_same_values_and_gradients_batched_as_apart():
     rng = np.random.default_rng(0)
     inputs = [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in (OBSERVATIONS, CHUNKS)]
     network = MLP((8, 8), 1, True)
-    params = [network.init(jax.random.PRNGKey(i), *inputs) for i in range(4)]
+    init = jax.jit(network.init)
+    params = [init(jax.random.PRNGKey(i), *inputs) for i in range(4)]
 
     def outcome(function):
-        loss = lambda p: jnp.sum(jnp.sin(function(network.apply, p, *inputs)))  # noqa: E731
-        return function(network.apply, params, *inputs), jax.grad(loss)(params)
+        values = lambda p: function(network.apply, p, *inputs)  # noqa: E731
+        gradient = jax.grad(lambda p: jnp.sum(jnp.sin(values(p))))
+        return jax.jit(lambda p: (values(p), gradient(p)))(params)
 
     for a, b in zip(*(jax.tree.leaves(outcome(f)) for f in (_apart, _batched)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

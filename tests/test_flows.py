@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from small_agents import flops, make
+from small_agents import make
 
 from utils.flows import flow_matching_loss, integrate
 
@@ -78,9 +78,7 @@ def test_the_observation_is_embedded_once_for_all_steps_of_the_flow():
     agent = make('bfn', observation_dim=observation_dim, actor_hidden_dims=(hidden,), flow_steps=10)
     rows = 32
     observations = jnp.ones((rows, observation_dim))
-    cost = flops(
-        lambda params, rng: agent.propose(params, observations, 1, rng),
-        agent.params['actor'],
-        jax.random.PRNGKey(0),
-    )
+    propose = jax.jit(lambda params, rng: agent.propose(params, observations, 1, rng))
+    program = propose.lower(agent.params['actor'], jax.random.PRNGKey(0)).compile()
+    cost = program.cost_analysis()['flops']
     assert cost < 1.8 * 2 * rows * observation_dim * hidden

@@ -3,25 +3,32 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small_agents import FixedCritic, make, make_batch, one_step, train_on
+from small_agents import FixedCritic, compiled, make, make_batch, one_step, train_on
 
 from utils.flows import integrate
+
+
+@jax.jit
+def outputs(agent, params, observations, noise):
+    """What the one-step policy and the flow make of noise."""
+    flow = integrate(agent.velocity_field(params, observations), noise, agent.config.flow_steps)
+    return agent.actor.apply(params, observations, noise, method='one_step'), flow
 
 
 def test_the_loss_is_flow_matching_distillation_and_minus_q():
     agent, batch = make('fql', alpha=7.0, q_agg='min'), make_batch()
     rng = jax.random.PRNGKey(0)
-    loss, info = agent.actor_loss(agent.params['actor'], batch, rng)
+    loss, info = compiled(agent, 'actor_loss', agent.params['actor'], batch, rng)
     noise = jax.random.normal(jax.random.split(rng)[1], (16, agent.chunk_dim))
     params, observations = agent.params['actor'], batch['observations']
-    actions = agent.actor.apply(params, observations, noise, method='one_step')
-    flow = integrate(agent.velocity_field(params, observations), noise, agent.config.flow_steps)
+    actions, flow = outputs(agent, params, observations, noise)
     distillation = jnp.mean((actions - jnp.clip(flow, -1, 1)) ** 2)
-    values = agent.critic.apply(agent.params['critic'], observations, jnp.clip(actions, -1, 1))
+    value = jax.jit(agent.critic.apply)
+    values = value(agent.params['critic'], observations, jnp.clip(actions, -1, 1))
     expected = info['actor/flow_loss'] + 7.0 * distillation - values.mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     normalised = make('fql', alpha=7.0, normalize_q_loss=True)
-    loss, _ = normalised.actor_loss(normalised.params['actor'], batch, rng)
+    loss, _ = compiled(normalised, 'actor_loss', normalised.params['actor'], batch, rng)
     expected += values.mean() - values.mean() / jnp.abs(values.mean(0)).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
@@ -31,7 +38,7 @@ def test_distillation_and_q_do_not_move_the_flow():
     grads = []
     for alpha, best in ((0.0, 0.5), (100.0, -0.5)):
         agent = make('fql', alpha=alpha).replace(critic=FixedCritic(best=best))
-        grad = jax.grad(lambda p, agent=agent: agent.actor_loss(p, batch, rng)[0])
+        grad = jax.jit(jax.grad(lambda p, agent=agent: agent.actor_loss(p, batch, rng)[0]))
         grads.append(grad(agent.params['actor'])['params'])
     jax.tree.map(np.testing.assert_array_equal, grads[0]['_flow'], grads[1]['_flow'])
     differences = jax.tree.map(
@@ -58,8 +65,7 @@ def test_with_a_large_alpha_the_policy_is_the_flow_and_with_a_small_one_the_crit
         ).replace(critic=FixedCritic(best=0.0))
         agent = train_on(agent, sample, 800, average=200)
         params = agent.params['actor']
-        flow = integrate(agent.velocity_field(params, observations), noise, 10)
-        actions = agent.actor.apply(params, observations, noise, method='one_step')
+        actions, flow = outputs(agent, params, observations, noise)
         to_flow[alpha] = float(jnp.abs(actions - jnp.clip(flow, -1, 1)).mean())
         to_best[alpha] = float(jnp.abs(actions).mean())
     assert to_flow[1e4] < 0.12  # of 1.2 between the modes

@@ -1,10 +1,22 @@
 """MVP: the MeanFlow target, and a case whose mean velocity is known in closed form."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_agents import CHUNK_DIM, FixedCritic, cut, flops, make, make_batch, one_step, train_on
+from small_agents import (
+    CHUNK_DIM,
+    FixedCritic,
+    compiled,
+    cut,
+    flops,
+    make,
+    make_batch,
+    one_step,
+    train_on,
+)
 
 from agents.mvp import mean_flow, sample_times
 
@@ -29,6 +41,7 @@ def test_the_target_is_that_of_finite_differences():
         z, v = (jnp.asarray(rng.normal(size=(16, CHUNK_DIM))) for _ in range(2))
         r, t = jnp.sort(jnp.asarray(rng.uniform(size=(2, 16, 1))), axis=0)
 
+        @jax.jit
         def u(z, r, t):
             return agent.actor.apply(params, observations, z, r, t)
 
@@ -92,7 +105,7 @@ def test_the_optimum_is_the_known_mean_velocity(ivc_weight):
     )  # fmt: skip
     agent = train_on(agent, sample, 1200, average=400)
     z = jax.random.normal(jax.random.PRNGKey(5), (500, 2))
-    u = lambda z, r, t: agent.actor.apply(agent.params['actor'], jnp.ones((500, 1)), z, r, t)  # noqa: E731
+    u = partial(jax.jit(agent.actor.apply), agent.params['actor'], jnp.ones((500, 1)))
     times = jnp.linspace(0.2, 0.8, 500)[:, None]
     near = sigma(times) * z
     scale = jnp.abs(instantaneous(near, times)).mean()
@@ -102,7 +115,8 @@ def test_the_optimum_is_the_known_mean_velocity(ivc_weight):
     near = sigma(0.7) * z
     error = jnp.abs(u(near, r, t) - mean_velocity(near, r, t)).mean()
     assert error < 0.15 * jnp.abs(mean_velocity(near, r, t)).mean()
-    actions = agent.propose(agent.params['actor'], jnp.ones(1), 2000, jax.random.PRNGKey(6))
+    actor, rng = agent.params['actor'], jax.random.PRNGKey(6)
+    actions = compiled(agent, 'propose', actor, jnp.ones(1), 2000, rng)
     np.testing.assert_allclose(actions.std(axis=0), SCALE, rtol=0.25)
 
 
@@ -112,24 +126,23 @@ def test_the_loss_by_its_definition():
     agent = agent.replace(old_actor=jax.tree.map(lambda x: 0.5 * x, agent.old_actor))
     batch = cut(make_batch(), [0, 3], length=2)
     rng = jax.random.PRNGKey(0)
-    loss, _ = agent.actor_loss(agent.params['actor'], batch, rng)
+    loss, _ = compiled(agent, 'actor_loss', agent.params['actor'], batch, rng)
 
     candidate_rng, noise_rng, time_rng = jax.random.split(rng, 3)
-    candidates = agent.propose(agent.old_actor, batch['observations'], 6, candidate_rng)
-    values = np.asarray(agent.score(batch['observations'], candidates))
+    observations = batch['observations']
+    candidates = compiled(agent, 'propose', agent.old_actor, observations, 6, candidate_rng)
+    values = np.asarray(compiled(agent, 'score', observations, candidates))
     best = np.argsort(-values, axis=1)[:, :2]
     noise = jax.random.normal(noise_rng, (16, 3, CHUNK_DIM))
     r, t = sample_times(time_rng, (16, 3, 1), -0.4, 1.0)
     entries = np.repeat(np.asarray(batch['valid']), 2, axis=1)
+    u = partial(jax.jit(agent.actor.apply), agent.params['actor'], observations)
     expected = 0.0
     for i in range(3):
         chunks = candidates[np.arange(16), best[:, i - 1]]
         if i == 0:
             chunks = batch['actions'].reshape(16, -1) * entries
         eps, time, early = noise[:, i], t[:, i], r[:, i]
-        u = lambda z, r, t: agent.actor.apply(  # noqa: E731
-            agent.params['actor'], batch['observations'], z, r, t
-        )
         v = eps - chunks
         prediction, target = mean_flow(u, (1 - time) * chunks + time * eps, v, early, time)
         errors = (prediction - target) ** 2

@@ -352,11 +352,12 @@ def test_seeds_share_the_data_set_and_have_online_rows_of_their_own():
     both = stack([alone, alone])
     chunks = [experience.chunk(experience.states(1)[0], n, done) for n, done in ((3, True), (1, 0))]
     stacked = jax.tree.map(lambda *x: np.stack(x), *chunks)
+    add_each = jax.jit(jax.vmap(Replay.add, in_axes=(0, None, 0)))
     for _ in range(3):
-        both = jax.vmap(Replay.add, in_axes=(0, None, 0))(both, data, stacked)
+        both = add_each(both, data, stacked)
     keys = jax.random.split(jax.random.PRNGKey(0), 2)
     draw = partial(Replay.sample, batch_size=64, horizon=2, discount=DISCOUNT)
-    batches = jax.vmap(draw, in_axes=(0, None, 0))(both, data, keys)
+    batches = jax.jit(jax.vmap(draw, in_axes=(0, None, 0)))(both, data, keys)
     for i, chunk in enumerate(chunks):
         expected = alone
         for _ in range(3):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_agents import LEARNS_FROM_CANDIDATES, equal, make, make_batch
+from small_agents import LEARNS_FROM_CANDIDATES, compiled, equal, make, make_batch
 
 PHASES = {'offline': {'offline'}, 'online': {'online'}, 'both': {'offline', 'online'}}
 
@@ -17,7 +17,8 @@ def in_phase(agent, phase):
 
 
 def loss(agent):
-    return agent.actor_loss(agent.params['actor'], make_batch(), jax.random.PRNGKey(0))[0]
+    rng = jax.random.PRNGKey(0)
+    return compiled(agent, 'actor_loss', agent.params['actor'], make_batch(), rng)[0]
 
 
 class Asked:
@@ -47,7 +48,7 @@ def test_the_slow_copy_follows_the_policy_in_those_phases_only(method, phases):
         agent = in_phase(make(method, top_k=2, topk_phases=phases, ema_rate=0.25), phase)
         agent = agent.replace(old_actor=jax.tree.map(lambda x: x + 1, agent.old_actor))
         rate = 0.25 if phase in PHASES[phases] else 0.0
-        old = agent.after_update().old_actor
+        old = compiled(agent, 'after_update').old_actor
         for theta, found in zip(*map(jax.tree.leaves, (agent.params['actor'], old)), strict=True):
             np.testing.assert_allclose(found, theta + 1 - rate, rtol=1e-5, atol=1e-6)
 
@@ -80,10 +81,11 @@ def test_mvp_learns_from_the_data_alone_unless_top_k_is_given():
 def test_the_distance_to_the_slow_copy_is_told_where_it_follows_the_policy(method):
     agent = make(method, top_k=2)
     name, batch, rng = 'policy/distance_to_old', make_batch(), jax.random.PRNGKey(0)
-    assert name not in agent.diagnose(batch, rng)
+    diagnose = jax.jit(type(agent).diagnose)
+    assert name not in diagnose(agent, batch, rng)
     agent = agent.begin_online()
-    assert agent.diagnose(batch, rng)[name] == 0
+    assert diagnose(agent, batch, rng)[name] == 0
     moved, _ = agent.update(batch)
-    first = moved.diagnose(batch, rng)[name]
+    first = diagnose(moved, batch, rng)[name]
     moved, _ = moved.update(batch)
-    assert 0 < first < moved.diagnose(batch, rng)[name]
+    assert 0 < first < diagnose(moved, batch, rng)[name]

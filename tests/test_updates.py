@@ -63,7 +63,7 @@ def test_fused_updates_are_the_updates_one_by_one(data):
     expected, infos = make(), []
     for _ in range(3):
         rng, sample_rng = jax.random.split(expected.rng)
-        batch = Replay.create(data, 50).sample(data, sample_rng, 8, 3, 0.99)
+        batch = sample(Replay.create(data, 50), data, sample_rng, 8, 3, 0.99)
         expected, info = expected.replace(rng=rng).update(batch)
         infos.append(info)
     agents, replays, _, totals = make_stacked(data)
@@ -276,8 +276,8 @@ def test_a_diagnosis_is_of_each_seed_alone_and_changes_nothing(data):
     for seed in range(2):
         agent = make(seed)
         batch_rng, rng = jax.random.split(jax.random.fold_in(agent.rng, DIAGNOSIS))
-        batch = Replay.create(data, 50).sample(data, batch_rng, 8, 3, 0.99)
-        for name, value in agent.diagnose(batch, rng).items():
+        batch = sample(Replay.create(data, 50), data, batch_rng, 8, 3, 0.99)
+        for name, value in jax.jit(type(agent).diagnose)(agent, batch, rng).items():
             np.testing.assert_allclose(found[name][seed], value, rtol=1e-4, err_msg=name)
 
 
