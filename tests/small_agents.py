@@ -66,7 +66,7 @@ def one_step(observations, actions):
 
 
 def compiled(agent, method, *arguments):
-    """Calls a method of an agent as one program: without, it is a hundred small ones."""
+    """Calls a method of an agent as one program; called directly it is a hundred small ones."""
     sizes = [1 + i for i, argument in enumerate(arguments) if isinstance(argument, int)]
     return jax.jit(getattr(type(agent), method), static_argnums=sizes)(agent, *arguments)
 

@@ -1,4 +1,4 @@
-"""What an update costs, counted, not timed: it does the necessary work only, before XLA helps."""
+"""What an update costs, counted, not timed: as it is written, it does the necessary work only."""
 
 import pytest
 from small_agents import ACTION_DIM, OBSERVATION_DIM, flops, make_batch
