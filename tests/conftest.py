@@ -18,11 +18,18 @@ XLA_FLAGS = (
 
 
 def pytest_configure(config):
-    gc.set_threshold(10_000, 10, 10)  # else it takes 3 to 6% of the time
+    gc.set_threshold(10_000, 10, 10)
     os.environ.setdefault('XLA_FLAGS', XLA_FLAGS)
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(config.cache.mkdir('jax')))
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '0')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def quick_garbage_collection():
+    """Leaves out what other modules hold: all of it takes seconds, at each reset of robosuite."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session')
