@@ -46,9 +46,26 @@ def test_a_log_writes_a_row_for_each_seed_and_draws_the_curve(tmp_path):
         ('0', '3', '0.1'), ('0', '4', '0.2'), ('50', '3', '0.5'), ('50', '4', '0.7'),
     ]  # fmt: skip
     assert float(rows[0]['seconds']) >= 1000
-    assert (tmp_path / 'learning_curve.png').read_bytes().startswith(b'\x89PNG')
     assert log.sizes == {'offline': 0, 'online': 0, 'eval': (tmp_path / 'eval.csv').stat().st_size}
+    assert not (tmp_path / 'learning_curve.png').exists()
     log.close()
+    assert (tmp_path / 'learning_curve.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_the_curve_is_drawn_again_now_and_then_and_has_every_row_in_the_end(tmp_path, monkeypatch):
+    drawn, now = [], [0.0]
+    monkeypatch.setattr(
+        curves, 'learning_curve', lambda *_: drawn.append(len(read_table(tmp_path / 'eval.csv')))
+    )
+    monkeypatch.setattr(logs.time, 'monotonic', lambda: now[0])
+    log = logs.RunLog(tmp_path, 'title', [0], {})
+    for step in range(8):
+        now[0] = 4.0 * step
+        log.write('eval', 'online', step, [{'success': 0.5}])
+    assert drawn == [4, 7]
+    log.close()
+    log.draw()
+    assert drawn == [4, 7, 8]
 
 
 def test_what_is_not_known_is_an_empty_cell_and_what_is_not_finite_says_so(tmp_path):

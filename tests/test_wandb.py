@@ -16,7 +16,7 @@ SETTINGS = {
 
 def start(folder, seeds=(3, 4), **changes):
     log = logs.RunLog(folder, 'title', list(seeds), {})
-    log._draw = lambda: None
+    log.draw = lambda: None
     log.start_wandb(SETTINGS | changes)
     return log
 

@@ -27,6 +27,7 @@ PACKAGES = (
 )
 TABLES = ('offline', 'online', 'eval')
 STATUS, LOCK = 'status.json', '.lock'
+DRAW_SECONDS = 10.0  # between drawings of the learning curve, each of which takes a few tenths
 
 
 class Table:
@@ -264,6 +265,8 @@ class RunLog:
         self._folder, self._title, self._seeds = folder, title, seeds
         self._tables = {name: Table(folder / f'{name}.csv', sizes.get(name, 0)) for name in TABLES}
         self._start = time.time() - seconds
+        self._last_drawing = time.monotonic()
+        self._outdated = bool(sizes.get('eval'))  # an earlier part may have ended without
         self._wandb: WandbRuns | None = None
 
     def start_wandb(self, settings: Mapping[str, Any]) -> None:
@@ -291,7 +294,8 @@ class RunLog:
         """Appends a row for each seed to a table.
 
         Args:
-            table: 'offline', 'online' or 'eval'. After 'eval', `learning_curve.png` is drawn again.
+            table: 'offline', 'online' or 'eval'. After 'eval', `learning_curve.png` is drawn again
+                if the last drawing is `DRAW_SECONDS` old.
             phase: 'offline' or 'online'.
             step: of the phase.
             rows: of each seed, all with the same names; None is an empty cell.
@@ -303,10 +307,18 @@ class RunLog:
             if self._wandb:
                 self._wandb.log(i, table, phase, step, dict(row) | {'seconds': seconds})
         if table == 'eval':
-            self._draw()
+            self._outdated = True
+            if time.monotonic() - self._last_drawing >= DRAW_SECONDS:
+                self.draw()
 
-    def _draw(self) -> None:
-        """Draws the learning curve again; what goes wrong is a warning, never the run's end."""
+    def draw(self) -> None:
+        """Draws the learning curve with the newest rows, unless it has them already.
+
+        What goes wrong is a warning, never the run's end.
+        """
+        if not self._outdated:
+            return
+        self._outdated = False
         try:
             from reports.curves import learning_curve  # matplotlib is slow to import
 
@@ -315,6 +327,7 @@ class RunLog:
         except Exception as error:  # no picture is worth a training run
             problem = ' '.join(f'{type(error).__name__}: {error}'.split())
             logging.warning('learning_curve.png: not drawn (%s); the run goes on.', problem)
+        self._last_drawing = time.monotonic()
 
     def sync(self) -> None:
         """Waits until the rows are on the disk."""
@@ -322,7 +335,8 @@ class RunLog:
             table.sync()
 
     def close(self) -> None:
-        """Closes the tables, and ends the W&B runs."""
+        """Draws the learning curve, closes the tables, and ends the W&B runs."""
+        self.draw()
         for table in self._tables.values():
             table.close()
         if self._wandb:

@@ -308,6 +308,7 @@ class _Run:
             raise UserError(f'{error}; {self._last_checkpoint()}') from None
         self.checkpoints.wait()
         scores = self.state.scores
+        self.log.draw()
         self.folder.write_status('done', scores=list(scores), **self.position, **device_memory())
         return scores
 
