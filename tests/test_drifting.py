@@ -33,6 +33,9 @@ few_examples = settings(max_examples=15, deadline=None)
 static_options = ('temperatures', 'positives_only', 'negatives_only')
 jitted_field = jax.jit(drifting_field, static_argnames='log_kernel')
 jitted_normalized_field = jax.jit(normalized_field, static_argnames=static_options)
+jitted_loss_and_grads = jax.jit(
+    jax.value_and_grad(drifting_loss, argnums=(0, 1, 2)), static_argnames='log_kernel'
+)
 
 
 def normal(seed, *shape):
@@ -116,7 +119,7 @@ def test_field_lifts_to_a_batch_of_states_by_vmap():
 def test_a_particle_far_from_all_samples_goes_to_the_nearest(kernel):
     log_kernel = KERNELS[kernel]
     samples = np.float32([[0, 0], [100, 0]])
-    shift = mean_shift(np.float32([1e4, 0]), samples, log_kernel)
+    shift = jax.jit(partial(mean_shift, log_kernel=log_kernel))(np.float32([1e4, 0]), samples)
     np.testing.assert_allclose(shift, [100 - 1e4, 0], rtol=1e-6)
 
 
@@ -124,7 +127,7 @@ def test_loss_only_moves_the_particles_and_by_their_field():
     log_kernel = KERNELS['gaussian']
     x, p, q = normal(0, 5, 4), normal(1, 6, 4), normal(2, 7, 4)
     field = jitted_field(x, p, q, log_kernel)
-    loss, grads = jax.value_and_grad(drifting_loss, argnums=(0, 1, 2))(x, p, q, log_kernel)
+    loss, grads = jitted_loss_and_grads(x, p, q, log_kernel=log_kernel)
     np.testing.assert_allclose(loss, np.mean(field**2), rtol=1e-5)
     np.testing.assert_allclose(grads[0], -2 * field / x.size, atol=1e-7)
     assert not np.any(grads[1])
@@ -144,10 +147,11 @@ PARTICLES = {
 @pytest.mark.parametrize('kernel', KERNELS)
 def test_field_and_its_derivative_are_finite(kernel, particles):
     log_kernel = KERNELS[kernel]
-    x, positives = map(jnp.float32, PARTICLES[particles])
-    jacobian = jax.jacobian(lambda x: jitted_field(x, positives, x, log_kernel))(x)
-    loss, grad = jax.value_and_grad(lambda x: drifting_loss(x, positives, x, log_kernel))(x)
-    for values in (jacobian, loss, grad):
+    x, positives = map(np.float32, PARTICLES[particles])
+    field = partial(drifting_field, log_kernel=log_kernel)
+    jacobian = jax.jit(jax.jacobian(field, argnums=(0, 1, 2)))(x, positives, x)
+    loss, grads = jitted_loss_and_grads(x, positives, x, log_kernel=log_kernel)
+    for values in (*jacobian, loss, *grads):
         assert np.all(np.isfinite(values))
 
 
@@ -309,9 +313,8 @@ def test_normalized_loss_only_moves_the_particles_and_by_their_field():
     np.testing.assert_allclose(grads[0], -2 * field / (5 * 8 * 3 * unit), rtol=1e-4, atol=1e-7)
     assert not np.any(grads[1])
     assert not np.any(grads[2])
-    through_weights = jax.grad(lambda weights: loss_and_grads(*sets, **weights, **options)[0][0])(
-        weights
-    )
+    mean_loss = lambda weights: loss_and_grads(*sets, **weights, **options)[0][0]  # noqa: E731
+    through_weights = jax.jit(jax.grad(mean_loss))(weights)
     assert not any(np.any(grad) for grad in through_weights.values())
 
 
@@ -325,9 +328,9 @@ def test_small_fields_survive_large_coordinates():
 @pytest.mark.parametrize('negatives', [None, np.ones((2, 2))])
 @pytest.mark.parametrize('particles', PARTICLES)
 def test_normalized_loss_and_its_gradient_are_finite(particles, negatives):
-    x, positives = (jnp.float32(points)[None] for points in PARTICLES[particles])
+    x, positives = (np.float32(points)[None] for points in PARTICLES[particles])
     if negatives is not None:
-        negatives = jnp.float32(negatives)[None, :, : x.shape[-1]]
+        negatives = np.float32(negatives)[None, :, : x.shape[-1]]
     (mean, (loss, info)), grads = loss_and_grads(x, positives, negatives, temperatures=(0.02, 1.0))
     for values in jax.tree.leaves((mean, loss, info, grads)):
         assert np.all(np.isfinite(values))
@@ -373,7 +376,7 @@ def test_a_batch_of_masked_states_has_no_loss():
 
 def test_weight_of_one_is_the_default():
     sets = normal(0, 3, 8, 3), normal(1, 3, 2, 3), normal(2, 3, 4, 3)
-    ones = {'weight_positives': jnp.ones((3, 2)), 'weight_negatives': jnp.ones((3, 4))}
+    ones = {'weight_positives': np.ones((3, 2)), 'weight_negatives': np.ones((3, 4))}
     plain, *_ = jitted_normalized_field(*sets, temperatures=(0.1,))
     weighted, *_ = jitted_normalized_field(*sets, temperatures=(0.1,), **ones)
     np.testing.assert_allclose(plain, weighted, rtol=1e-5, atol=1e-6)
@@ -480,16 +483,16 @@ def test_impossible_options_are_refused(options, message):
 )
 def test_a_wrong_shape_is_refused_by_name(name, shape, wanted):
     arrays = {
-        'generated': jnp.ones((2, 3, 4)),
-        'positives': jnp.ones((2, 2, 4)),
-        'negatives': jnp.ones((2, 5, 4)),
-        'weight_positives': jnp.ones((2, 2)),
-        'weight_negatives': jnp.ones((2, 5)),
-        'state_mask': jnp.ones(2),
+        'generated': np.ones((2, 3, 4)),
+        'positives': np.ones((2, 2, 4)),
+        'negatives': np.ones((2, 5, 4)),
+        'weight_positives': np.ones((2, 2)),
+        'weight_negatives': np.ones((2, 5)),
+        'state_mask': np.ones(2),
     }
-    normalized_drifting_loss(**arrays, temperatures=(0.1,))
+    loss_and_grads(**arrays, temperatures=(0.1,))
     with pytest.raises(ValueError, match=r'^\w+ has shape .*: must be ') as error:
-        normalized_drifting_loss(**arrays | {name: jnp.ones(shape)}, temperatures=(0.1,))
+        normalized_drifting_loss(**arrays | {name: np.ones(shape)}, temperatures=(0.1,))
     assert str(error.value).endswith(f'must be {wanted}')
 
 
@@ -506,14 +509,14 @@ def test_a_wrong_shape_is_refused_by_name(name, shape, wanted):
 @pytest.mark.parametrize('function', [drifting_field, drifting_loss])
 def test_the_papers_field_refuses_wrong_shapes(function, shapes, message):
     with pytest.raises(ValueError, match=message):
-        function(*(jnp.ones(shape) for shape in shapes), KERNELS['gaussian'])
+        function(*(np.ones(shape) for shape in shapes), KERNELS['gaussian'])
 
 
 def test_the_mean_shift_is_of_one_particle():
     with pytest.raises(ValueError, match=r'x has shape \(5, 4\): must be \[D\]'):
-        mean_shift(jnp.ones((5, 4)), jnp.ones((6, 4)), KERNELS['gaussian'])
+        mean_shift(np.ones((5, 4)), np.ones((6, 4)), KERNELS['gaussian'])
     with pytest.raises(ValueError, match=r'ys has shape \(6, 1\): must be \[P, D\] with D=4'):
-        mean_shift(jnp.ones(4), jnp.ones((6, 1)), KERNELS['gaussian'])
+        mean_shift(np.ones(4), np.ones((6, 1)), KERNELS['gaussian'])
 
 
 # ---- What it is for ----
