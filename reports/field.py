@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from absl import app, flags, logging
@@ -131,11 +130,11 @@ def draw(options: Options) -> None:
 def draw_field(options: Options) -> None:
     """Draws proposals and their best, and the field's two parts and sum at the particles."""
     candidate_rng, particle_rng = jax.random.split(jax.random.PRNGKey(options.seed))
-    candidates = problems.sample_old_policy(candidate_rng, options.num_candidates)
-    order = jnp.argsort(-problems.values(candidates))
+    candidates = np.asarray(problems.sample_old_policy(candidate_rng, options.num_candidates))
+    order = np.argsort(-np.asarray(problems.values(candidates)), stable=True)
     best, others = candidates[order[: options.top_k]], candidates[order[options.top_k :]]
-    particles = problems.sample_old_policy(particle_rng, options.num_particles)
-    attraction, repulsion = options.parts(particles, best)
+    particles = np.asarray(problems.sample_old_policy(particle_rng, options.num_particles))
+    attraction, repulsion = map(np.asarray, options.parts(particles, best))
 
     with plt.rc_context({'font.size': 13}):
         figure, axes = plt.subplots(1, 4, figsize=(13.6, 4.1), layout='constrained')
@@ -167,7 +166,7 @@ def draw_field(options: Options) -> None:
 def _draw_values(ax: Axes) -> None:
     """Shades the plane by Q, and gives the axes the look that all pictures here have."""
     line = np.linspace(-EDGE, EDGE, 120)
-    values = problems.values(jnp.stack(jnp.meshgrid(line, line), axis=-1))
+    values = problems.values(np.stack(np.meshgrid(line, line), axis=-1))
     ax.contourf(line, line, values, levels=10, cmap='Greys', alpha=0.45)
     _frame(ax)
 
@@ -243,7 +242,7 @@ def draw_training(options: Options) -> None:
 def _training_frame(snapshot: Snapshot, options: Options) -> np.ndarray:
     figure, axes = plt.subplots(1, 3, figsize=(11.4, 4.5), layout='constrained')
     line = np.linspace(-EDGE, EDGE, 120)
-    points = jnp.stack(jnp.meshgrid(line, line), axis=-1)
+    points = np.stack(np.meshgrid(line, line), axis=-1)
     density = np.exp(problems.log_tilted(points, options.beta))
     _draw_values(axes[0])
     axes[0].scatter(*snapshot.samples[:2000].T, s=4, color=BLUE, alpha=0.5, linewidths=0)
@@ -292,7 +291,7 @@ def draw_starts(options: Options) -> None:
             squeeze=False,
         )
         for row, (name, sample) in zip(axes, problems.TARGETS.items(), strict=True):
-            targets = jnp.asarray(sample(rng, problems.POOL))
+            targets = sample(rng, problems.POOL)
             for ax, start in zip(row, problems.STARTS, strict=True):
                 first, last = problems.train(
                     start, options.field, targets, options.seed, 2, options.num_updates

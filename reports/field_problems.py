@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from utils.drifting import LogKernel, drifting_field, gaussian, laplace, mean_shift
 from utils.drifting import normalized_field as normalized
@@ -39,12 +40,14 @@ HILL_WIDTH = 0.5
 # ---- an old policy, values, and the tilted policy -----------------------------------------------
 
 
+@jax.jit
 def values(actions: jax.Array) -> jax.Array:
     """Returns Q `[...]` of `actions [..., 2]`."""
     squared = jnp.sum((actions[..., None, :] - HILLS) ** 2, axis=-1)
     return jnp.sum(HEIGHTS * jnp.exp(-squared / (2 * HILL_WIDTH**2)), axis=-1)
 
 
+@jax.jit
 def log_old_policy(actions: jax.Array, blur: float = 0.0) -> jax.Array:
     """Returns log π_old `[...]` of `actions [..., 2]`, blurred by a Gaussian of width `blur`.
 
@@ -56,6 +59,7 @@ def log_old_policy(actions: jax.Array, blur: float = 0.0) -> jax.Array:
     return jax.nn.logsumexp(exponents, axis=-1) - jnp.log(2 * jnp.pi * variance)
 
 
+@partial(jax.jit, static_argnames='num')
 def sample_old_policy(rng: jax.Array, num: int) -> jax.Array:
     """Draws actions `[num, 2]` of π_old."""
     mode_rng, noise_rng = jax.random.split(rng)
@@ -63,19 +67,20 @@ def sample_old_policy(rng: jax.Array, num: int) -> jax.Array:
     return modes + WIDTH * jax.random.normal(noise_rng, (num, 2))
 
 
+@jax.jit
 def log_tilted(actions: jax.Array, beta: float) -> jax.Array:
     """Returns log π_old(a) + Q(a) / β `[...]`, the tilted policy's log density but a constant."""
     return log_old_policy(actions) + values(actions) / beta
 
 
-def sample_tilted(rng: np.random.Generator, num: int, beta: float) -> jax.Array:
+def sample_tilted(rng: np.random.Generator, num: int, beta: float) -> np.ndarray:
     """Draws actions `[num, 2]` of the tilted policy, up to the cells of a fine grid."""
     line, cell = np.linspace(-2, 2, 512, retstep=True)
     points = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
-    logs = np.asarray(log_tilted(jnp.asarray(points), beta), np.float64)
+    logs = np.asarray(log_tilted(points, beta), np.float64)
     chances = np.exp(logs - logs.max())
     drawn = points[rng.choice(len(points), num, p=chances / chances.sum())]
-    return jnp.asarray(drawn + cell * rng.uniform(-0.5, 0.5, drawn.shape), jnp.float32)
+    return (drawn + cell * rng.uniform(-0.5, 0.5, drawn.shape)).astype(np.float32)
 
 
 class Decomposition(NamedTuple):
@@ -88,37 +93,36 @@ class Decomposition(NamedTuple):
         of_policy: −σ² ∇log π_θ, of the kernel density estimate.
     """
 
-    field: jax.Array
-    of_values: jax.Array
-    of_old_policy: jax.Array
-    of_policy: jax.Array
+    field: np.ndarray
+    of_values: np.ndarray
+    of_old_policy: np.ndarray
+    of_policy: np.ndarray
 
     @property
-    def sum(self) -> jax.Array:
+    def sum(self) -> np.ndarray:
         """The three terms together `[G, 2]`."""
         return self.of_values + self.of_old_policy + self.of_policy
 
     @property
     def size(self) -> float:
         """The root mean square length of V."""
-        return float(jnp.sqrt(jnp.mean(jnp.sum(self.field**2, axis=-1))))
+        return float(np.sqrt(np.mean(np.sum(self.field**2, axis=-1))))
 
     @property
     def error(self) -> float:
         """The length of V − sum over that of V, both root mean squares."""
-        difference = jnp.sum((self.field - self.sum) ** 2, axis=-1)
-        return float(jnp.sqrt(jnp.mean(difference))) / self.size
+        difference = np.sum((self.field - self.sum) ** 2, axis=-1)
+        return float(np.sqrt(np.mean(difference))) / self.size
 
     @property
     def cosine(self) -> float:
         """The cosine of the angle between V and the sum, as vectors of all points' entries."""
-        norms = jnp.linalg.norm(self.field) * jnp.linalg.norm(self.sum)
-        return float(jnp.vdot(self.field, self.sum) / norms)
+        norms = np.linalg.norm(self.field) * np.linalg.norm(self.sum)
+        return float(np.vdot(self.field, self.sum) / norms)
 
 
-@jax.jit
 def decompose(
-    x: jax.Array, positives: jax.Array, negatives: jax.Array, bandwidth: float, beta: float
+    x: ArrayLike, positives: ArrayLike, negatives: ArrayLike, bandwidth: float, beta: float
 ) -> Decomposition:
     """Measures the field of the Gaussian kernel against its decomposition.
 
@@ -129,6 +133,11 @@ def decompose(
         bandwidth: σ.
         beta: β.
     """
+    return jax.device_get(_decompose(x, positives, negatives, bandwidth, beta))
+
+
+@jax.jit
+def _decompose(x, positives, negatives, bandwidth, beta) -> Decomposition:
     gradient = lambda f: jax.vmap(jax.grad(f))(x)  # noqa: E731
     return Decomposition(
         drifting_field(x, positives, negatives, partial(gaussian, bandwidth=bandwidth)),
@@ -150,13 +159,14 @@ def make_field(kernel: str, bandwidth: float, temperatures: Sequence[float]) -> 
     """Returns the sum of `make_parts`, without computing the parts where that takes longer."""
     if kernel == 'normalized':
 
+        @jax.jit
         def field(x: jax.Array, positives: jax.Array) -> jax.Array:
             moved, unit, _ = normalized(x[None], positives[None], temperatures=tuple(temperatures))
             return unit * moved[0]
 
         return field
     parts = make_parts(kernel, bandwidth, temperatures)
-    return lambda x, positives: sum(parts(x, positives), jnp.zeros_like(x))
+    return jax.jit(lambda x, positives: sum(parts(x, positives), jnp.zeros_like(x)))
 
 
 def make_parts(kernel: str, bandwidth: float, temperatures: Sequence[float]) -> Parts:
@@ -169,9 +179,9 @@ def make_parts(kernel: str, bandwidth: float, temperatures: Sequence[float]) -> 
         temperatures: of the normalised one.
     """
     if kernel == 'normalized':
-        return partial(normalized_parts, temperatures=tuple(temperatures))
+        return jax.jit(partial(normalized_parts, temperatures=tuple(temperatures)))
     log_kernel = {'gaussian': gaussian, 'laplace': laplace}[kernel]
-    return partial(paper_parts, log_kernel=partial(log_kernel, bandwidth=bandwidth))
+    return jax.jit(partial(paper_parts, log_kernel=partial(log_kernel, bandwidth=bandwidth)))
 
 
 def paper_parts(
@@ -224,7 +234,7 @@ STARTS = (
 def train(
     start: Start,
     field: Field,
-    targets: jax.Array,
+    targets: ArrayLike,
     seed: int,
     num_snapshots: int,
     interval: int,
@@ -249,9 +259,10 @@ def train(
     Returns:
         The samples `[F, n, 2]`, always of the same noise.
     """
+    targets = jnp.asarray(targets)
     network, optimizer = MLP((128, 128, 128), 2), optax.adam(1e-3)
     init_rng, noise_rng, train_rng = jax.random.split(jax.random.PRNGKey(seed), 3)
-    initial = network.init(init_rng, jnp.zeros((1, 2)))
+    initial = jax.jit(network.init)(init_rng, np.zeros((1, 2)))
     shown = jax.random.normal(noise_rng, (num_samples, 2))
 
     def generate(params, noise):
@@ -272,15 +283,15 @@ def train(
         return (optax.apply_updates(params, updates), opt_state), None
 
     @jax.jit
-    def run(params, rngs):
+    def run(params):
         def snapshot(carry, rngs):
             samples = generate(carry[0], shown)
             return jax.lax.scan(update, carry, rngs)[0], samples
 
+        rngs = jax.random.split(train_rng, (num_snapshots, interval))
         return jax.lax.scan(snapshot, (params, optimizer.init(params)), rngs)[1]
 
-    rngs = jax.random.split(train_rng, (num_snapshots, interval))
-    return np.asarray(run(initial, rngs))
+    return np.asarray(run(initial))
 
 
 def checkerboard(rng: np.random.Generator, num: int) -> np.ndarray:
