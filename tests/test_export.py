@@ -12,7 +12,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_agents import ACTION_DIM, HORIZON, METHODS, OBSERVATION_DIM, equal, make
+from small_agents import ACTION_DIM, HORIZON, METHODS, OBSERVATION_DIM, compiled, equal, make
 from small_runs import make_config
 
 import envs
@@ -87,22 +87,25 @@ def observe(batch):
 @every_method
 def test_a_proposal_is_generated_from_noise_of_its_own(method):
     agent, observations, rng = make(method), observe(5), jax.random.PRNGKey(0)
-    noise, params = jax.random.normal(rng, (5, 3, agent.chunk_dim)), agent.params['actor']
-    proposals = agent.propose(params, observations, 3, rng)
-    np.testing.assert_array_equal(proposals, agent.generate(params, observations, noise))
-    other = agent.generate(params, observations, noise.at[2, 1].add(1.0))
-    assert ((proposals != other).any(axis=-1) == np.eye(5)[2][:, None] * np.eye(3)[1]).all()
+    noise = np.array(jax.random.normal(rng, (5, 3, agent.chunk_dim)))
+    proposals = compiled(agent, 'propose', agent.params['actor'], observations, 3, rng)
+    generated = np.asarray(generate(agent, observations, noise))
+    np.testing.assert_allclose(proposals, generated, rtol=0, atol=1e-6)
+    noise[2, 1] += 1.0
+    other = np.asarray(generate(agent, observations, noise))
+    assert ((generated != other).any(axis=-1) == np.eye(5)[2][:, None] * np.eye(3)[1]).all()
 
 
 @every_method
 def test_the_best_chunk_comes_with_its_value(method):
     agent, observations = make(method), observe(5)
     rng = jax.random.PRNGKey(0)
-    chunks = agent.propose(agent.params['actor'], observations, NUM_SAMPLES, rng)
-    chunk, value = agent.choose(observations, chunks)
-    np.testing.assert_array_equal(chunk, agent.best_of_n(observations, rng, NUM_SAMPLES))
-    values = agent.critic.apply(agent.params['critic'], observations, chunk).mean(axis=0)
-    np.testing.assert_allclose(value, values, atol=1e-5)
+    chunks = compiled(agent, 'propose', agent.params['actor'], observations, NUM_SAMPLES, rng)
+    chunk, value = compiled(agent, 'choose', observations, chunks)
+    best = compiled(agent, 'best_of_n', observations, rng, NUM_SAMPLES)
+    np.testing.assert_allclose(chunk, best, rtol=0, atol=1e-6)
+    values = jax.jit(agent.critic.apply)(agent.params['critic'], observations, chunk)
+    np.testing.assert_allclose(value, np.mean(values, axis=0), atol=1e-5)
 
 
 # ---- programs ---------------------------------------------------------------------------------
@@ -147,7 +150,7 @@ def test_the_best_of_any_number_can_be_asked_for():
     values = []
     noises = np.random.default_rng(1).normal(size=(3, 16, HORIZON, ACTION_DIM)).astype(np.float32)
     for num in (1, 4, 16):
-        chunk, value = program.call(observe(3), noises[:, :num])
+        chunk, value = jax.jit(program.call)(observe(3), noises[:, :num])
         assert chunk.shape == (3, HORIZON, ACTION_DIM)
         values.append(np.asarray(value))
     assert (values[0] <= values[1]).all()
