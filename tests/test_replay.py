@@ -98,6 +98,8 @@ class Experience:
         return chunk | {'length': length, 'done': done, 'next_observation': states[-1]}
 
 
+begin_online = jax.jit(Replay.begin_online, static_argnums=(2, 3))
+num_starts = jax.jit(Replay.num_starts)
 add = jax.jit(Replay.add)
 sample = jax.jit(Replay.sample, static_argnums=(3, 4, 5))
 scaled = jax.jit(scale_bits)
@@ -105,7 +107,7 @@ scaled = jax.jit(scale_bits)
 
 def assert_samples_match(replay, data, reference, horizon, seed=0, batch_size=64):
     expected = reference.chunks(horizon)
-    assert int(replay.num_starts(data)) == len(expected)
+    assert num_starts(replay, data) == len(expected)
     batch = sample(replay, data, jax.random.PRNGKey(seed), batch_size, horizon, DISCOUNT)
     batch = {k: np.asarray(v) for k, v in batch.items()}
     for i, start in enumerate(batch['observations'][:, 0]):
@@ -125,10 +127,10 @@ def test_any_history_gives_the_samples_of_a_plain_list(lengths, capacity, adds, 
     experience = Experience()
     rows = experience.episodes(lengths)
     assume(len(rows['terminals']) + 2 <= capacity)
-    data = Rows.from_dataset(rows)
+    data = Rows.from_dataset(rows, capacity - 2)  # one shape, so that few programs are compiled
     replay = Replay.create(data, capacity - len(lengths))
     assert replay.capacity == capacity
-    replay = replay.begin_online(data, 100)
+    replay = begin_online(replay, data, 100)
     reference = ListBuffer(rows, replay.capacity)
     state = experience.states(1)[0]
     for length, done in adds:
@@ -136,7 +138,7 @@ def test_any_history_gives_the_samples_of_a_plain_list(lengths, capacity, adds, 
         replay = add(replay, data, chunk)
         reference.add(chunk)
         state = experience.states(1)[0] if done else chunk['next_observation']
-        assert int(replay.num_starts(data)) == len(reference.chunks(horizon))
+        assert num_starts(replay, data) == len(reference.chunks(horizon))
     assert_samples_match(replay, data, reference, horizon)
 
 
@@ -152,7 +154,7 @@ def test_an_episode_longer_than_the_buffer_does_not_cross_the_write_head():
     experience = Experience()
     rows = experience.episodes([1])
     data = Rows.from_dataset(rows)
-    replay = Replay.create(data, 8).begin_online(data, 100)
+    replay = begin_online(Replay.create(data, 8), data, 100)
     reference = ListBuffer(rows, replay.capacity)
     state = experience.states(1)[0]
     for _ in range(10):
@@ -166,10 +168,10 @@ def test_the_newest_transition_of_an_unfinished_episode_can_be_sampled():
     experience = Experience()
     rows = experience.episodes([3])
     data = Rows.from_dataset(rows)
-    replay = Replay.create(data, 20).begin_online(data, 100)
+    replay = begin_online(Replay.create(data, 20), data, 100)
     chunk = experience.chunk(experience.states(1)[0], 2, done=False)
     replay = add(replay, data, chunk)
-    assert int(replay.num_starts(data)) == 5
+    assert num_starts(replay, data) == 5
     batch = sample(replay, data, jax.random.PRNGKey(0), 200, 1, DISCOUNT)
     newest = np.asarray(batch['observations'][:, 0]) == chunk['observations'][1, 0]
     assert newest.any()
@@ -216,7 +218,7 @@ def test_online_data_replaces_the_first_offline_rows_when_the_data_set_fills_the
     rows = experience.episodes([5, 5])
     data = Rows.from_dataset(rows)
     replay = Replay.create(data, 1)  # smaller than the data: room for one transition more
-    replay = replay.begin_online(data, 100)
+    replay = begin_online(replay, data, 100)
     replay = add(replay, data, experience.chunk(experience.states(1)[0], 1, done=True))
     batch = sample(replay, data, jax.random.PRNGKey(0), 500, 1, DISCOUNT)
     drawn = set(np.asarray(batch['observations'][:, 0]).tolist())
@@ -234,7 +236,7 @@ def test_a_batch_has_a_given_part_of_the_data_set_whatever_is_overwritten(ratio)
     experience = Experience()
     rows = experience.episodes([5, 4])
     data = Rows.from_dataset(rows)
-    replay = Replay.create(data, 1).begin_online(data, 100, ratio)
+    replay = begin_online(Replay.create(data, 1), data, 100, ratio)
     assert replay.capacity == 13
 
     def draw():
@@ -297,7 +299,7 @@ def test_another_shard_of_the_same_size_takes_the_place_of_the_data():
     chunk = experience.chunk(experience.states(1)[0], 2, done=True)
     reference = ListBuffer(rows, replay.capacity)
     reference.add(chunk)
-    replay = replay.begin_online(data, 10).add(data, chunk)
+    replay = add(begin_online(replay, data, 10), data, chunk)
     assert_samples_match(replay, data, reference, horizon=3)
     with pytest.raises(ValueError, match='31 rows, but there is room for 16'):
         Rows.from_dataset(experience.episodes([30]), 16)
@@ -313,7 +315,7 @@ def test_a_chunk_must_fit_the_replay():
 def test_adding_nothing_changes_nothing():
     experience = Experience()
     data = Rows.from_dataset(experience.episodes([3]))
-    replay = Replay.create(data, 8).begin_online(data, 20)
+    replay = begin_online(Replay.create(data, 8), data, 20)
     state = experience.states(1)[0]
     for done in (False, True):
         chunk = experience.chunk(state, 2, done)
@@ -325,7 +327,7 @@ def test_adding_nothing_changes_nothing():
 def test_an_open_episode_can_end_where_it_is_without_termination():
     experience = Experience()
     data = Rows.from_dataset(experience.episodes([3]))
-    replay = Replay.create(data, 20).begin_online(data, 20)
+    replay = begin_online(Replay.create(data, 20), data, 20)
     first = experience.chunk(experience.states(1)[0], 2, done=False)
     first['masks'][:] = 1
     replay = add(replay, data, first)
@@ -333,7 +335,7 @@ def test_an_open_episode_can_end_where_it_is_without_termination():
     replay = add(replay, data, end)
     assert not replay.episode_is_open
     assert int(replay.rows.num_episodes) == 1
-    assert int(replay.num_starts(data)) == 5
+    assert num_starts(replay, data) == 5
     second = experience.chunk(experience.states(1)[0], 1, done=True)
     replay = add(replay, data, second)
     batch = sample(replay, data, jax.random.PRNGKey(0), 200, 3, DISCOUNT)
@@ -348,7 +350,7 @@ def test_an_open_episode_can_end_where_it_is_without_termination():
 def test_seeds_share_the_data_set_and_have_online_rows_of_their_own():
     experience = Experience()
     data = Rows.from_dataset(experience.episodes([4, 3]))
-    alone = Replay.create(data, 12).begin_online(data, 30)
+    alone = begin_online(Replay.create(data, 12), data, 30)
     both = stack([alone, alone])
     chunks = [experience.chunk(experience.states(1)[0], n, done) for n, done in ((3, True), (1, 0))]
     stacked = jax.tree.map(lambda *x: np.stack(x), *chunks)
@@ -400,7 +402,7 @@ def test_a_data_set_with_a_wrong_shape_is_refused_by_name(name, change, message)
 def test_transitions_of_a_wrong_shape_are_refused_by_name(name, shape, message):
     experience = Experience()
     data = Rows.from_dataset(experience.episodes([3]))
-    replay = Replay.create(data, 20).begin_online(data, 20)
+    replay = begin_online(Replay.create(data, 20), data, 20)
     chunk = experience.chunk(experience.states(1)[0], 2, done=False)
     with pytest.raises(ValueError, match=message):
         add(replay, data, chunk | {name: np.zeros(shape, np.float32)})
