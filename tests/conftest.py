@@ -5,6 +5,7 @@ not optimise, and XLA emits fusions in its older, faster way. It makes code in o
 another core would be taken from other tests. Programs mean the same, and compile in half the time.
 """
 
+import fcntl
 import gc
 import os
 
@@ -30,6 +31,36 @@ def quick_garbage_collection():
     """Leaves out what other modules hold: all of it takes seconds, at each reset of robosuite."""
     gc.collect()
     gc.freeze()
+
+
+COLLECTIONS = {  # by data set: training episodes
+    'cube-double-play-v0': 2,
+    'lift-scripted-low_dim': 3,
+}
+
+
+@pytest.fixture(scope='session')
+def collected(tmp_path_factory):
+    """Collects a data set of `COLLECTIONS` once for all tests: `collected(name)`.
+
+    It is collected by two processes with seed 5, and has one episode for validation. Returns its
+    folder, which is to be left as it is.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root
+
+    def get(name):
+        from envs.collect import collect  # here, as the environment is set up first
+
+        with (root / f'{name}.lock').open('w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / name).exists():
+                made = tmp_path_factory.mktemp(name)
+                collect(name, COLLECTIONS[name], made, num_workers=2, seed=5, num_val_episodes=1)
+                made.rename(root / name)
+        return root / name
+
+    return get
 
 
 @pytest.fixture(scope='session')

@@ -29,12 +29,9 @@ NAME = 'cube-double-play-v0'
 
 
 @pytest.fixture(scope='module')
-def collection(tmp_path_factory):
+def collection(collected):
     """Two training episodes and one for validation, collected by two processes."""
-    directory = tmp_path_factory.mktemp('collection')
-    paths = collect(NAME, 2, directory, num_workers=2, seed=5, num_val_episodes=1)
-    assert paths == [directory / f'{NAME}.npz']
-    return directory
+    return collected(NAME)
 
 
 def read(path):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import json
 import pathlib
 import re
 import subprocess
@@ -201,10 +202,16 @@ def sizes_of(env_name):
     return sizes
 
 
-def agent_of(config):
+def agent_of(description, online):
     """The agent of a run in its last phase."""
-    agent = make_agent(describe(config, *sizes_of(config.env_name)), seed=0)
-    return agent.begin_online() if config.online_steps else agent
+    agent = make_agent(description, seed=0)
+    return agent.begin_online() if online else agent
+
+
+@functools.cache
+def shapes_of(description, online):
+    """Its shapes; many tasks have the same agents. The description is JSON, as in a checkpoint."""
+    return jax.eval_shape(lambda: agent_of(json.loads(description), online))
 
 
 @pytest.mark.parametrize('env_name', dict.fromkeys(CUBES + ROBOMIMIC + OFFLINE))
@@ -213,18 +220,16 @@ def test_every_method_is_a_run_that_can_start_on_every_task(env_name, tmp_path):
         config = parse(['main.py', f'--method={method}', f'--env_name={env_name}'])
         assert config == run_config(method, env_name)
         dataclasses.replace(config, save_dir=str(tmp_path)).check()
-        agent = jax.eval_shape(functools.partial(agent_of, config))
+        description = json.dumps(describe(config, *sizes_of(env_name)))
+        agent = shapes_of(description, bool(config.online_steps))
         assert agent.chunk_dim == config.horizon_length * sizes_of(env_name)[1]
 
 
 @pytest.fixture(scope='module', params=PLAYED)
-def played(request, tmp_path_factory):
-    """The name of a task, its environment, a first observation, and an episode of data."""
-    task, directory = find_task(request.param), tmp_path_factory.mktemp('data')
-    path = directory / f'{task.dataset}{task.suite.file_suffix}'
-    episode = task.suite.make_script(task.dataset).play((0, 0))
-    task.suite.write_episodes(path, task.dataset, [episode])
-    options = directory_of_data(request.param, directory)
+def played(request, collected):
+    """The name of a task, its environment, a first observation, and a few episodes of data."""
+    task = find_task(request.param)
+    options = directory_of_data(request.param, collected(task.dataset))
     data = Rows.from_dataset(make_dataset(task, **options).load(0))
     env = ActionChunks(make_env(task, **options), 5)
     observation, _ = env.reset(seed=0)  # once, as robosuite takes a while; the methods play on
@@ -246,7 +251,7 @@ def test_every_method_learns_from_data_and_plays_a_chunk(played, method):
     settings = run_config(method, env_name).agent
     few = {name: min(settings[name], 3) for name in ('flow_steps', 'num_qs') if name in settings}
     config = run_config(method, env_name, TINY | few)
-    agent = agent_of(config)
+    agent = agent_of(describe(config, *sizes_of(env_name)), bool(config.online_steps))
     replay = Replay.create(data, data.num_starts + 100)
     rng, size = jax.random.PRNGKey(0), TINY['batch_size']
     batch = sample(replay, data, rng, size, config.horizon_length, config.discount)

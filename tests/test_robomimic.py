@@ -14,7 +14,6 @@ from test_envs import gl_backend
 
 import envs
 from envs import DatasetError, find_task, make_env
-from envs.collect import collect
 from envs.episodes import ActionChunks, EndlessPlay, episode_seed
 from envs.robomimic import files, scripts, tasks
 from envs.robomimic.names import LIMITS, parse
@@ -247,16 +246,15 @@ def test_actions_depend_on_what_is_observed_alone(task, scripted):
 
 
 @pytest.fixture(scope='module')
-def collection(tmp_path_factory):
-    directory = tmp_path_factory.mktemp('collection')
+def collection(collected):
     name = 'lift-scripted-low_dim'
-    (path,) = collect(name, 3, directory, num_workers=2, seed=5, num_val_episodes=1)
+    directory = collected(name)
     assert {file.name for file in directory.iterdir()} == {
         f'{name}.hdf5',
         f'{name}-val.hdf5',
         f'{name}.json',
     }
-    return path
+    return directory / f'{name}.hdf5'
 
 
 def read(path):
