@@ -42,7 +42,7 @@ class Lock:
             'since': time.strftime('%Y-%m-%d %H:%M:%S'),
         }
         self._file: int | None = None
-        self._is_locked = False
+        self._is_opening = False
 
     @property
     def token(self) -> str:
@@ -64,9 +64,10 @@ class Lock:
 
     def _take(self, waiting: '_Waiting') -> bool:
         """Takes the lock if it is free or its holder is gone."""
+        self._is_opening = True
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._is_opening = False
         is_free = flock(self._file)
-        self._is_locked = bool(is_free)
         if not _is_at(self._file, self.path):
             return False  # its holder removed it meanwhile
         other = _read_holder(self._file)
@@ -85,10 +86,14 @@ class Lock:
 
     def _leave(self) -> None:
         """Removes the lock if this process holds it."""
+        if self._file is None and self._is_opening:
+            # A signal may have come between the making of the file and the assignment.
+            with contextlib.suppress(OSError):
+                self._file = os.open(self.path, os.O_RDWR)
         if self._file is not None:
             with contextlib.suppress(OSError):
                 # A signal may have come before this process could write into it.
-                is_new = self._is_locked and not os.fstat(self._file).st_size
+                is_new = flock(self._file) and not os.fstat(self._file).st_size
                 if self._is_ours() or (is_new and _is_at(self._file, self.path)):
                     self.path.unlink()  # while it is locked, so that it is nobody else's
             os.close(self._file)
