@@ -75,8 +75,7 @@ def train_on(agent, sample, num_updates, average=1):
     """Updates an agent on batches `sample(rng)`, in one dispatch.
 
     Its parameters become the mean of those after each of the last `average` updates: the noise of
-    single updates moves a mean less. Many updates are worth LLVM's optimisations, which other tests
-    go without (conftest.py).
+    single updates moves a mean less.
     """
 
     @jax.jit
@@ -93,8 +92,7 @@ def train_on(agent, sample, num_updates, average=1):
         (agent, mean), _ = jax.lax.scan(body, carry, (jnp.arange(num_updates), rngs))
         return agent.replace(params=mean)
 
-    level = 1 if num_updates >= 500 else 0
-    return run.lower(agent).compile({'xla_backend_optimization_level': level})(agent)
+    return run(agent)
 
 
 @dataclasses.dataclass(frozen=True)

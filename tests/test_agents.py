@@ -140,17 +140,16 @@ def mixture(rng, size=192):
 )
 def test_a_policy_alone_learns_all_modes_of_the_data_at_each_state(method, changes):
     agent = make(
-        method, observation_dim=1, horizon=1, num_samples=1, lr=8e-3, actor_hidden_dims=(64, 64),
+        method, observation_dim=1, horizon=1, num_samples=1, lr=1.5e-2, actor_hidden_dims=(64, 64),
         **changes,
     ).replace(critic=FixedCritic(scale=0.0))  # fmt: skip
-    agent = train_on(agent, mixture, 1200, average=400)
+    agent = train_on(agent, mixture, 600, average=200)
     for state, masses in ((1.0, (0.75, 0.25)), (-1.0, (0.5, 0.5))):
-        actions = agent.propose(
-            agent.params['actor'], jnp.full(1, state), 2000, jax.random.PRNGKey(1)
-        )
-        modes = jnp.asarray([[0.5, 0.5 * state], [-0.5, -0.5 * state]])
-        distances = jnp.linalg.norm(actions[:, None] - modes, axis=-1)
-        found = np.asarray((distances < 0.25).mean(axis=0))
+        actor, rng = agent.params['actor'], jax.random.PRNGKey(1)
+        actions = compiled(agent, 'propose', actor, np.full(1, state, np.float32), 2000, rng)
+        modes = np.array([[0.5, 0.5 * state], [-0.5, -0.5 * state]])
+        distances = np.linalg.norm(np.asarray(actions)[:, None] - modes, axis=-1)
+        found = (distances < 0.25).mean(axis=0)
         assert found.sum() > 0.7, f'{1 - found.sum():.2f} of the actions are in no mode'
         np.testing.assert_allclose(found / found.sum(), masses, atol=0.1)
 
@@ -164,23 +163,24 @@ def test_acting_moves_to_what_a_fixed_critic_likes(method):
 
     changes = {'alpha': 0.3} if method == 'fql' else {}
     changes |= {'ema_rate': 0.02, 'top_k': 2} if method in LEARNS_FROM_CANDIDATES else {}
+    lr = 1e-3 if method == 'bfn' else 3e-3
     agent = make(
-        method, observation_dim=1, horizon=1, lr=1e-3, **changes
+        method, observation_dim=1, horizon=1, lr=lr, **changes
     ).replace(critic=FixedCritic())  # fmt: skip
-    agent = train_on(agent.begin_online(), sample, 1000)
+    agent = train_on(agent.begin_online(), sample, 400)
     rng, observations = jax.random.PRNGKey(1), jnp.ones((1000, 1))
 
     def distance(actions):
-        return float(jnp.linalg.norm(actions - 0.5, axis=-1).mean())
+        return np.linalg.norm(np.asarray(actions) - 0.5, axis=-1).mean()
 
     of_data = distance(sample(rng)['actions'][:, 0])
     proposals = compiled(agent, 'propose', agent.params['actor'], jnp.ones(1), 1000, rng)
     of_policy = distance(proposals)
     assert distance(compiled(agent, 'best_of_n', observations, rng)) < 0.4 * of_data
     if method == 'bfn':  # nothing but the choice improves it
-        assert of_policy > 0.85 * of_data
+        assert of_policy > 0.78 * of_data
     else:
-        assert of_policy < 0.85 * of_data
+        assert of_policy < 0.78 * of_data
 
 
 def test_td_target_is_the_discounted_target_value_of_what_the_agent_would_do():
@@ -338,14 +338,14 @@ def chain(rng, horizon, size=64):
 def test_critic_learns_the_values_of_a_chain_it_can_compute_by_hand(method, horizon):
     """Q(s) = −Σ γ^k over the steps left."""
     agent = make(
-        method, observation_dim=10, action_dim=1, horizon=horizon, num_samples=2, lr=3e-3, tau=0.05,
+        method, observation_dim=10, action_dim=1, horizon=horizon, num_samples=2, lr=1e-2, tau=0.1,
         actor_hidden_dims=(32,), critic_hidden_dims=(64, 64),
     )  # fmt: skip
-    agent = train_on(agent, partial(chain, horizon=horizon), 800)
+    agent = train_on(agent, partial(chain, horizon=horizon), 300)
     apply = jax.jit(agent.critic.apply)
-    values = apply(agent.params['critic'], jnp.eye(10), jnp.zeros((10, horizon)))
+    values = apply(agent.params['critic'], np.eye(10), np.zeros((10, horizon)))
     expected = -(1 - 0.9 ** np.arange(10, 0, -1)) / (1 - 0.9)
-    np.testing.assert_allclose(values.mean(0), expected, atol=0.35)
+    np.testing.assert_allclose(np.mean(values, axis=0), expected, atol=0.2)
 
 
 # ---- shapes -------------------------------------------------------------------------------------
