@@ -10,8 +10,10 @@ import sys
 import jax
 import numpy as np
 import pytest
+import toy_suite
 from small_runs import assert_equal_outcomes, make_config, outcome, read_table
 
+from envs.collect import collect
 from training import Interrupted, checkpoints, load_agent, load_policy, train
 from training.interruption import Interruption
 from training.logs import RunFolder, read_status
@@ -150,6 +152,26 @@ def test_so_does_one_without_overlap_of_several_seeds_or_with_other_batches(
     )
     assert interruptions >= 3
     assert_equal_outcomes(result.directory, again.directory)
+
+
+def test_shards_take_turns_and_a_run_that_is_left_between_them_goes_on(tmp_path):
+    """A signal at a change of shards; equal bits in the end."""
+    data = {'num_workers': 1, 'num_shards': 3, 'num_val_episodes': 0, 'suite': toy_suite.suite}
+    collect(toy_suite.DATASET, 30, tmp_path / 'data', **data)
+    changes = {'dataset_replace_interval': 4, 'log_interval': 5, 'save_interval': 3}
+    config = make_config(tmp_path, **changes, eval_interval=0, online_steps=0)
+    whole = start(config)
+    assert len(json.loads((whole.directory / 'flags.json').read_text())['data']['files']) == 3
+
+    def leave(table, phase, step, rows):
+        if table == 'offline' and step in (5, 15):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    again = with_path(config, tmp_path / 'again')
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            start(again, leave)
+    assert_equal_outcomes(whole.directory, start(again).directory)
 
 
 def test_a_complete_run_is_not_started_again_unless_anew_beside_it(finished, tmp_path):
