@@ -204,19 +204,18 @@ class _Run:
         interruption.wait_for_check()
 
     def _open_eval_env(self):
-        """Starts the environments of all evaluations, and learns the agent's sizes from one."""
-        config = self.config
-        envs.start_workers(config.task)
-        spaces = envs.make_env(config.task, **config.env_options)
+        """Starts the environments of all evaluations, and learns the agent's sizes from them."""
+        config, horizon = self.config, self.config.horizon_length
+        per_seed = max(1, min(config.eval_envs // config.num_seeds, config.eval_episodes))
+        env = self._open_envs(per_seed * config.num_seeds, 'evaluate')
         self.description = {
             'agent': config.agent,
-            'observation_dim': gymnasium.spaces.flatdim(spaces.observation_space),
-            'action_dim': gymnasium.spaces.flatdim(spaces.action_space),
-            'horizon_length': config.horizon_length,
+            'observation_dim': gymnasium.spaces.flatdim(env.single_observation_space),
+            'action_dim': gymnasium.spaces.flatdim(env.single_action_space) // horizon,
+            'horizon_length': horizon,
             'discount': config.discount,
         }
-        per_seed = max(1, min(config.eval_envs // config.num_seeds, config.eval_episodes))
-        return self._open_envs(per_seed * config.num_seeds, 'evaluate')
+        return env
 
     def _open_envs(self, num_envs: int, mode: str):
         config = self.config
