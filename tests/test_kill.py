@@ -20,10 +20,10 @@ FLAGS = (
     '--offline_steps=400',
     '--online_steps=300',
     '--start_training=50',
-    '--eval_interval=100',
-    '--eval_episodes=15',
+    '--eval_interval=150',
+    '--eval_episodes=40',
     '--eval_envs=1',
-    '--log_interval=100',
+    '--log_interval=150',
     '--save_interval=100',
 )
 
