@@ -51,7 +51,7 @@ def from_the_root(monkeypatch):
 
 def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
     """The first call is stopped while both are at work; the second goes on; the third skips."""
-    plan, lines = plan_of(tmp_path, '--online_steps=900', '--eval_interval=300'), []
+    plan, lines = plan_of(tmp_path, '--online_steps=500', '--eval_interval=250'), []
     places = [Slot(), Slot()]
     assert {look(cell.config).status for cell in plan.runs} == {'planned'}
 
@@ -86,7 +86,7 @@ def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
     for each in seeds.values():
         assert [seed.seed for seed in each] == [0, 1]
         assert max(each[0].offline) == 20
-        assert max(each[0].online) == 900
+        assert max(each[0].online) == 500
 
 
 def test_a_run_that_fails_is_tried_again_and_then_named(tmp_path):
