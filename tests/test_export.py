@@ -40,13 +40,6 @@ ROUNDS_OTHERWISE = 'bfn', 'bfloat16'
 # Methods whose chunks have the same bits in a program that draws the noise itself.
 ROUND_ALIKE = 'dfp', 'fql'
 
-# What the critics are is tested with a policy of many steps and with one of a single step.
-METHODS_OF_CASES = [
-    (method, case)
-    for case in CASES
-    for method in (['bfn', 'dfp'] if case in ('three critics', 'bfloat16') else METHODS)
-]
-
 every_method = pytest.mark.parametrize('method', METHODS)
 
 
@@ -91,6 +84,10 @@ def observe(batch):
     return np.random.default_rng(0).normal(size=(batch, OBSERVATION_DIM)).astype(np.float32)
 
 
+def assert_same(chunk, expected, to_the_bit):
+    np.testing.assert_allclose(chunk, expected, rtol=0, atol=0 if to_the_bit else 1e-6)
+
+
 # ---- the agents -------------------------------------------------------------------------------
 
 
@@ -100,7 +97,7 @@ def test_a_proposal_is_generated_from_noise_of_its_own(method):
     noise = np.array(jax.random.normal(rng, (5, 3, agent.chunk_dim)))
     proposals = compiled(agent, 'propose', agent.params['actor'], observations, 3, rng)
     generated = np.asarray(generate(agent, observations, noise))
-    np.testing.assert_allclose(proposals, generated, rtol=0, atol=1e-6)
+    assert_same(proposals, generated, to_the_bit=method in ROUND_ALIKE)
     noise[2, 1] += 1.0
     other = np.asarray(generate(agent, observations, noise))
     assert ((generated != other).any(axis=-1) == np.eye(5)[2][:, None] * np.eye(3)[1]).all()
@@ -113,7 +110,7 @@ def test_the_best_chunk_comes_with_its_value(method):
     chunks = compiled(agent, 'propose', agent.params['actor'], observations, NUM_SAMPLES, rng)
     chunk, value = compiled(agent, 'choose', observations, chunks)
     best = compiled(agent, 'best_of_n', observations, rng, NUM_SAMPLES)
-    np.testing.assert_allclose(chunk, best, rtol=0, atol=1e-6)
+    assert_same(chunk, best, to_the_bit=method in ROUND_ALIKE)
     values = jax.jit(agent.critic.apply)(agent.params['critic'], observations, chunk)
     np.testing.assert_allclose(value, np.mean(values, axis=0), atol=1e-5)
 
@@ -121,11 +118,8 @@ def test_the_best_chunk_comes_with_its_value(method):
 # ---- programs ---------------------------------------------------------------------------------
 
 
-def assert_same(chunk, expected, to_the_bit):
-    np.testing.assert_allclose(chunk, expected, rtol=0, atol=0 if to_the_bit else 1e-6)
-
-
-@pytest.mark.parametrize(('method', 'case'), METHODS_OF_CASES)
+@every_method
+@pytest.mark.parametrize('case', CASES)
 def test_an_exported_policy_acts_as_the_agent_bit_by_bit(method, case):
     changes, batch = CASES[case]
     changes = changes | {'num_samples': 2, 'eval_num_samples': NUM_SAMPLES}

@@ -63,9 +63,12 @@ def test_the_curve_is_drawn_again_now_and_then_and_has_every_row_in_the_end(tmp_
         now[0] = 4.0 * step
         log.write('eval', 'online', step, [{'success': 0.5}])
     assert drawn == [4, 7]
+    sizes = log.sizes
     log.close()
     log.draw()
     assert drawn == [4, 7, 8]
+    logs.RunLog(tmp_path, 'title', [0], sizes).close()  # the run goes on, without a new row
+    assert drawn == [4, 7, 8, 8]
 
 
 def test_what_is_not_known_is_an_empty_cell_and_what_is_not_finite_says_so(tmp_path):

@@ -155,7 +155,7 @@ def test_so_does_one_without_overlap_of_several_seeds_or_with_other_batches(
 
 
 def test_shards_take_turns_and_a_run_that_is_left_between_them_goes_on(tmp_path):
-    """A signal at a change of shards; equal bits in the end."""
+    """Signals between changes of shards; equal bits in the end."""
     data = {'num_workers': 1, 'num_shards': 3, 'num_val_episodes': 0, 'suite': toy_suite.suite}
     collect(toy_suite.DATASET, 30, tmp_path / 'data', **data)
     changes = {'dataset_replace_interval': 4, 'log_interval': 5, 'save_interval': 3}
@@ -172,6 +172,20 @@ def test_shards_take_turns_and_a_run_that_is_left_between_them_goes_on(tmp_path)
         with pytest.raises(Interrupted):
             start(again, leave)
     assert_equal_outcomes(whole.directory, start(again).directory)
+
+
+def test_a_run_is_done_when_its_curve_is_drawn(finished, tmp_path, monkeypatch):
+    """A kill in between would leave a picture that nobody draws again."""
+    config, drawn = with_path(finished[0], tmp_path, online_steps=0), []
+    write_status = RunFolder.write_status
+
+    def note(folder, status, **more):
+        drawn.append((status, (folder.path / 'learning_curve.png').exists()))
+        write_status(folder, status, **more)
+
+    monkeypatch.setattr(RunFolder, 'write_status', note)
+    start(config)
+    assert drawn[-1] == ('done', True)
 
 
 def test_a_complete_run_is_not_started_again_unless_anew_beside_it(finished, tmp_path):

@@ -266,7 +266,7 @@ class RunLog:
         self._tables = {name: Table(folder / f'{name}.csv', sizes.get(name, 0)) for name in TABLES}
         self._start = time.time() - seconds
         self._last_drawing = time.monotonic()
-        self._outdated = bool(sizes.get('eval'))  # an earlier part may have ended without
+        self._outdated = bool(sizes.get('eval'))  # a killed part did not draw it
         self._wandb: WandbRuns | None = None
 
     def start_wandb(self, settings: Mapping[str, Any]) -> None:
