@@ -80,7 +80,7 @@ def make_vector_env(
 
     Raises:
         UserError: no such environment, option or mode.
-        SimulatorError: later, see `ParallelEnvs`.
+        SimulatorError: an environment cannot be made; later, see `ParallelEnvs`.
     """
     from envs.registry import check_options, find_task
 
@@ -139,7 +139,7 @@ class ParallelEnvs(gymnasium.vector.VectorEnv):
         timeout: float,
         suite: Suite | None = None,
     ):
-        """Starts the processes, and does not wait for them.
+        """Starts the processes, and waits for what the first one says of its environment.
 
         Args:
             make: makes the environment, an `EndlessPlay` or an `EpisodeQueue`.
@@ -148,14 +148,7 @@ class ParallelEnvs(gymnasium.vector.VectorEnv):
             timeout: seconds without an answer after which a process is replaced.
             suite: of the environment, see `start_workers`.
         """
-        env = make()
         self.num_envs, self._timeout = num_envs, timeout
-        self.metadata = env.metadata
-        self.single_observation_space = env.observation_space
-        self.single_action_space = env.action_space
-        self.observation_space = batch_space(env.observation_space, num_envs)
-        self.action_space = batch_space(env.action_space, num_envs)
-        env.close()
         self._simulators = [
             _Simulator(f'{name}: simulator {i + 1} of {num_envs}', make, timeout, suite)
             for i in range(num_envs)
@@ -164,9 +157,20 @@ class ParallelEnvs(gymnasium.vector.VectorEnv):
         try:
             for simulator in self._simulators:
                 simulator.start()
+            self.metadata = self._ask_first('metadata')
+            self.single_observation_space = self._ask_first('observation_space')
+            self.single_action_space = self._ask_first('action_space')
         except BaseException:
             self.close()
             raise
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def _ask_first(self, name: str) -> Any:
+        """Returns an attribute of the first environment: making one here would take as long."""
+        simulator = self._simulators[0]
+        simulator.ask('get_wrapper_attr', name)
+        return simulator.answer(time.monotonic() + self._timeout)
 
     @property
     def processes(self) -> list[BaseProcess]:
