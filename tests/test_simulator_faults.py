@@ -172,6 +172,13 @@ def test_an_environment_that_cannot_be_made_is_an_error_at_once():
     assert set(multiprocessing.active_children()) == before
 
 
+def test_the_program_itself_makes_no_environment(make, monkeypatch):
+    monkeypatch.setattr('envs.registry.make_env', None)
+    env = make('play')
+    assert env.single_observation_space.shape == (3,)
+    assert begin(env)[0].shape == (2, 3)
+
+
 def test_the_process_that_starts_the_others_is_replaced_too(make, faults):
     env = make('play')
     begin(env)
