@@ -9,6 +9,13 @@ network is trained to move its particles along that field (utils/drifting.py).
            + 0.5 × top-K term: the positives are the K best of N chunks that a slow copy of the
              policy (π_old) proposes, as ranked by the critic
 
+Each term has a field of its choice. `normalized` is that of DFP's release: a joint softmax and a
+length fixed over the batch. `mean_shift` is that of the paper: V = (mean shift to the positives) −
+(mean shift to the other particles), each with its own softmax, so that it vanishes where the
+particles are those of the target. For the data's one positive y
+
+    V_i = (y − x_i) − Σ_{j≠i} w_ij (x_j − x_i),   w_i· = softmax_{j≠i} −‖x_i − x_j‖² / (2 τ² D)
+
 `topk_phases` puts the top-K term into the offline phase as well, or there alone, as in the paper's
 pure offline RL (table 7).
 
@@ -22,18 +29,25 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Info, base_config, require
+from agents.base import Info, base_config, require, require_choice
 from agents.top_k import TopKAgent
-from utils.drifting import normalized_drifting_loss
+from utils.drifting import KERNELS, mean_shift_loss, normalized_drifting_loss
 from utils.networks import apply_network
 from utils.replay import Batch
+
+FIELDS = ('normalized', 'mean_shift')
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the settings of the paper's table on OGBench's cubes; Robomimic's differ."""
     config = base_config()
     config.agent_name = 'dfp'
-    config.temperatures = (0.1,)  # T, of the kernel
+    config.data_field = 'normalized'  # or mean_shift: the field of the data term
+    config.topk_field = 'normalized'  # or mean_shift: the field of the top-K term
+    config.temperatures = (0.1,)  # T, of the normalized field's kernel
+    config.data_bandwidths = (0.2,)  # τ, of the data term's mean_shift field, in units of √D
+    config.topk_bandwidths = (0.2,)  # τ, of the top-K term's
+    config.kernel = 'gaussian'  # or laplace: of mean_shift fields
     config.num_particles = 8  # G, particles per state
     config.num_candidates = 16  # N, proposals of π_old per state
     config.top_k = 4  # K, the best of them, as positives; 0: there is no top-K term
@@ -53,11 +67,15 @@ class DFPAgent(TopKAgent, kw_only=True):
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
-        temperatures = tuple(config.temperatures)
-        require(
-            bool(temperatures) and all(isinstance(x, int | float) and x > 0 for x in temperatures),
-            f'--agent.temperatures={temperatures}: needs at least one number, each above 0',
-        )
+        for name in ('temperatures', 'data_bandwidths', 'topk_bandwidths'):
+            values = tuple(getattr(config, name))
+            require(
+                bool(values) and all(isinstance(x, int | float) and x > 0 for x in values),
+                f'--agent.{name}={values}: needs at least one number, each above 0',
+            )
+        for name in ('data_field', 'topk_field'):
+            require_choice(name, getattr(config, name), FIELDS)
+        require_choice('kernel', config.kernel, tuple(KERNELS))
         require(
             config.num_particles >= 1,
             f'--agent.num_particles={config.num_particles}: must be at least 1',
@@ -76,8 +94,9 @@ class DFPAgent(TopKAgent, kw_only=True):
     def actor_loss(self, actor_params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
         """Returns the sum of the terms in the module's docstring, and scalars to log.
 
-        All terms move the same G particles per state. Each is a mean over the batch, in which a
-        state that the data term leaves out counts as zero.
+        All terms move the same G particles per state. Each is a mean over the batch. A state that
+        the data term leaves out counts as zero in the normalised field's, and not at all in the
+        mean shift's.
         """
         config = self.config
         particle_rng, candidate_rng = jax.random.split(rng)
@@ -88,14 +107,16 @@ class DFPAgent(TopKAgent, kw_only=True):
 
         if self.data_weight:
             is_full = valid[:, -1]
-            loss, drift_info = self.drift_loss(particles, chunks[:, None], state_mask=is_full)
+            loss, drift_info = self.drift_loss(
+                'data', particles, chunks[:, None], state_mask=is_full
+            )
             terms['data'] = self.data_weight * loss
-            info |= {f'actor/data_{name}': value for name, value in drift_info.items()}
+            info |= drift_info
         if self.uses_top_k:
             positives, options = self.top_k_positives(observations, candidate_rng)
-            loss, drift_info = self.drift_loss(particles, positives, **options)
+            loss, drift_info = self.drift_loss('topk', particles, positives, **options)
             terms['topk'] = config.topk_weight * loss
-            info |= {f'actor/topk_{name}': value for name, value in drift_info.items()}
+            info |= drift_info
         if self.online and config.q_weight:
             values = apply_network(
                 self.critic, self.params['critic'], observations[:, None], particles
@@ -106,26 +127,40 @@ class DFPAgent(TopKAgent, kw_only=True):
         return sum(terms.values(), jnp.zeros(())), info
 
     def drift_loss(
-        self, particles: jax.Array, positives: jax.Array, **options: Any
+        self, term: str, particles: jax.Array, positives: jax.Array, **options: Any
     ) -> tuple[jax.Array, Info]:
         """Returns the drift loss of `particles [B, G, D]` towards `positives [B, P, D]`.
 
         Args:
+            term: 'data' or 'topk', which chooses the field.
             particles: of the policy.
             positives: chunks that attract them.
-            **options: of `normalized_drifting_loss`.
+            **options: of `normalized_drifting_loss` and `mean_shift_loss`.
 
         Returns:
-            The mean over the batch, and to log: `scale`, and `force_<T>` for each temperature T.
+            The mean over the batch, and to log: `force_<T or τ>` for each temperature or
+            bandwidth, and the normalised field's `scale`.
         """
-        temperatures = tuple(self.config.temperatures)
-        loss, drift_info = normalized_drifting_loss(
-            particles, positives, temperatures=temperatures, **options
-        )
-        info = {'scale': drift_info['scale']}
-        for temperature, force in zip(temperatures, drift_info['force'], strict=True):
-            info[f'force_{temperature:g}'] = force
-        return loss.mean(), info
+        if getattr(self.config, f'{term}_field') == 'normalized':
+            widths = self.config.temperatures
+            per_state, info = normalized_drifting_loss(
+                particles, positives, temperatures=widths, **options
+            )
+            loss = per_state.mean()
+        else:
+            widths = getattr(self.config, f'{term}_bandwidths')
+            loss, info = mean_shift_loss(
+                particles,
+                positives,
+                bandwidths=widths,
+                kernel=self.config.kernel,
+                root_d_units=True,
+                **options,
+            )
+        scalars = {
+            f'force_{w:g}': force for w, force in zip(widths, info.pop('force'), strict=True)
+        }
+        return loss, {f'actor/{term}_{name}': x for name, x in (info | scalars).items()}
 
     def top_k_positives(
         self, observations: jax.Array, rng: jax.Array

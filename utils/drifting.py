@@ -6,19 +6,23 @@ own drifted positions, ||x - sg(x + V(x))||^2.
 
 Two fields are here:
 
-- `drifting_field` and `drifting_loss`: the field of the papers, a difference of two mean shifts,
-  written for one state. The theory is about this one. It is zero when the two sets are the same.
-- `normalized_field` and `normalized_drifting_loss`: the field that agents train with, written for
-  a batch of states. It adapts to the scale of the data and sums several temperatures. Each of
-  them adds a field whose root mean square over the batch is 1, also when the two sets are the same.
+- The field of the papers is a difference of two mean shifts, each with its own softmax. It is zero
+  when the two sets are the same, and the theory is about this one. `drifting_field` is it for one
+  state and any two sets. `mean_shift_field` and `mean_shift_loss` train with it: a batch of
+  states, where each particle is repelled by the others and not by itself.
+- `normalized_field` and `normalized_drifting_loss` are the field of DFP's release. It adapts to
+  the scale of the data and sums several temperatures. Each of them adds a field whose root mean
+  square over the batch is 1, also when the two sets are the same.
 
 Shapes: B states, each with G generated particles, P positives and M negatives in D dimensions.
 
 Sources: Drifting Models (arXiv 2602.04770); Drifting Field Policy (arXiv 2605.07727), section
-'Drifting Field for Distribution Matching', and the configurations published with it.
+'Drifting Field for Distribution Matching', and the configurations published with it; DriftQL
+(arXiv 2606.00350), for single positives, units of sqrt(D) and the clipped target.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -50,7 +54,12 @@ def laplace(x: jax.Array, y: jax.Array, bandwidth: float) -> jax.Array:
     return -jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0) / bandwidth
 
 
-def mean_shift(x: jax.Array, ys: jax.Array, log_kernel: LogKernel) -> jax.Array:
+KERNELS = {'gaussian': gaussian, 'laplace': laplace}
+
+
+def mean_shift(
+    x: jax.Array, ys: jax.Array, log_kernel: LogKernel, weights: jax.Array | None = None
+) -> jax.Array:
     """Returns the kernel-weighted mean of y - x over samples y: sum k(x, y) (y - x) / sum k(x, y).
 
     With the Gaussian kernel this is bandwidth^2 * grad_x log KDE(x) (Cheng, 1995). The weights are
@@ -61,6 +70,8 @@ def mean_shift(x: jax.Array, ys: jax.Array, log_kernel: LogKernel) -> jax.Array:
         x: one particle `[D]`.
         ys: samples `[P, D]`, P >= 1.
         log_kernel: the logarithm of the kernel.
+        weights: `[P]`, not negative, by default 1: factors of the kernel. Samples of weight 0 are
+            left out; if all are, the shift is 0.
 
     Returns:
         The shift `[D]`.
@@ -70,8 +81,17 @@ def mean_shift(x: jax.Array, ys: jax.Array, log_kernel: LogKernel) -> jax.Array:
     """
     check_shape('x', x, '[D]')
     check_shape('ys', ys, '[P, D]', D=x.shape[0])
-    weights = jax.nn.softmax(jax.vmap(lambda y: log_kernel(x, y))(ys))
-    return jnp.sum(weights[:, None] * (ys - x), axis=0)
+    logits = jax.vmap(lambda y: log_kernel(x, y))(ys)
+    if weights is None:
+        shares = jax.nn.softmax(logits)
+    else:
+        check_shape('weights', weights, '[P]', P=len(ys))
+        counts = weights > 0
+        logits = logits + jnp.log(jnp.where(counts, weights, 1.0))
+        largest = jnp.max(jnp.where(counts, logits, jnp.finfo(logits.dtype).min))
+        kernels = jnp.where(counts, jnp.exp(jnp.where(counts, logits - largest, 0.0)), 0.0)
+        shares = kernels / jnp.maximum(kernels.sum(), 1.0)  # the largest kernel is 1, if any
+    return jnp.sum(shares[:, None] * (ys - x), axis=0)
 
 
 def drifting_field(
@@ -119,11 +139,120 @@ def drifting_loss(
     Raises:
         ValueError: a shape is wrong.
     """
-    field = stop_gradient(drifting_field(x, positives, negatives, log_kernel))
+    field = drifting_field(x, positives, negatives, log_kernel)
     return jnp.mean(_regression(x, field) ** 2)
 
 
-# ---- The normalised field used for training ----
+def mean_shift_field(
+    generated: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array | None = None,
+    *,
+    bandwidths: Sequence[float],
+    kernel: str = 'gaussian',
+    root_d_units: bool = False,
+    weight_positives: jax.Array | None = None,
+    weight_negatives: jax.Array | None = None,
+    state_mask: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the papers' field of a batch of states, where particles repel each other.
+
+    V_i = (mean shift of x_i to the positives) - (mean shift of x_i to x_j, j != i, and to the
+    negatives), summed over bandwidths. No gradient flows through it. A state with one positive is
+    pulled to it by y - x_i whatever the kernel; then the bandwidth is that of repulsion alone.
+
+    Args:
+        generated: particles x `[B, G, D]`.
+        positives: samples that attract the particles `[B, P, D]`.
+        negatives: samples that repel the particles `[B, M, D]`, as the other particles do.
+        bandwidths: one or more positive numbers, known when the program is compiled.
+        kernel: 'gaussian' or 'laplace'.
+        root_d_units: bandwidths are in units of sqrt(D), as in DriftQL, where typical distances
+            grow with D. By default they are lengths, as in DFP's paper.
+        weight_positives: `[B, P]`, by default 1: factors of the kernel, see `mean_shift`.
+        weight_negatives: `[B, M]`, by default 1. The particles always have weight 1.
+        state_mask: `[B]`. A state with 0 (or False) has no field, and is left out of `force`. Its
+            arrays may hold anything, even NaN.
+
+    Returns:
+        field: `[B, G, D]`.
+        info: 'force' `[len(bandwidths)]`, the mean squared field of each bandwidth.
+
+    Raises:
+        ValueError: `bandwidths` is empty or not positive, the kernel is unknown,
+            `weight_negatives` is given without negatives, or a shape is wrong.
+    """
+    _check_shapes(generated, positives, negatives, weight_positives, weight_negatives)
+    _check_positive('bandwidths', bandwidths)
+    _check_weights(negatives, weight_negatives)
+    if kernel not in KERNELS:
+        raise ValueError(f'kernel={kernel}: use {" or ".join(KERNELS)}')
+    num_particles, dim = generated.shape[1:]
+    repelling = [(generated, None)] + ([] if negatives is None else [(negatives, weight_negatives)])
+    attract, repel = (
+        _join_targets(sets, generated.dtype)
+        for sets in ([(positives, weight_positives)], repelling)
+    )
+    arrays = generated, *attract, *repel
+    if state_mask is not None:
+        state_mask = _as_mask(state_mask, generated)
+        arrays = [jnp.where(state_mask.reshape(-1, *[1] * (x.ndim - 1)), x, 0.0) for x in arrays]
+    particles, positives, weight_positives, negatives, weight_negatives = stop_gradient(arrays)
+    others = 1.0 - jnp.eye(num_particles, negatives.shape[1], dtype=particles.dtype)
+
+    def at_particle(x, positives, weight_positives, negatives, weight_negatives, log_kernel):
+        attraction = mean_shift(x, positives, log_kernel, weight_positives)
+        return attraction - mean_shift(x, negatives, log_kernel, weight_negatives)
+
+    field, forces = jnp.zeros_like(particles), []
+    for bandwidth in bandwidths:
+        length = bandwidth * dim**0.5 if root_d_units else bandwidth
+        log_kernel = partial(KERNELS[kernel], bandwidth=length)
+        at_particles = jax.vmap(
+            partial(at_particle, log_kernel=log_kernel), in_axes=(0, None, None, None, 0)
+        )
+        shifts = jax.vmap(at_particles)(
+            particles, positives, weight_positives, negatives, weight_negatives[:, None] * others
+        )
+        forces.append(_batch_mean(shifts**2, state_mask))
+        field = field + shifts
+    return field, {'force': jnp.stack(forces)}
+
+
+def mean_shift_loss(
+    generated: jax.Array,
+    positives: jax.Array,
+    negatives: jax.Array | None = None,
+    *,
+    state_mask: jax.Array | None = None,
+    **options: Any,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the mean squared distance of particles to their drifted positions.
+
+    Drifted positions are clipped to [-1, 1], as actions are. The loss falls as particles reach
+    their places.
+
+    Args:
+        generated, positives, negatives, state_mask, **options: as in `mean_shift_field`.
+
+    Returns:
+        loss: a scalar, the mean over states that are not masked, particles and dimensions; 0 if
+            there are none. Only `generated` has a gradient.
+        info: as in `mean_shift_field`.
+
+    Raises:
+        ValueError: as in `mean_shift_field`.
+    """
+    field, info = mean_shift_field(
+        generated, positives, negatives, state_mask=state_mask, **options
+    )
+    if state_mask is not None:
+        generated = jnp.where(_as_mask(state_mask, generated), generated, 0.0)
+    step = jnp.clip(generated + field, -1, 1) - generated
+    return _batch_mean(_regression(generated, step) ** 2, state_mask), info
+
+
+# ---- The normalised field ----
 
 
 def normalized_field(
@@ -173,7 +302,7 @@ def normalized_field(
     temperatures = tuple(float(temperature) for temperature in temperatures)
     _check_shapes(generated, positives, negatives, weight_positives, weight_negatives)
     _check_options(temperatures, negatives, weight_negatives, positives_only, negatives_only)
-    num_states, num_particles, dim = generated.shape
+    num_particles, dim = generated.shape[1:]
     sets = [(positives, weight_positives)]
     if negatives is not None:
         sets.insert(0, (negatives, weight_negatives))
@@ -181,9 +310,7 @@ def normalized_field(
         sets.insert(0, (generated, None))
     particles, targets, weights = stop_gradient((generated, *_join_targets(sets, generated.dtype)))
     if state_mask is not None:
-        state_mask = jnp.asarray(state_mask, bool)
-        check_shape('state_mask', state_mask, '[B]', B=num_states)
-        state_mask = state_mask.reshape(num_states, 1, 1)
+        state_mask = _as_mask(state_mask, generated)
         # A masked state collapses to one point: no distance, no force, and no NaN to multiply.
         particles = jnp.where(state_mask, particles, 0.0)
         targets = jnp.where(state_mask, targets, 0.0)
@@ -242,14 +369,20 @@ def normalized_drifting_loss(
         generated, positives, negatives, state_mask=state_mask, **options
     )
     if state_mask is not None:
-        keep = jnp.asarray(state_mask, bool).reshape(-1, 1, 1)
-        generated = jnp.where(keep, generated, 0.0)
+        generated = jnp.where(_as_mask(state_mask, generated), generated, 0.0)
     return jnp.mean(_regression(generated / unit, field) ** 2, axis=(1, 2)), info
 
 
 def _regression(x, field):
     """Returns x - sg(x + field), without rounding a small field away beside a large x."""
-    return (x - stop_gradient(x)) - field
+    return (x - stop_gradient(x)) - stop_gradient(field)
+
+
+def _as_mask(state_mask, generated):
+    """Returns the mask of states as bool [B, 1, 1]."""
+    state_mask = jnp.asarray(state_mask, bool)
+    check_shape('state_mask', state_mask, '[B]', B=generated.shape[0])
+    return state_mask.reshape(-1, 1, 1)
 
 
 def _batch_mean(values, state_mask):
@@ -303,12 +436,20 @@ def _check_shapes(generated, positives, negatives, weight_positives, weight_nega
         check_shape('weight_negatives', weight_negatives, '[B, M]', B=num_states, M=num)
 
 
+def _check_positive(name, values):
+    if not values or not all(value > 0 for value in values):
+        raise ValueError(f'{name}={values}: give one or more positive numbers')
+
+
+def _check_weights(negatives, weight_negatives):
+    if weight_negatives is not None and negatives is None:
+        raise ValueError('weight_negatives is given without negatives: pass both or neither')
+
+
 def _check_options(temperatures, negatives, weight_negatives, positives_only, negatives_only):
-    if not temperatures or not all(temperature > 0 for temperature in temperatures):
-        raise ValueError(f'temperatures={temperatures}: give one or more positive numbers')
+    _check_positive('temperatures', temperatures)
+    _check_weights(negatives, weight_negatives)
     if positives_only and negatives_only:
         raise ValueError('positives_only and negatives_only are both set: choose one')
     if negatives_only and (negatives is None or negatives.shape[1] == 0):
         raise ValueError('negatives_only=True: needs explicit negatives [B, M, D] with M >= 1')
-    if weight_negatives is not None and negatives is None:
-        raise ValueError('weight_negatives is given without negatives: pass both or neither')
