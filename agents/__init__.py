@@ -12,6 +12,7 @@ from agents.dfp import DFPAgent
 from agents.fql import FQLAgent
 from agents.mvp import MVPAgent
 from utils.errors import UserError
+from utils.spec import Spec
 
 # The class of each method, by the `agent_name` that its `get_config()` sets.
 agents = {
@@ -58,8 +59,8 @@ def make_agent(description: Mapping[str, Any], seed: int) -> Agent:
 
     Args:
         description: `agent` (the method's settings; those it lacks, as an older checkpoint may, are
-            the defaults), `observation_dim`, `action_dim`, `horizon_length` and `discount`, as
-            `Agent.create` takes them.
+            the defaults), `transition` (`Spec.to_json` of the data), `horizon_length`, `discount`,
+            `frame_stack` and `p_aug`, as `Agent.create` takes them.
         seed: of the run.
 
     Raises:
@@ -69,9 +70,10 @@ def make_agent(description: Mapping[str, Any], seed: int) -> Agent:
     settings = get_config(name).to_dict() | dict(description['agent'])
     return find_class(name).create(
         seed,
-        description['observation_dim'],
-        description['action_dim'],
+        Spec.from_json(description['transition']),
         ml_collections.ConfigDict(settings),
         description['horizon_length'],
         description['discount'],
+        description['frame_stack'],
+        description['p_aug'],
     )

@@ -9,21 +9,24 @@ agg is the mean, the minimum, or the mean − ρ · standard deviation over the 
 form targets and to rank proposals. The last is how QAM (arXiv 2601.14234) forms targets, with ten
 members and ρ = 0.5. N may differ between targets, online play and evaluation.
 
-A method is a subclass with an actor network, `generate` and `actor_loss`. Methods whose policy also
-learns from its best proposals derive from `TopKAgent` (agents/top_k.py).
+A method is a subclass that declares its networks, which of them have a slow copy, how noise becomes
+chunks, and its policy's loss. Making and training parameters, slow copies, the critic, best of N,
+checkpoints and many seeds are shared. Methods whose policy also learns from its best proposals
+derive from `TopKAgent` (agents/top_k.py).
 
 An agent is a pytree, and everything that changes it is a pure function. So `lax.scan` fuses many
 updates into one dispatch, `vmap` trains many seeds at once, and a checkpoint is one tree.
 
-Shapes: B states in a batch, chunks of h actions of size d_a, observations of size d_s. D = h · d_a
-is the size of a flattened chunk (d_a without action chunking), E the size of the critic ensemble.
+Shapes: B states in a batch, chunks of h actions of size d_a. D = h · d_a is the size of a flattened
+chunk (d_a without action chunking), E the size of the critic ensemble. `observations [...]` are a
+tree (utils/spec.py), whose arrays have these leading axes before their own.
 """
 
 import dataclasses
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import flax.linen as nn
 import flax.struct
@@ -31,16 +34,20 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from flax.core import FrozenDict
 
+from utils.encoders import ENCODERS, crop, make_encoder
 from utils.errors import UserError
 from utils.keys import key_for
-from utils.networks import MLP, Critic, apply_network
-from utils.replay import Batch
-from utils.shapes import check_shape, check_shapes
+from utils.networks import MLP, Critic
+from utils.replay import Batch, Replay, Rows
+from utils.spec import Spec, check_tree, is_image
 
 Info = dict[str, jax.Array]
+Params = Mapping[str, Any]  # of networks, by name
 Q_AGGS = ('mean', 'min', 'mean_std')
 SCORE_DTYPES = ('float32', 'bfloat16')
+ENCODER = '_encoder'  # ends the name of the network that embeds another one's observations
 
 
 def static_field(**kwargs: Any) -> Any:
@@ -57,11 +64,12 @@ def base_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             'lr': 3e-4,  # Adam's learning rate
+            'grad_clip': 0.0,  # largest norm of all gradients together; 0: they are not clipped
             'batch_size': 256,
             'tau': 0.005,  # rate of the target critic
             'num_qs': 2,  # E, size of the critic ensemble
-            # mean, min or mean_std (mean - rho * std) over it, for targets and to rank proposals
-            'q_agg': 'mean',
+            'q_agg': 'mean',  # mean, min or mean_std (mean - rho * std) over it, in targets
+            'rank_agg': '',  # the same, to rank proposals; empty: q_agg
             'rho': 0.5,  # ρ of mean_std
             'score_dtype': 'float32',  # or bfloat16: the critic's precision when it ranks proposals
             'num_samples': 16,  # N' in the paper: proposals per state, the best of which is played
@@ -71,10 +79,25 @@ def base_config() -> ml_collections.ConfigDict:
             'critic_hidden_dims': (512, 512, 512, 512),
             'actor_layer_norm': False,
             'critic_layer_norm': True,
+            'encoder': '',  # impala_small: of images, one for each network
             # False: policy and critic decide on one action, and h is the n of n-step returns
             'action_chunking': True,
         }
     )
+
+
+class Network(NamedTuple):
+    """A network that a method declares.
+
+    Attributes:
+        module: called with an embedding `[..., d_z]` of the observation, then its `inputs`.
+        inputs: sizes of the last axes of what it takes besides.
+        observes: whether it takes an observation.
+    """
+
+    module: nn.Module
+    inputs: tuple[int, ...] = ()
+    observes: bool = True
 
 
 class Agent(flax.struct.PyTreeNode, kw_only=True):
@@ -84,41 +107,67 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     """
 
     rng: jax.Array
-    params: dict[str, Any]  # {'critic': ..., 'actor': ...}
-    target_critic: Any
+    params: Params
+    slow: Params  # slow copies of some of them
     opt_state: Any
-    critic: nn.Module = static_field()
-    actor: nn.Module = static_field()
+    modules: Any = static_field()  # the networks' modules by name, a FrozenDict
     config: Any = static_field()  # a named tuple, see `freeze`
-    observation_dim: int = static_field()
-    action_dim: int = static_field()
+    spec: Spec = static_field()
     horizon_length: int = static_field()
     discount: float = static_field()
+    p_aug: float = static_field(default=0.0)
     online: bool = static_field(default=False)
-
-    # How many times (scalars, `[..., 1]` each) the actor takes besides observation and chunk.
-    num_times: ClassVar[int] = 0
 
     # ---- what a method defines ------------------------------------------------------------------
 
     @classmethod
-    def make_actor(cls, config: Any, chunk_dim: int) -> nn.Module:
-        """Returns the policy's network for chunks of size `chunk_dim`."""
-        return MLP(tuple(config.actor_hidden_dims), chunk_dim, config.actor_layer_norm)
+    def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:
+        """Returns the method's networks by name, besides the `critic`."""
+        raise NotImplementedError
 
-    def generate(self, actor_params: Any, observations: jax.Array, noise: jax.Array) -> jax.Array:
-        """Turns standard normal `noise [..., N, D]` into chunks `[..., N, D]` in [-1, 1].
+    @classmethod
+    def slow_copies(cls, config: Any, online: bool) -> dict[str, float]:
+        """Returns the networks that have a slow copy in `slow`, and its rate in this phase.
 
-        They are the policy's proposals at `observations [..., d_s]`, one for each row of noise.
+        After each update copy ← rate · network + (1 − rate) · copy. With rate 0 it stands still.
+        """
+        del online
+        return {'critic': config.tau}
+
+    @classmethod
+    def optimizer(cls, config: Any) -> optax.GradientTransformation:
+        """Returns what makes a step of the gradients of all `params`."""
+        adam = optax.adam(config.lr)
+        if not config.grad_clip:
+            return adam
+        return optax.chain(optax.clip_by_global_norm(config.grad_clip), adam)
+
+    def generate(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
+        """Turns standard normal `noise [..., N, Z]` into chunks `[..., N, D]` in [-1, 1].
+
+        They are the policy's proposals at `observations [...]`, one for each row of noise.
         """
         raise NotImplementedError
 
-    def actor_loss(self, actor_params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """The shape of the noise of one chunk, of size Z in all; by default that of a chunk."""
+        return self.spec.chunk
+
+    def actor_loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
         """Returns the policy's loss, a scalar, and scalars to log.
 
-        Its gradient trains `actor_params`; `self.params` are constants in it.
+        Its gradient trains `params`; `self.params` are constants in it, such as the critic's.
         """
         raise NotImplementedError
+
+    def loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
+        """Returns what an update descends: the losses of critic and policy, and scalars to log."""
+        critic_rng, actor_rng = jax.random.split(rng)
+        targets = self.td_targets(batch, critic_rng)
+        critic_loss, critic_info = self.critic_loss(params, batch, targets)
+        actor_loss, actor_info = self.actor_loss(params, batch, actor_rng)
+        return critic_loss + actor_loss, critic_info | actor_info
 
     @classmethod
     def check_config(cls, config: Any) -> None:
@@ -138,8 +187,15 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
                 bool(sizes) and all(isinstance(size, int) and size >= 1 for size in sizes),
                 f'--agent.{name}={sizes}: needs at least one layer, each of size 1 or more',
             )
-        require(config.rho >= 0, f'--agent.rho={config.rho}: must not be negative')
-        for name, choices in (('q_agg', Q_AGGS), ('score_dtype', SCORE_DTYPES)):
+        for name in ('rho', 'grad_clip'):
+            value = getattr(config, name)
+            require(value >= 0, f'--agent.{name}={value}: must not be negative')
+        for name, choices in (
+            ('q_agg', Q_AGGS),
+            ('rank_agg', ('', *Q_AGGS)),
+            ('score_dtype', SCORE_DTYPES),
+            ('encoder', ENCODERS),
+        ):
             require_choice(name, getattr(config, name), choices)
 
     @staticmethod
@@ -148,37 +204,29 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         require(horizon_length >= 1, f'--horizon_length={horizon_length}: must be at least 1')
         require(0 <= discount <= 1, f'--discount={discount}: must be in [0, 1]')
 
-    @classmethod
-    def extra_state(cls, params: dict[str, Any]) -> dict[str, Any]:
-        """Returns the initial values of the fields that a method adds to the agent's state."""
-        del params
-        return {}
-
-    def after_update(self) -> Self:
-        """Returns the agent with the fields that a method adds brought up to date."""
-        return self
-
     # ---- making an agent ------------------------------------------------------------------------
 
     @classmethod
     def create(
         cls,
         seed: int,
-        observation_dim: int,
-        action_dim: int,
+        spec: Spec,
         config: ml_collections.ConfigDict,
         horizon_length: int,
         discount: float = 0.99,
+        frame_stack: int = 1,
+        p_aug: float = 0.0,
     ) -> Self:
         """Makes an agent in its offline phase.
 
         Args:
             seed: of the run; parameters and later draws have keys of their own (utils/keys.py).
-            observation_dim: d_s.
-            action_dim: d_a, the size of one action.
+            spec: of the data's transitions.
             config: the method's `get_config()`, possibly changed.
             horizon_length: h, the number of actions in a chunk.
             discount: γ per environment step.
+            frame_stack: frames that an image shows.
+            p_aug: probability that the images of a batch are cropped at random.
 
         Raises:
             UserError: a setting cannot work.
@@ -186,66 +234,92 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         cls.check_horizon(horizon_length, discount)
         cls.check_config(config)
         settings = freeze(config)
-        chunk_dim = action_dim * (horizon_length if settings.action_chunking else 1)
+        horizon = horizon_length if settings.action_chunking else 1
+        spec = dataclasses.replace(spec, horizon=horizon, frame_stack=frame_stack)
+        images = [x for x in jax.tree.leaves(spec.observation) if is_image(x)]
+        require(
+            not images or settings.encoder,
+            '--agent.encoder=: observations have images; use --agent.encoder=impala_small',
+        )
         critic = Critic(
             tuple(settings.critic_hidden_dims), settings.num_qs, settings.critic_layer_norm
         )
-        actor = cls.make_actor(settings, chunk_dim)
-        learnt = cls._initial_state(
-            critic, actor, settings.lr, observation_dim, chunk_dim, key_for(seed, 'parameters')
+        networks = {'critic': Network(critic, (spec.chunk_dim,))} | cls.networks(spec, settings)
+        if encoder := make_encoder(spec.observation):
+            observing = [name for name, network in networks.items() if network.observes]
+            networks |= {f'{name}{ENCODER}': Network(encoder) for name in observing}
+        state = cls._initial_state(
+            settings, spec, tuple(networks.items()), key_for(seed, 'parameters')
         )
         return cls(
             rng=key_for(seed, 'batches'),
-            critic=critic,
-            actor=actor,
+            modules=FrozenDict({name: network.module for name, network in networks.items()}),
             config=settings,
-            observation_dim=observation_dim,
-            action_dim=action_dim,
+            spec=spec,
             horizon_length=horizon_length,
             discount=discount,
-            **learnt,
+            p_aug=p_aug if images else 0.0,
+            **state,
         )
 
     @classmethod
-    @partial(jax.jit, static_argnums=range(6))  # one program, not hundreds of small ones
+    @partial(jax.jit, static_argnums=range(4))  # one program, not hundreds of small ones
     def _initial_state(
-        cls,
-        critic: nn.Module,
-        actor: nn.Module,
-        lr: float,
-        observation_dim: int,
-        chunk_dim: int,
-        rng: jax.Array,
+        cls, config: Any, spec: Spec, networks: tuple[tuple[str, Network], ...], rng: jax.Array
     ) -> dict[str, Any]:
-        critic_rng, actor_rng = jax.random.split(rng)
-        observations, chunks = jnp.zeros((1, observation_dim)), jnp.zeros((1, chunk_dim))
-        times = [jnp.zeros((1, 1))] * cls.num_times
-        params = {
-            'critic': critic.init(critic_rng, observations, chunks),
-            'actor': actor.init(actor_rng, observations, chunks, *times),
+        observation = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), spec.observation)
+        encoder, params = make_encoder(spec.observation), {}
+        z = observation
+        if encoder:
+            z = encoder.init_with_output(rng, observation)[0]
+        for (name, network), key in zip(
+            networks, jax.random.split(rng, len(networks)), strict=True
+        ):
+            if name.endswith(ENCODER):
+                inputs = [observation]
+            else:
+                inputs = [z] * network.observes + [jnp.zeros((1, d)) for d in network.inputs]
+            params[name] = network.module.init(key, *inputs)
+        slow = {
+            part: params[part]
+            for name in cls.slow_copies(config, online=False)
+            for part in with_encoder(name, params)
         }
         return {
             'params': params,
-            'target_critic': params['critic'],
-            'opt_state': optax.adam(lr).init(params),
-            **cls.extra_state(params),
+            'slow': slow,
+            'opt_state': cls.optimizer(config).init(params),
         }
 
     def begin_online(self) -> Self:
         """Returns the agent in its online phase."""
         return self.replace(online=True)
 
+    def network(
+        self, name: str, params: Params, observations: Any, dtype: str = 'float32'
+    ) -> Callable[..., jax.Array]:
+        """Returns a network at some observations: a function of its other inputs.
+
+        The observations `[...]` are embedded here, once. The first input decides whether the
+        embedding `[..., d_z]` belongs to one sample `[..., size]` or to N, `[..., N, size]`.
+
+        Args:
+            name: of the network.
+            params: of the networks; those of `self.slow` make it the slow copy.
+            observations: `[...]`.
+            dtype: that it computes in, but for the encoder.
+        """
+        encoder = self.modules.get(f'{name}{ENCODER}')
+        z = encoder.apply(params[f'{name}{ENCODER}'], observations) if encoder else observations
+
+        def apply(*inputs: jax.Array) -> jax.Array:
+            at = z[..., None, :] if inputs and inputs[0].ndim > z.ndim else z
+            arguments = jax.tree.map(lambda x: x.astype(dtype), (params[name], at, *inputs))
+            return self.modules[name].apply(*arguments)
+
+        return apply
+
     # ---- chunks ---------------------------------------------------------------------------------
-
-    @property
-    def policy_horizon(self) -> int:
-        """The number of actions that the policy decides on at once."""
-        return self.horizon_length if self.config.action_chunking else 1
-
-    @property
-    def chunk_dim(self) -> int:
-        """D, the size of a flattened chunk as the policy sees it."""
-        return self.policy_horizon * self.action_dim
 
     def masked_chunks(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns the batch's chunks, flattened and zero after the end of an episode.
@@ -254,62 +328,64 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
             The chunks `[B, D]`, and `valid [B, h]`, 1 for each action before the end. Without
             action chunking both hold the first action only.
         """
-        valid = batch['valid'][:, : self.policy_horizon]
+        valid = batch['valid'][:, : self.spec.horizon]
         # Not a product: the batch may hold NaN after the end.
-        actions = jnp.where(valid[..., None], batch['actions'][:, : self.policy_horizon], 0.0)
+        actions = jnp.where(valid[..., None], batch['actions'][:, : self.spec.horizon], 0.0)
         return actions.reshape(len(actions), -1), valid
 
     def entry_mask(self, valid: jax.Array) -> jax.Array:
         """Returns `valid [B, h]` for each entry of a flattened chunk, `[B, D]`."""
-        return jnp.repeat(valid, self.action_dim, axis=-1)
+        return jnp.repeat(valid, self.spec.chunk[1], axis=-1)
 
     # ---- acting ---------------------------------------------------------------------------------
 
-    def propose(
-        self, actor_params: Any, observations: jax.Array, num: int, rng: jax.Array
-    ) -> jax.Array:
-        """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [..., d_s]`."""
-        noise = jax.random.normal(rng, (*observations.shape[:-1], num, self.chunk_dim))
-        return self.generate(actor_params, observations, noise)
+    def propose(self, params: Params, observations: Any, num: int, rng: jax.Array) -> jax.Array:
+        """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [...]`."""
+        array, shape = (jax.tree.leaves(x)[0] for x in (observations, self.spec.observation))
+        leading = array.shape[: array.ndim - len(shape.shape)]
+        noise_dim = self.noise_shape[0] * self.noise_shape[1]
+        return self.generate(
+            params, observations, jax.random.normal(rng, (*leading, num, noise_dim))
+        )
 
-    def aggregate(self, values: jax.Array) -> jax.Array:
-        """Returns the mean, the minimum or the mean − ρ · std (`q_agg`) of `values [E, ...]`.
+    def aggregate(self, values: jax.Array, agg: str = '') -> jax.Array:
+        """Returns the mean, the minimum or the mean − ρ · std of `values [E, ...]`.
 
         They are over the ensemble. The variance is the mean squared deviation, so that of a single
-        member is 0.
+        member is 0. By default `agg` is `q_agg`.
         """
-        if self.config.q_agg == 'min':
+        agg = agg or self.config.q_agg
+        if agg == 'min':
             return values.min(axis=0)
-        if self.config.q_agg == 'mean_std':
+        if agg == 'mean_std':
             # The floor keeps the infinite slope of sqrt(0) out of gradients.
             std = jnp.sqrt(jnp.maximum(values.var(axis=0), 1e-12))
             return values.mean(axis=0) - self.config.rho * std
         return values.mean(axis=0)
 
-    def score(self, observations: jax.Array, chunks: jax.Array) -> jax.Array:
-        """Returns values `[..., N]` to rank `chunks [..., N, D]` at `observations [..., d_s]`.
+    def score(self, observations: Any, chunks: jax.Array) -> jax.Array:
+        """Returns values `[..., N]` to rank `chunks [..., N, D]` at `observations [...]`.
 
         The critic, not the target critic, computes them in `score_dtype`; they are float32.
         """
-        inputs = self.params['critic'], observations[..., None, :], chunks
-        inputs = jax.tree.map(lambda x: x.astype(self.config.score_dtype), inputs)
-        return self.aggregate(apply_network(self.critic, *inputs).astype(jnp.float32))
+        critic = self.network('critic', self.params, observations, self.config.score_dtype)
+        return self.aggregate(critic(chunks).astype(jnp.float32), self.config.rank_agg)
 
-    def best_of_n(self, observations: jax.Array, rng: jax.Array, num: int = 0) -> jax.Array:
-        """Returns the best of `num` proposals, `[..., D]`, for `observations [..., d_s]`.
+    def best_of_n(self, observations: Any, rng: jax.Array, num: int = 0) -> jax.Array:
+        """Returns the best of `num` proposals, `[..., D]`, for `observations [...]`.
 
         A `num` of 0 stands for `num_samples`.
         """
         num = num or self.config.num_samples
-        chunks = self.propose(self.params['actor'], observations, num, rng)
+        chunks = self.propose(self.params, observations, num, rng)
         if num == 1:
             return chunks[..., 0, :]
         return self.choose(observations, chunks)[0]
 
-    def choose(self, observations: jax.Array, chunks: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def choose(self, observations: Any, chunks: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the best of `chunks [..., N, D]`, `[..., D]`, and its value `[...]`.
 
-        The critic values them at `observations [..., d_s]`, see `score`.
+        The critic values them at `observations [...]`, see `score`.
         """
         values = self.score(observations, chunks)
         best = jnp.argmax(values, axis=-1)
@@ -317,15 +393,16 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         return chosen, jnp.max(values, axis=-1)
 
     @jax.jit
-    def sample_actions(self, observations: jax.Array, rng: jax.Array) -> jax.Array:
-        """Returns chunks `[..., h, d_a]` to execute at `observations [..., d_s]`.
+    def sample_actions(self, observations: Any, rng: jax.Array) -> jax.Array:
+        """Returns chunks `[..., h, d_a]` to execute at `observations [...]`.
 
         Raises:
-            ValueError: the observations' last axis is not d_s.
+            ValueError: the observations are not those of the data.
         """
-        check_shape('observations', observations, '[..., d_s]', d_s=self.observation_dim)
+        shapes = jax.tree.map(lambda x: (..., *x.shape), self.spec.observation)
+        check_tree(observations, shapes, 'observations')
         chunks = self.best_of_n(observations, rng)
-        return chunks.reshape(*chunks.shape[:-1], self.policy_horizon, self.action_dim)
+        return chunks.reshape(*chunks.shape[:-1], *self.spec.chunk)
 
     def exploration_policy(self) -> Self:
         """Returns what plays in the online phase: the best of `num_samples` proposals.
@@ -352,12 +429,12 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         """Returns the critic's targets y `[B]`; the module's docstring has the equation."""
         observations = batch['next_observations']
         chunks = self.best_of_n(observations, rng, self.config.target_num_samples)
-        values = apply_network(self.critic, self.target_critic, observations, chunks)
+        values = self.network('critic', self.slow, observations)(chunks)
         bootstrap = self.discount**self.horizon_length * batch['masks']
         return batch['rewards'] + bootstrap * self.aggregate(values)
 
     def critic_loss(
-        self, critic_params: Any, batch: Batch, targets: jax.Array
+        self, params: Params, batch: Batch, targets: jax.Array
     ) -> tuple[jax.Array, Info]:
         """Returns the squared TD error for `targets [B]`, and scalars to log.
 
@@ -365,7 +442,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         counts as zero.
         """
         chunks, _ = self.masked_chunks(batch)
-        values = apply_network(self.critic, critic_params, batch['observations'], chunks)
+        values = self.network('critic', params, batch['observations'])(chunks)
         is_full = batch['valid'][:, -1]
         loss = jnp.mean(is_full * jnp.square(values - targets))
         return loss, {
@@ -375,12 +452,26 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
             'critic/q_min': values.min(),
         }
 
+    def sample_batch(self, replay: Replay, data: Rows, rng: jax.Array) -> Batch:
+        """Draws a batch for `update` from the data and what `replay` added to it."""
+        batch = replay.sample(
+            data,
+            rng,
+            self.config.batch_size,
+            self.horizon_length,
+            self.discount,
+            self.spec.frame_stack,
+        )
+        if not self.p_aug:
+            return batch
+        return crop(batch, jax.random.fold_in(rng, 1), self.p_aug)
+
     @jax.jit
     def update(self, batch: Batch) -> tuple[Self, Info]:
-        """Makes one gradient step on critic and actor, then one step of the target critic.
+        """Makes one gradient step on critic and actor, then one step of the slow copies.
 
-        Proposals and their scores use the parameters before the step. The target critic follows
-        the critic after it.
+        Proposals and their scores use the parameters before the step. Slow copies follow the
+        parameters after it.
 
         Args:
             batch: from `Replay.sample`, which says what is in it.
@@ -393,24 +484,15 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
                 `Replay.sample` gives.
         """
         self._check_batch(batch)
-        rng, target_rng, actor_rng = jax.random.split(self.rng, 3)
-        targets = self.td_targets(batch, target_rng)
-
-        def total_loss(params):
-            critic_loss, critic_info = self.critic_loss(params['critic'], batch, targets)
-            actor_loss, actor_info = self.actor_loss(params['actor'], batch, actor_rng)
-            return critic_loss + actor_loss, critic_info | actor_info
-
-        grads, info = jax.grad(total_loss, has_aux=True)(self.params)
-        updates, opt_state = optax.adam(self.config.lr).update(grads, self.opt_state)
-        params = cast(dict[str, Any], optax.apply_updates(self.params, updates))
-        target_critic = optax.incremental_update(
-            params['critic'], self.target_critic, self.config.tau
-        )
-        agent = self.replace(
-            rng=rng, params=params, target_critic=target_critic, opt_state=opt_state
-        )
-        return agent.after_update(), info
+        rng, loss_rng = jax.random.split(self.rng)
+        grads, info = jax.grad(self.loss, has_aux=True)(self.params, batch, loss_rng)
+        updates, opt_state = self.optimizer(self.config).update(grads, self.opt_state)
+        params = cast(Params, optax.apply_updates(self.params, updates))
+        slow = dict(self.slow)
+        for name, rate in self.slow_copies(self.config, self.online).items():
+            for part in with_encoder(name, params) if rate else ():
+                slow[part] = optax.incremental_update(params[part], slow[part], rate)
+        return self.replace(rng=rng, params=params, slow=slow, opt_state=opt_state), info
 
     def diagnose(self, batch: Batch, rng: jax.Array) -> Info:
         """Returns scalars that tell how the policy does, at the states of `batch`.
@@ -423,7 +505,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         """
         observations = batch['observations']
         num = self.config.num_samples
-        samples = self.propose(self.params['actor'], observations, max(num, 2), rng)
+        samples = self.propose(self.params, observations, max(num, 2), rng)
         values = self.score(observations, samples)[:, :num]
         chunks, valid = self.masked_chunks(batch)
         is_full = valid[:, -1]
@@ -437,16 +519,25 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
     def _check_batch(self, batch: Batch) -> None:
         """Raises ValueError unless the batch has all its arrays, each with its shape."""
-        sizes = {'h': self.horizon_length, 'd_s': self.observation_dim, 'd_a': self.action_dim}
-        check_shapes(batch, {'observations': '[B, d_s]'}, **sizes)
-        axes = {
-            'actions': '[B, h, d_a]',
-            'rewards': '[B]',
-            'masks': '[B]',
-            'next_observations': '[B, d_s]',
-            'valid': '[B, h]',
-        }
-        check_shapes(batch, axes, B=batch['observations'].shape[0], **sizes)
+        horizon = self.horizon_length
+        check_tree(batch, {'valid': (..., horizon)})
+        size = len(batch['valid'])
+        observation = jax.tree.map(lambda x: (size, *x.shape), self.spec.observation)
+        expected = {name: self.spec.shapes(name, size, horizon) for name in self.spec.transition}
+        expected |= {'observations': observation, 'next_observations': observation}
+        expected |= {'rewards': (size,), 'masks': (size,), 'valid': (size, horizon)}
+        check_tree(batch, expected)
+
+
+def with_encoder(name: str, params: Params) -> list[str]:
+    """Returns the name of a network, and of its encoder if it has one."""
+    return [part for part in (name, f'{name}{ENCODER}') if part in params]
+
+
+def actor_mlp(spec: Spec, config: Any, *inputs: int) -> Network:
+    """Returns a policy's usual network: an MLP `(observation, *inputs) -> [..., D]`."""
+    dims = tuple(config.actor_hidden_dims)
+    return Network(MLP(dims, spec.chunk_dim, config.actor_layer_norm), inputs)
 
 
 def freeze(config: ml_collections.ConfigDict) -> Any:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Info, base_config, require
-from utils.flows import Velocity, flow_matching_loss, integrate
-from utils.networks import apply_network
+from agents.base import Agent, Info, Network, Params, actor_mlp, base_config, require
+from utils.flows import flow_matching_loss, integrate
 from utils.replay import Batch
+from utils.spec import Spec
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -29,8 +29,6 @@ def get_config() -> ml_collections.ConfigDict:
 class BFNAgent(Agent, kw_only=True):
     """A behaviour flow on the shared best-of-N critic."""
 
-    num_times = 1
-
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
@@ -38,17 +36,17 @@ class BFNAgent(Agent, kw_only=True):
             config.flow_steps >= 1, f'--agent.flow_steps={config.flow_steps}: must be at least 1'
         )
 
-    def velocity_field(self, actor_params: Any, observations: jax.Array) -> Velocity:
-        """Returns the field `(x [..., D], t [..., 1]) -> [..., D]` at `observations [..., d_s]`."""
-        return lambda x, t: apply_network(self.actor, actor_params, observations, x, t)
+    @classmethod
+    def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:
+        return {'actor': actor_mlp(spec, config, spec.chunk_dim, 1)}
 
-    def generate(self, actor_params: Any, observations: jax.Array, noise: jax.Array) -> jax.Array:
-        velocity = self.velocity_field(actor_params, observations[..., None, :])
+    def generate(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
+        velocity = self.network('actor', params, observations)
         return jnp.clip(integrate(velocity, noise, self.config.flow_steps), -1, 1)
 
-    def actor_loss(self, actor_params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
+    def actor_loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
         """Returns the flow matching loss of the batch's valid actions, and scalars to log."""
         chunks, valid = self.masked_chunks(batch)
-        velocity = self.velocity_field(actor_params, batch['observations'])
+        velocity = self.network('actor', params, batch['observations'])
         loss = flow_matching_loss(velocity, chunks, self.entry_mask(valid), rng)
         return loss, {'actor/flow_loss': loss}

@@ -29,11 +29,19 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Info, base_config, require, require_choice
+from agents.base import (
+    Info,
+    Network,
+    Params,
+    actor_mlp,
+    base_config,
+    require,
+    require_choice,
+)
 from agents.top_k import TopKAgent
 from utils.drifting import KERNELS, mean_shift_loss, normalized_drifting_loss
-from utils.networks import apply_network
 from utils.replay import Batch
+from utils.spec import Spec
 
 FIELDS = ('normalized', 'mean_shift')
 
@@ -87,11 +95,14 @@ class DFPAgent(TopKAgent, kw_only=True):
         )
         require(config.q_weight >= 0, f'--agent.q_weight={config.q_weight}: must not be negative')
 
-    def generate(self, actor_params: Any, observations: jax.Array, noise: jax.Array) -> jax.Array:
-        chunks = apply_network(self.actor, actor_params, observations[..., None, :], noise)
-        return jnp.clip(chunks, -1, 1)
+    @classmethod
+    def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:
+        return {'actor': actor_mlp(spec, config, spec.chunk_dim)}
 
-    def actor_loss(self, actor_params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
+    def generate(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
+        return jnp.clip(self.network('actor', params, observations)(noise), -1, 1)
+
+    def actor_loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
         """Returns the sum of the terms in the module's docstring, and scalars to log.
 
         All terms move the same G particles per state. Each is a mean over the batch. A state that
@@ -101,7 +112,7 @@ class DFPAgent(TopKAgent, kw_only=True):
         config = self.config
         particle_rng, candidate_rng = jax.random.split(rng)
         observations = batch['observations']
-        particles = self.propose(actor_params, observations, config.num_particles, particle_rng)
+        particles = self.propose(params, observations, config.num_particles, particle_rng)
         chunks, valid = self.masked_chunks(batch)
         terms, info = {}, {}
 
@@ -118,9 +129,7 @@ class DFPAgent(TopKAgent, kw_only=True):
             terms['topk'] = config.topk_weight * loss
             info |= drift_info
         if self.online and config.q_weight:
-            values = apply_network(
-                self.critic, self.params['critic'], observations[:, None], particles
-            )
+            values = self.network('critic', self.params, observations)(particles)
             terms['q'] = -config.q_weight * self.aggregate(values).mean()
         info |= {f'actor/{name}_loss': value for name, value in terms.items()}
         info['actor/saturated'] = jnp.mean(jnp.abs(particles) >= 1)
@@ -163,9 +172,9 @@ class DFPAgent(TopKAgent, kw_only=True):
         return loss, {f'actor/{term}_{name}': x for name, x in (info | scalars).items()}
 
     def top_k_positives(
-        self, observations: jax.Array, rng: jax.Array
+        self, observations: Any, rng: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Draws N chunks from π_old at `observations [B, d_s]` and keeps the K best.
+        """Draws N chunks from π_old at `observations [B, ...]` and keeps the K best.
 
         Returns:
             The K best `[B, K, D]`, and options for `drift_loss`: with `soft_weights` the weights

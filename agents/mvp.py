@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Info, base_config, require
+from agents.base import Info, Network, Params, actor_mlp, base_config, require
 from agents.top_k import TopKAgent
-from utils.networks import apply_network
 from utils.replay import Batch
+from utils.spec import Spec
 
 # (z [..., D], r [..., 1], t [..., 1]) -> mean velocity between r and t [..., D]
 MeanVelocity = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -84,7 +84,9 @@ def mean_flow(
 class MVPAgent(TopKAgent, kw_only=True):
     """MeanFlow on the shared best-of-N critic."""
 
-    num_times = 2
+    @classmethod
+    def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:
+        return {'actor': actor_mlp(spec, config, spec.chunk_dim, 1, 1)}
 
     @classmethod
     def check_config(cls, config: Any) -> None:
@@ -99,12 +101,11 @@ class MVPAgent(TopKAgent, kw_only=True):
             'and topk_phases=online or both',
         )
 
-    def generate(self, actor_params: Any, observations: jax.Array, noise: jax.Array) -> jax.Array:
-        r, t = jnp.zeros(1), jnp.ones(1)
-        u = apply_network(self.actor, actor_params, observations[..., None, :], noise, r, t)
-        return jnp.clip(noise - u, -1, 1)
+    def generate(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
+        u = self.network('actor', params, observations)
+        return jnp.clip(noise - u(noise, jnp.zeros(1), jnp.ones(1)), -1, 1)
 
-    def actor_loss(self, actor_params: Any, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
+    def actor_loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
         """Returns MeanFlow + λ · IVC on P chunks per state, and scalars to log.
 
         Each chunk has its own noise and times.
@@ -116,8 +117,7 @@ class MVPAgent(TopKAgent, kw_only=True):
         r, t = sample_times(time_rng, (*chunks.shape[:-1], 1), config.time_mean, config.time_std)
         v = noise - chunks
 
-        def u(z, r, t):
-            return apply_network(self.actor, actor_params, batch['observations'][:, None], z, r, t)
+        u = self.network('actor', params, batch['observations'])
 
         def weighted_loss(errors):
             return jnp.mean(mask * jnp.square(errors), axis=(0, 2)) @ weights

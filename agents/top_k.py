@@ -7,9 +7,8 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from agents.base import Agent, Info, require, require_choice
+from agents.base import Agent, Info, require, require_choice, with_encoder
 from utils.replay import Batch
 
 TOPK_PHASES = ('online', 'both', 'offline')
@@ -26,11 +25,10 @@ class TopKAgent(Agent, kw_only=True):
     loss on the data in the online phase; offline it is 1), and `ema_rate`.
     """
 
-    old_actor: Any  # parameters of π_old
-
     @classmethod
-    def extra_state(cls, params: dict[str, Any]) -> dict[str, Any]:
-        return {'old_actor': params['actor']}
+    def slow_copies(cls, config: Any, online: bool) -> dict[str, float]:
+        rate = config.ema_rate if uses_top_k(config, online) else 0.0
+        return super().slow_copies(config, online) | {'actor': rate}
 
     @classmethod
     def check_config(cls, config: Any) -> None:
@@ -52,25 +50,21 @@ class TopKAgent(Agent, kw_only=True):
 
         If not, nothing is drawn and π_old does not move.
         """
-        phases = ('both', 'online' if self.online else 'offline')
-        config = self.config
-        return bool(config.top_k and config.topk_weight) and config.topk_phases in phases
+        return uses_top_k(self.config, self.online)
 
     @property
     def data_weight(self) -> float:
         """The weight of the loss on the data in this phase."""
         return self.config.data_weight if self.online else 1.0
 
-    def ranked_candidates(
-        self, observations: jax.Array, rng: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Draws N chunks from π_old at `observations [B, d_s]`.
+    def ranked_candidates(self, observations: Any, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Draws N chunks from π_old at `observations [B, ...]`.
 
         Returns:
             The chunks `[B, N, D]` and their values `[B, N]`, best first.
         """
         num = self.config.num_candidates
-        chunks = self.propose(self.old_actor, observations, num, rng)
+        chunks = self.propose(self.slow, observations, num, rng)
         values, order = jax.lax.top_k(self.score(observations, chunks), num)
         return jnp.take_along_axis(chunks, order[..., None], axis=-2), values
 
@@ -85,21 +79,17 @@ class TopKAgent(Agent, kw_only=True):
             return info
         new, old = (
             self.propose(params, batch['observations'], self.config.num_candidates, rng)
-            for params in (self.params['actor'], self.old_actor)
+            for params in (self.params, self.slow)
         )
         return info | {'policy/distance_to_old': jnp.sqrt(jnp.square(new - old).mean())}
 
-    def after_update(self) -> Self:
-        """Returns the agent with π_old one step closer to the policy."""
-        if not self.uses_top_k:
-            return self
-        return self.replace(
-            old_actor=optax.incremental_update(
-                self.params['actor'], self.old_actor, self.config.ema_rate
-            )
-        )
-
     def begin_online(self) -> Self:
         """Returns the agent in its online phase, with π_old equal to the policy."""
-        old_actor = jax.tree.map(jnp.copy, self.params['actor'])
-        return super().begin_online().replace(old_actor=old_actor)
+        actor = {name: self.params[name] for name in with_encoder('actor', self.params)}
+        return super().begin_online().replace(slow=self.slow | jax.tree.map(jnp.copy, actor))
+
+
+def uses_top_k(config: Any, online: bool) -> bool:
+    """Whether the loss has a top-K term in a phase."""
+    phases = ('both', 'online' if online else 'offline')
+    return bool(config.top_k and config.topk_weight) and config.topk_phases in phases

@@ -24,9 +24,11 @@ from training import RunConfig
 from training import state as states
 from training.logs import versions
 from training.loop import OFFLINE_GROUP
+from training.run import describe
 from training.state import RunState, SeedState
 from training.updates import Totals, group_size, update_many, zero_totals
 from utils.replay import Rows
+from utils.spec import Spec
 
 CUBE_DOUBLE = 'cube-double-play-singletask-task2-v0'
 OBSERVATION_DIM, ACTION_DIM = 37, 5  # of cube-double
@@ -34,22 +36,10 @@ EPISODES, EPISODE_ROWS = 200, 1001
 SMALL = {'batch_size': 64, 'actor_hidden_dims': (128, 128), 'critic_hidden_dims': (128, 128)}
 
 
-def describe(
-    config: RunConfig, observation_dim: int = OBSERVATION_DIM, action_dim: int = ACTION_DIM
-) -> dict[str, Any]:
-    """Returns the description of a run's agent, for `agents.make_agent`."""
-    return {
-        'agent': config.agent,
-        'observation_dim': observation_dim,
-        'action_dim': action_dim,
-        'horizon_length': config.horizon_length,
-        'discount': config.discount,
-    }
-
-
 def new_agent(method: str, seed: int = 0, **changes) -> Agent:
     """Makes an agent of the paper's table for cube-double, with some of its settings changed."""
-    return make_agent(describe(run_config(method, CUBE_DOUBLE, changes)), seed)
+    spec = Spec.of(make_rows(episodes=1))
+    return make_agent(describe(run_config(method, CUBE_DOUBLE, changes), spec), seed)
 
 
 def make_rows(
@@ -85,7 +75,7 @@ def begin(
     """
     devices = list(devices) or jax.local_devices()
     data = [jax.device_put(rows, device) for device in devices[: config.num_seeds]]
-    description = describe(config, rows.observations.shape[-1], rows.actions.shape[-1])
+    description = describe(config, Spec.of(rows.fields))
     return states.create(description, config.seeds, data, config.buffer_size), data
 
 
@@ -98,7 +88,7 @@ class Fused:
 
     def __call__(self, num_updates: int) -> list[Totals]:
         for i, (part, data) in enumerate(zip(self.seeds, self.data, strict=True)):
-            group = group_size(data.rewards.device, OFFLINE_GROUP)
+            group = group_size(data.device, OFFLINE_GROUP)
             agents, totals = update_many(
                 part.agents, part.replays, data, num_updates, part.totals, group
             )

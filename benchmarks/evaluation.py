@@ -10,10 +10,12 @@ from absl import flags
 
 import envs
 from agents import make_agent
-from benchmarks.common import describe, print_table, run, save
+from benchmarks.common import make_rows, print_table, run, save
 from experiments.methods import run_config
 from training.evaluation import evaluate
+from training.run import describe
 from utils.seeds import stack
+from utils.spec import Spec
 
 FLAGS = flags.FLAGS
 
@@ -23,9 +25,8 @@ def main(_) -> None:
     times, steps = {}, {}
     for num_envs in sorted({1, os.cpu_count() or 1, 10}):
         env = envs.make_vector_env(config.task, num_envs, config.horizon_length, 'evaluate')
-        observation_dim = env.single_observation_space.shape[0]
-        action_dim = env.single_action_space.shape[-1]
-        agent = make_agent(describe(config, observation_dim, action_dim), seed=0)
+        sizes = env.single_observation_space.shape[0], env.single_action_space.shape[-1]
+        agent = make_agent(describe(config, Spec.of(make_rows(*sizes, episodes=1))), seed=0)
         policies = [stack([agent.policy()])]
         evaluate(policies, env, num_envs, [0])  # compiles
         start = time.perf_counter()

@@ -15,13 +15,17 @@ def mlp_flops(rows: int, inputs: int, hidden: tuple[int, ...], outputs: int) -> 
     return sum(2 * rows * a * b for a, b in itertools.pairwise(sizes))
 
 
+NUM_TIMES = {'bfn': 1, 'dfp': 0, 'fql': 1, 'mvp': 2}  # times that the network takes
+
+
 def update_flops(agent: Agent) -> int:
     """Returns the necessary work of one update of an agent in its phase."""
     config, batch = agent.config, agent.config.batch_size
-    inputs = agent.observation_dim + agent.chunk_dim
+    spec = agent.spec
+    inputs = spec.observation.shape[0] + spec.chunk_dim
 
-    def actor(rows, num_times=agent.num_times):
-        return mlp_flops(rows, inputs + num_times, config.actor_hidden_dims, agent.chunk_dim)
+    def actor(rows, num_times=NUM_TIMES[config.agent_name]):
+        return mlp_flops(rows, inputs + num_times, config.actor_hidden_dims, spec.chunk_dim)
 
     def critics(rows):
         return config.num_qs * mlp_flops(rows, inputs, config.critic_hidden_dims, 1)

@@ -41,7 +41,7 @@ def trained_agents(path: str) -> list[dict[str, Any]]:
 def agreement(agent: Agent, observations: jax.Array) -> dict[str, Any]:
     """Returns how often, and at what loss of value, the choice of a trained agent is the same."""
     rng, num = jax.random.PRNGKey(0), agent.config.num_samples
-    chunks = agent.propose(agent.params['actor'], observations, num, rng)
+    chunks = agent.propose(agent.params, observations, num, rng)
     scores = {
         dtype: agent.replace(config=agent.config._replace(score_dtype=dtype)).score(
             observations, chunks
@@ -64,8 +64,8 @@ def gain() -> list[dict[str, Any]]:
     rows = []
     for dtype in SCORE_DTYPES:
         agent = new_agent('DFP', score_dtype=dtype)
-        observations = jnp.ones((256, agent.observation_dim))
-        chunks = jnp.ones((256, 16, agent.chunk_dim))
+        observations = jnp.ones((256, *agent.spec.observation.shape))
+        chunks = jnp.ones((256, 16, agent.spec.chunk_dim))
         score = jax.jit(type(agent).score)
         jax.block_until_ready(score(agent, observations, chunks))
         took = [seconds(lambda: score(agent, observations, chunks)) for _ in range(20)]  # noqa: B023

@@ -58,10 +58,7 @@ def offline_state(config: RunConfig) -> tuple[RunState, list[Rows]]:
 
 def online_state(config: RunConfig, offline: RunState, data: list[Rows]) -> RunState:
     """Returns the state at the end of an online phase of `config.online_steps`."""
-    agents = offline.seeds[0].agents
-    play = Play.create(
-        config.num_seeds, config.horizon_length, agents.observation_dim, agents.action_dim
-    )
+    play = Play.create(config.num_seeds, config.horizon_length, offline.seeds[0].agents.spec)
     state = states.begin_online(offline, data, play, config)
     own = make_rows(episodes=config.online_steps // (EPISODE_ROWS - 1))
     seeds = []

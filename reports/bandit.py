@@ -27,6 +27,7 @@ from reports.videos import check_path
 from utils.errors import UserError
 from utils.keys import key_for
 from utils.replay import Batch, Replay, Rows
+from utils.spec import Spec
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -100,21 +101,15 @@ def make_agent(method: str, seed: int) -> Agent:
         config.update(top_k=4, topk_phases='both')
     if 'ema_rate' in config:
         config.ema_rate = 1e-3  # a thousandth of the paper's steps
-    description = {
-        'agent': config.to_dict(),
-        'observation_dim': 1,
-        'action_dim': 2,
-        'horizon_length': 1,
-        'discount': 0.99,
-    }
-    return agents.make_agent(description, seed).replace(critic=FixedCritic())
+    spec = Spec.of(as_rows(behaviour(1, seed)).fields)
+    agent = agents.find_class(method).create(seed, spec, config, horizon_length=1)
+    return agent.replace(modules=agent.modules.copy({'critic': FixedCritic()}))
 
 
 def learn(agent: Agent, replay: Replay, data: Rows) -> Agent:
     """Makes an update on a fresh batch."""
     rng, sample_rng = jax.random.split(agent.rng)
-    batch = replay.sample(data, sample_rng, agent.config.batch_size, 1, agent.discount)
-    return agent.replace(rng=rng).update(batch)[0]
+    return agent.replace(rng=rng).update(agent.sample_batch(replay, data, sample_rng))[0]
 
 
 @partial(jax.jit, static_argnames='steps')

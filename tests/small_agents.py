@@ -9,6 +9,7 @@ import numpy as np
 
 from agents import agents
 from agents.base import Agent
+from utils.spec import Spec
 
 OBSERVATION_DIM, ACTION_DIM, HORIZON = 3, 2, 4
 CHUNK_DIM = HORIZON * ACTION_DIM
@@ -30,7 +31,36 @@ def make(
     if 'flow_steps' in config:
         config.flow_steps = 3
     config.update(changes)
-    return agents[method].create(seed, observation_dim, action_dim, config, horizon, 0.9)
+    spec = make_spec(observation_dim, action_dim)
+    return agents[method].create(seed, spec, config, horizon, 0.9)
+
+
+def make_spec(observation_dim=OBSERVATION_DIM, action_dim=ACTION_DIM, horizon=1):
+    """The spec of transitions with vectors as observations."""
+    rows = {
+        'observations': np.zeros((1, observation_dim)),
+        'actions': np.zeros((1, action_dim)),
+        'rewards': np.zeros(1),
+        'masks': np.zeros(1),
+    }
+    return dataclasses.replace(Spec.of(rows), horizon=horizon)
+
+
+def describe(settings, horizon_length=1, discount=0.99, **dims):
+    """What `make_agent` takes."""
+    return {
+        'agent': settings,
+        'transition': make_spec(**dims).to_json(),
+        'horizon_length': horizon_length,
+        'discount': discount,
+        'frame_stack': 1,
+        'p_aug': 0.0,
+    }
+
+
+def with_critic(agent, critic):
+    """The agent with another critic, or another object with `apply`."""
+    return agent.replace(modules=agent.modules.copy({'critic': critic}))
 
 
 def make_batch(seed=0, size=16, horizon=HORIZON):

@@ -14,15 +14,15 @@ from utils.drifting import normalized_drifting_loss
 def dfp_terms(agent, batch, seed=0):
     """The loss, and what went into it, by the definition."""
     rng = jax.random.PRNGKey(seed)
-    loss, info = compiled(agent, 'actor_loss', agent.params['actor'], batch, rng)
+    loss, info = compiled(agent, 'actor_loss', agent.params, batch, rng)
     particle_rng, candidate_rng = jax.random.split(rng)
     config = agent.config
     observations = batch['observations']
     particles = compiled(
-        agent, 'propose', agent.params['actor'], observations, config.num_particles, particle_rng
+        agent, 'propose', agent.params, observations, config.num_particles, particle_rng
     )
     candidates = compiled(
-        agent, 'propose', agent.old_actor, observations, config.num_candidates, candidate_rng
+        agent, 'propose', agent.slow, observations, config.num_candidates, candidate_rng
     )
     values = compiled(agent, 'score', observations, candidates)
     return loss, info, particles, candidates, np.asarray(values)
@@ -43,7 +43,9 @@ def test_offline_loss_drifts_particles_to_the_data():
 
 def test_online_loss_adds_half_a_drift_to_the_best_candidates_of_the_old_policy():
     agent = make('dfp', temperatures=(0.1, 0.5)).begin_online()
-    agent = agent.replace(old_actor=jax.tree.map(lambda x: 0.5 * x, agent.old_actor))
+    agent = agent.replace(
+        slow=agent.slow | {'actor': jax.tree.map(lambda x: 0.5 * x, agent.slow['actor'])}
+    )
     batch = make_batch()
     loss, _, particles, candidates, values = dfp_terms(agent, batch)
     best = np.argsort(-values, axis=1)[:, :4]
@@ -94,7 +96,7 @@ def test_a_partial_chunk_and_its_state_take_no_part_in_the_data_term():
             other['actions'] = other['actions'].at[i].set(0.123)
             other['observations'] = other['observations'].at[i].set(7.0)
         grad = jax.jit(jax.grad(lambda p, b, agent=agent: agent.actor_loss(p, b, rng)[0]))
-        assert equal(grad(agent.params['actor'], batch), grad(agent.params['actor'], other))
+        assert equal(grad(agent.params, batch)['actor'], grad(agent.params, other)['actor'])
 
 
 def test_the_top_k_and_the_q_term_use_every_state_however_short_its_chunk():
@@ -123,9 +125,9 @@ def test_an_online_batch_of_last_states_alone_trains_the_policy_by_the_top_k_ter
 
 def test_saturated_coordinates_get_no_gradient():
     agent, batch, rng = make('dfp'), make_batch(), jax.random.PRNGKey(0)
-    big = jax.tree.map(lambda x: 50.0 * x, agent.params['actor'])
+    big = agent.params | {'actor': jax.tree.map(lambda x: 50.0 * x, agent.params['actor'])}
     grad = jax.jit(jax.grad(lambda p: agent.actor_loss(p, batch, rng)[0]))
-    grads, small = grad(big), grad(agent.params['actor'])
+    grads, small = grad(big)['actor'], grad(agent.params)['actor']
     particles = compiled(agent, 'propose', big, batch['observations'], 8, rng)
     assert (jnp.abs(particles) == 1).mean() > 0.9
     bias = lambda tree: np.abs(jax.tree.leaves(tree['params']['ConcatDense_2']['bias'])[0]).sum()  # noqa: E731
@@ -136,15 +138,15 @@ def test_old_policy_is_the_policy_when_the_online_phase_begins_and_then_follows_
     agent, batch = make('dfp', ema_rate=0.25), make_batch()
     for _ in range(3):
         agent, _ = agent.update(batch)
-    assert not equal(agent.old_actor, agent.params['actor'])
+    assert not equal(agent.slow['actor'], agent.params['actor'])
     agent = agent.begin_online()
-    assert equal(agent.old_actor, agent.params['actor'])
+    assert equal(agent.slow['actor'], agent.params['actor'])
     new, _ = agent.update(batch)
     expected = jax.tree.map(
-        lambda theta, old: 0.25 * theta + 0.75 * old, new.params['actor'], agent.old_actor
+        lambda theta, old: 0.25 * theta + 0.75 * old, new.params['actor'], agent.slow['actor']
     )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
-                 new.old_actor, expected)  # fmt: skip
+                 new.slow['actor'], expected)  # fmt: skip
 
 
 def test_minus_q_term():
@@ -153,7 +155,7 @@ def test_minus_q_term():
     batch = make_batch()
     loss, _, particles, _, _ = dfp_terms(agent, batch)
     base, *_ = dfp_terms(without, batch)
-    value = jax.jit(agent.critic.apply)
+    value = jax.jit(agent.modules['critic'].apply)
     values = value(agent.params['critic'], batch['observations'][:, None], particles)
     np.testing.assert_allclose(loss, base - 2.0 * values.mean(), rtol=1e-4)
 

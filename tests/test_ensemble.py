@@ -3,7 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small_agents import CHUNK_DIM, OBSERVATION_DIM, FixedCritic, compiled, make, make_batch
+from small_agents import (
+    CHUNK_DIM,
+    OBSERVATION_DIM,
+    FixedCritic,
+    compiled,
+    make,
+    make_batch,
+    with_critic,
+)
 
 from utils.networks import MLP, Critic, _apart, _batched
 
@@ -19,8 +27,8 @@ def test_targets_are_lowered_by_the_disagreement_of_the_ensemble():
     agent = make('dfp', num_qs=3, q_agg='mean_std', rho=0.7)
     batch, rng = make_batch(), jax.random.PRNGKey(1)
     chunks = compiled(agent, 'best_of_n', batch['next_observations'], rng)
-    value = jax.jit(agent.critic.apply)
-    values = value(agent.target_critic, batch['next_observations'], chunks)
+    value = jax.jit(agent.modules['critic'].apply)
+    values = value(agent.slow['critic'], batch['next_observations'], chunks)
     assert values.shape == (3, 16)
     expected = batch['rewards'] + 0.9**4 * batch['masks'] * mean_std(values, 0.7)
     targets = compiled(agent, 'td_targets', batch, rng)
@@ -30,23 +38,23 @@ def test_targets_are_lowered_by_the_disagreement_of_the_ensemble():
 def test_candidates_and_the_q_term_are_valued_in_the_same_way():
     agent = make('dfp', num_qs=3, q_agg='mean_std', rho=5.0, q_weight=1.0).begin_online()
     batch, rng = make_batch(), jax.random.PRNGKey(1)
-    observations, value = batch['observations'], jax.jit(agent.critic.apply)
+    observations, value = batch['observations'], jax.jit(agent.modules['critic'].apply)
     chunks, values = compiled(agent, 'ranked_candidates', observations, rng)
     each = value(agent.params['critic'], observations[:, None], chunks)
     np.testing.assert_allclose(values, mean_std(each, 5.0), rtol=1e-4, atol=1e-5)
-    _, info = compiled(agent, 'actor_loss', agent.params['actor'], batch, rng)
+    _, info = compiled(agent, 'actor_loss', agent.params, batch, rng)
     particle_rng, _ = jax.random.split(rng)
-    particles = compiled(agent, 'propose', agent.params['actor'], observations, 8, particle_rng)
+    particles = compiled(agent, 'propose', agent.params, observations, 8, particle_rng)
     each = value(agent.params['critic'], observations[:, None], particles)
     np.testing.assert_allclose(info['actor/q_loss'], -mean_std(each, 5.0).mean(), rtol=1e-4)
 
 
 def test_members_that_agree_have_a_finite_gradient():
-    agent = make('dfp', q_agg='mean_std', q_weight=1.0).replace(critic=FixedCritic())
+    agent = with_critic(make('dfp', q_agg='mean_std', q_weight=1.0), FixedCritic())
     agent = agent.begin_online()
     batch, rng = make_batch(), jax.random.PRNGKey(0)
     grad = jax.jit(jax.grad(lambda p: agent.actor_loss(p, batch, rng)[0]))
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grad(agent.params['actor'])))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grad(agent.params)['actor']))
 
 
 def test_members_are_networks_of_their_own_under_the_same_names_for_any_size():

@@ -71,13 +71,13 @@ def exported_program(method, name, **changes):
 @jax.jit
 def generate(agent, observations, noise):
     """Returns the agent's own chunks for this noise; they round as its programs do, compiled."""
-    return agent.generate(agent.params['actor'], observations, noise)
+    return agent.generate(agent.params, observations, noise)
 
 
 @jax.jit
 def best_of_n(agent, observations, noise):
     """Returns the best of them and its value."""
-    return agent.choose(observations, agent.generate(agent.params['actor'], observations, noise))
+    return agent.choose(observations, agent.generate(agent.params, observations, noise))
 
 
 def observe(batch):
@@ -94,8 +94,8 @@ def assert_same(chunk, expected, to_the_bit):
 @every_method
 def test_a_proposal_is_generated_from_noise_of_its_own(method):
     agent, observations, rng = make(method), observe(5), jax.random.PRNGKey(0)
-    noise = np.array(jax.random.normal(rng, (5, 3, agent.chunk_dim)))
-    proposals = compiled(agent, 'propose', agent.params['actor'], observations, 3, rng)
+    noise = np.array(jax.random.normal(rng, (5, 3, agent.spec.chunk_dim)))
+    proposals = compiled(agent, 'propose', agent.params, observations, 3, rng)
     generated = np.asarray(generate(agent, observations, noise))
     assert_same(proposals, generated, to_the_bit=method in ROUND_ALIKE)
     noise[2, 1] += 1.0
@@ -107,11 +107,11 @@ def test_a_proposal_is_generated_from_noise_of_its_own(method):
 def test_the_best_chunk_comes_with_its_value(method):
     agent, observations = make(method), observe(5)
     rng = jax.random.PRNGKey(0)
-    chunks = compiled(agent, 'propose', agent.params['actor'], observations, NUM_SAMPLES, rng)
+    chunks = compiled(agent, 'propose', agent.params, observations, NUM_SAMPLES, rng)
     chunk, value = compiled(agent, 'choose', observations, chunks)
     best = compiled(agent, 'best_of_n', observations, rng, NUM_SAMPLES)
     assert_same(chunk, best, to_the_bit=method in ROUND_ALIKE)
-    values = jax.jit(agent.critic.apply)(agent.params['critic'], observations, chunk)
+    values = jax.jit(agent.modules['critic'].apply)(agent.params['critic'], observations, chunk)
     np.testing.assert_allclose(value, np.mean(values, axis=0), atol=1e-5)
 
 
@@ -125,7 +125,7 @@ def test_an_exported_policy_acts_as_the_agent_bit_by_bit(method, case):
     changes = changes | {'num_samples': 2, 'eval_num_samples': NUM_SAMPLES}
     best, policy = exported_program(method, 'best_of_n', **changes)
     observations, rng = observe(batch), jax.random.PRNGKey(1)
-    noises = jax.random.normal(rng, (batch, NUM_SAMPLES, policy.policy_horizon, ACTION_DIM))
+    noises = jax.random.normal(rng, (batch, NUM_SAMPLES, policy.spec.horizon, ACTION_DIM))
     chunk, value = best(observations, noises)
     flat = noises.reshape(batch, NUM_SAMPLES, -1)
     expected, expected_value = best_of_n(policy, observations, flat)
@@ -188,7 +188,7 @@ def test_onnx_runtime_gives_the_agents_actions(method, case):
     models = {name.partition('.')[0]: model for name, model in _files(policy, ['onnx']).items()}
     rng = np.random.default_rng(0)
     for size in (batch, 1):
-        shape = size, NUM_SAMPLES, policy.policy_horizon, ACTION_DIM
+        shape = size, NUM_SAMPLES, policy.spec.horizon, ACTION_DIM
         noises, observation = rng.standard_normal(shape, np.float32), observe(size)
         found = ask_onnx(models['best_of_n'], observation=observation, noises=noises)
         chunk, value = jax.jit(ours['best_of_n'].function)(observation, noises)
@@ -257,7 +257,7 @@ def test_the_description_says_what_a_robot_must_know(finished, exported):
         'env_name': 'toy-push-v0', 'suite': 'toy_suite:suite',
         'env_options': {'toy_time_limit': 10},
         'observation': {
-            'size': 3,
+            'shape': [3],
             'parts': [
                 {'name': 'position', 'size': 1, 'unit': 'm'},
                 {'name': 'last push', 'size': 1, 'unit': 'm'},

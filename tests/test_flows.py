@@ -79,6 +79,6 @@ def test_the_observation_is_embedded_once_for_all_steps_of_the_flow():
     rows = 32
     observations = jnp.ones((rows, observation_dim))
     propose = jax.jit(lambda params, rng: agent.propose(params, observations, 1, rng))
-    program = propose.lower(agent.params['actor'], jax.random.PRNGKey(0)).compile()
+    program = propose.lower(agent.params, jax.random.PRNGKey(0)).compile()
     cost = program.cost_analysis()['flops']
     assert cost < 1.8 * 2 * rows * observation_dim * hidden

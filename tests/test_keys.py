@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental.key_reuse._core import check_key_reuse
-from small_agents import HORIZON, METHODS, OBSERVATION_DIM, make
+from small_agents import HORIZON, METHODS, OBSERVATION_DIM, describe, make
 from test_updates import make_data
 
 from training import state as states
@@ -61,10 +61,7 @@ def test_no_update_and_no_action_uses_a_key_twice(method, phase):
 def test_runs_that_start_from_one_agent_draw_on_their_own():
     """Neither what other seeds draw, nor what the run drew or would draw that the agent is from."""
     agent, data = make('bfn'), make_data()
-    description = {
-        'agent': agent.config._asdict(), 'observation_dim': 3, 'action_dim': 2,
-        'horizon_length': HORIZON, 'discount': 0.9,
-    }  # fmt: skip
+    description = describe(agent.config._asdict(), HORIZON, 0.9)
     used, key = [], agent.rng
     for _ in range(5):
         used += [key, *jax.random.split(key, 3)]

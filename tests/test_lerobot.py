@@ -41,7 +41,7 @@ def test_policy_acts_as_the_agent(tmp_path):
     (tmp_path / 'policy' / 'policy.json').write_text(json.dumps(about))
 
     agent, rng = load_policy(run), np.random.default_rng(0)
-    observations = rng.standard_normal((NUM_CASES, about['observation']['size']), np.float32)
+    observations = rng.standard_normal((NUM_CASES, about['observation']['shape'][0]), np.float32)
     shape = NUM_CASES, 5, about['chunk_length'], about['action']['size']
     noises = rng.standard_normal(shape, np.float32)
     chunks, _ = programs(agent)['best_of_n'].function(observations, noises)

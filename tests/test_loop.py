@@ -1,13 +1,12 @@
 """The order of things in a run: which updates an action has seen, what waits for what."""
 
-from collections import namedtuple
-
 import flax
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_agents import make_spec
 
 from envs.episodes import ActionChunks, EndlessPlay
 from training import loop, updates
@@ -17,9 +16,9 @@ from training.state import RunState, SeedState
 from utils.errors import NotFinite
 from utils.replay import Replay, Rows
 from utils.seeds import stack
+from utils.spec import Spec
 
 HORIZON, UNIT = 5, 1e-3
-Settings = namedtuple('Settings', ['batch_size'])
 
 
 class Counting(flax.struct.PyTreeNode):
@@ -27,16 +26,13 @@ class Counting(flax.struct.PyTreeNode):
 
     rng: jax.Array
     count: jax.Array
-    config: Settings = flax.struct.field(pytree_node=False, default=Settings(4))
     horizon_length: int = flax.struct.field(pytree_node=False, default=HORIZON)
-    observation_dim: int = flax.struct.field(pytree_node=False, default=1)
-    action_dim: int = flax.struct.field(pytree_node=False, default=1)
+    spec: Spec = flax.struct.field(pytree_node=False, default=make_spec(1, 1, HORIZON))
     discount: float = flax.struct.field(pytree_node=False, default=0.9)
     acts: str = flax.struct.field(pytree_node=False, default='')
 
-    @property
-    def policy_horizon(self):
-        return self.horizon_length
+    def sample_batch(self, replay, data, rng):
+        return replay.sample(data, rng, 4, self.horizon_length, self.discount)
 
     def update(self, batch):
         return self.replace(count=self.count + 1), {'count': self.count}

@@ -16,6 +16,7 @@ from small_agents import (
     make_batch,
     one_step,
     train_on,
+    with_critic,
 )
 
 from agents.mvp import mean_flow, sample_times
@@ -43,7 +44,7 @@ def test_the_target_is_that_of_finite_differences():
 
         @jax.jit
         def u(z, r, t):
-            return agent.actor.apply(params, observations, z, r, t)
+            return agent.modules['actor'].apply(params, observations, z, r, t)
 
         prediction, target = mean_flow(u, z, v, r, t)
         assert target.dtype == jnp.float64
@@ -105,7 +106,7 @@ def test_the_optimum_is_the_known_mean_velocity(ivc_weight, lr, updates):
     )  # fmt: skip
     agent = train_on(agent, sample, updates, average=updates // 3)
     z = jax.random.normal(jax.random.PRNGKey(5), (500, 2))
-    u = partial(jax.jit(agent.actor.apply), agent.params['actor'], jnp.ones((500, 1)))
+    u = partial(jax.jit(agent.modules['actor'].apply), agent.params['actor'], jnp.ones((500, 1)))
     times = jnp.linspace(0.2, 0.8, 500)[:, None]
     near = sigma(times) * z
     scale = jnp.abs(instantaneous(near, times)).mean()
@@ -115,28 +116,30 @@ def test_the_optimum_is_the_known_mean_velocity(ivc_weight, lr, updates):
     near = sigma(0.7) * z
     error = jnp.abs(u(near, r, t) - mean_velocity(near, r, t)).mean()
     assert error < 0.15 * jnp.abs(mean_velocity(near, r, t)).mean()
-    actor, rng = agent.params['actor'], jax.random.PRNGKey(6)
-    actions = compiled(agent, 'propose', actor, jnp.ones(1), 2000, rng)
+    rng = jax.random.PRNGKey(6)
+    actions = compiled(agent, 'propose', agent.params, jnp.ones(1), 2000, rng)
     np.testing.assert_allclose(actions.std(axis=0), SCALE, rtol=0.25)
 
 
 def test_the_loss_by_its_definition():
     """Data with weight 1, and half the mean over the K best candidates of the slow copy."""
     agent = make('mvp', ivc_weight=0.7, num_candidates=6, top_k=2).begin_online()
-    agent = agent.replace(old_actor=jax.tree.map(lambda x: 0.5 * x, agent.old_actor))
+    agent = agent.replace(
+        slow=agent.slow | {'actor': jax.tree.map(lambda x: 0.5 * x, agent.slow['actor'])}
+    )
     batch = cut(make_batch(), [0, 3], length=2)
     rng = jax.random.PRNGKey(0)
-    loss, _ = compiled(agent, 'actor_loss', agent.params['actor'], batch, rng)
+    loss, _ = compiled(agent, 'actor_loss', agent.params, batch, rng)
 
     candidate_rng, noise_rng, time_rng = jax.random.split(rng, 3)
     observations = batch['observations']
-    candidates = compiled(agent, 'propose', agent.old_actor, observations, 6, candidate_rng)
+    candidates = compiled(agent, 'propose', agent.slow, observations, 6, candidate_rng)
     values = np.asarray(compiled(agent, 'score', observations, candidates))
     best = np.argsort(-values, axis=1)[:, :2]
     noise = jax.random.normal(noise_rng, (16, 3, CHUNK_DIM))
     r, t = sample_times(time_rng, (16, 3, 1), -0.4, 1.0)
     entries = np.repeat(np.asarray(batch['valid']), 2, axis=1)
-    u = partial(jax.jit(agent.actor.apply), agent.params['actor'], observations)
+    u = partial(jax.jit(agent.modules['actor'].apply), agent.params['actor'], observations)
     expected = 0.0
     for i in range(3):
         chunks = candidates[np.arange(16), best[:, i - 1]]
@@ -155,15 +158,19 @@ def loss_flops(agent, batch):
     def gradient(params):
         return jax.grad(lambda p: agent.actor_loss(p, batch, jax.random.PRNGKey(0))[0])(params)
 
-    return flops(gradient, agent.params['actor'])
+    return flops(gradient, agent.params)
 
 
 def test_the_derivative_costs_one_forward_pass_and_what_is_off_costs_nothing():
     wide = {'actor_hidden_dims': (128, 128), 'ivc_weight': 0.0, 'top_k': 0}
     batch = make_batch(size=64)
     forward = flops(
-        lambda p: make('mvp', **wide).actor.apply(
-            p, batch['observations'], jnp.ones((64, CHUNK_DIM)), jnp.ones((64, 1)), jnp.ones(1)
+        lambda p: (
+            make('mvp', **wide)
+            .modules['actor']
+            .apply(
+                p, batch['observations'], jnp.ones((64, CHUNK_DIM)), jnp.ones((64, 1)), jnp.ones(1)
+            )
         ),
         make('mvp', **wide).params['actor'],
     )
@@ -171,7 +178,6 @@ def test_the_derivative_costs_one_forward_pass_and_what_is_off_costs_nothing():
     assert mean_flow_alone < 4.5 * forward  # forward, its derivative, backward twice
     with_ivc = loss_flops(make('mvp', **wide | {'ivc_weight': 1.0}), batch)
     assert 2.2 * forward < with_ivc - mean_flow_alone < 3.5 * forward
-    critic = {'critic': FixedCritic()}
     with_top_k = make('mvp', **wide | {'top_k': 4}).begin_online()
-    with_candidates = loss_flops(with_top_k.replace(**critic), batch)
+    with_candidates = loss_flops(with_critic(with_top_k, FixedCritic()), batch)
     assert with_candidates > 3 * mean_flow_alone

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_agents import make_spec
 
 from agents import make_agent
-from benchmarks.common import describe
 from envs import find_task, make_dataset, make_env
 from envs.episodes import ActionChunks
 from experiments.methods import METHODS, run_config
 from experiments.run_flags import parse
+from training.run import describe
 from utils.networks import MLP
 from utils.replay import Replay, Rows
 
@@ -149,7 +150,7 @@ def test_offline_dfp_has_the_settings_of_its_task():
 
 def test_what_the_paper_says_of_optimiser_and_activation_is_in_the_code():
     config = run_config('BFN', CUBES[0], {'actor_hidden_dims': (4,), 'critic_hidden_dims': (4,)})
-    agent = jax.eval_shape(lambda: make_agent(describe(config, 3, 2), seed=0))
+    agent = jax.eval_shape(lambda: make_agent(describe(config, make_spec(3, 2)), seed=0))
     assert isinstance(agent.opt_state[0], optax.ScaleByAdamState)
     network, x = MLP((4,), 1), jnp.linspace(-3, 3, 5)[:, None]
     params = network.init(jax.random.PRNGKey(0), x)
@@ -220,9 +221,9 @@ def test_every_method_is_a_run_that_can_start_on_every_task(env_name, tmp_path):
         config = parse(['main.py', f'--method={method}', f'--env_name={env_name}'])
         assert config == run_config(method, env_name)
         dataclasses.replace(config, save_dir=str(tmp_path)).check()
-        description = json.dumps(describe(config, *sizes_of(env_name)))
+        description = json.dumps(describe(config, make_spec(*sizes_of(env_name))))
         agent = shapes_of(description, bool(config.online_steps))
-        assert agent.chunk_dim == config.horizon_length * sizes_of(env_name)[1]
+        assert agent.spec.chunk_dim == config.horizon_length * sizes_of(env_name)[1]
 
 
 @pytest.fixture(scope='module', params=PLAYED)
@@ -251,7 +252,7 @@ def test_every_method_learns_from_data_and_plays_a_chunk(played, method):
     settings = run_config(method, env_name).agent
     few = {name: min(settings[name], 3) for name in ('flow_steps', 'num_qs') if name in settings}
     config = run_config(method, env_name, TINY | few)
-    agent = agent_of(describe(config, *sizes_of(env_name)), bool(config.online_steps))
+    agent = agent_of(describe(config, make_spec(*sizes_of(env_name))), bool(config.online_steps))
     replay = Replay.create(data, data.num_starts + 100)
     rng, size = jax.random.PRNGKey(0), TINY['batch_size']
     batch = sample(replay, data, rng, size, config.horizon_length, config.discount)

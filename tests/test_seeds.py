@@ -16,6 +16,7 @@ from utils.seeds import over_seeds, share_out, stack, unstack
 TWO_DEVICES = """
 import jax
 import numpy as np
+from small_agents import describe, make_spec
 from test_updates import make, make_data
 from training import state
 from training.loop import Resources, learn
@@ -25,10 +26,7 @@ from training.config import RunConfig
 
 jax.config.update('jax_num_cpu_devices', 2)
 config = RunConfig(online_steps=20, start_training=0, horizon_length=3, num_seeds=3)
-description = {
-    'agent': make().config._asdict(), 'observation_dim': 3, 'action_dim': 2, 'horizon_length': 3,
-    'discount': 0.99,
-}
+description = describe(make().config._asdict(), 3)
 pending = {
     'observations': np.ones((3, 3, 3), np.float32),
     'actions': np.zeros((3, 3, 2), np.float32),
@@ -43,7 +41,7 @@ pending = {
 def play(devices):
     data = [jax.device_put(make_data(), device) for device in devices]
     begun = state.create(description, list(range(3)), data, 50)
-    begun = state.begin_online(begun, data, Play.create(3, 3, 3, 2), config)
+    begun = state.begin_online(begun, data, Play.create(3, 3, make_spec()), config)
     begun = begun.replace(play=begun.play.replace(pending=pending))
     run = Resources(config, data, None, None, None, None, None)
     after = learn(begun, run, pending['length'])

@@ -43,7 +43,7 @@ class Shards:
 
 
 def take(reader, num):
-    return [int(reader.take()[1].observations[0, 0]) for _ in range(num)]
+    return [int(reader.take()[1].fields['observations'][0, 0]) for _ in range(num)]
 
 
 def test_shards_come_in_order_again_and_again_and_of_one_size():
@@ -90,7 +90,7 @@ def test_no_more_than_two_shards_are_in_memory(monkeypatch):
         gc.collect()
         most.append(1 + sum(array() is not None for array in arrays))
         rows = from_dataset(*args)
-        arrays.append(weakref.ref(rows.observations))
+        arrays.append(weakref.ref(rows.fields['observations']))
         return rows
 
     monkeypatch.setattr(Rows, 'from_dataset', counted)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_agents import LEARNS_FROM_CANDIDATES, compiled, equal, make, make_batch
+from small_agents import LEARNS_FROM_CANDIDATES, compiled, equal, make, make_batch, with_critic
 
 PHASES = {'offline': {'offline'}, 'online': {'online'}, 'both': {'offline', 'online'}}
 
@@ -18,7 +18,7 @@ def in_phase(agent, phase):
 
 def loss(agent):
     rng = jax.random.PRNGKey(0)
-    return compiled(agent, 'actor_loss', agent.params['actor'], make_batch(), rng)[0]
+    return compiled(agent, 'actor_loss', agent.params, make_batch(), rng)[0]
 
 
 class Asked:
@@ -37,7 +37,7 @@ def test_the_policy_asks_the_critic_in_the_phases_that_are_chosen_only(method, p
     for phase in ('offline', 'online'):
         agent = in_phase(make(method, top_k=2, topk_phases=phases), phase)
         critic = Asked()
-        jax.eval_shape(loss, agent.replace(critic=critic))
+        jax.eval_shape(loss, with_critic(agent, critic))
         assert critic.count == (phase in PHASES[phases])
 
 
@@ -46,20 +46,26 @@ def test_the_policy_asks_the_critic_in_the_phases_that_are_chosen_only(method, p
 def test_the_slow_copy_follows_the_policy_in_those_phases_only(method, phases):
     for phase in ('offline', 'online'):
         agent = in_phase(make(method, top_k=2, topk_phases=phases, ema_rate=0.25), phase)
-        agent = agent.replace(old_actor=jax.tree.map(lambda x: x + 1, agent.old_actor))
+        agent = agent.replace(
+            slow=agent.slow | {'actor': jax.tree.map(lambda x: x + 1, agent.slow['actor'])}
+        )
         rate = 0.25 if phase in PHASES[phases] else 0.0
-        old = compiled(agent, 'after_update').old_actor
-        for theta, found in zip(*map(jax.tree.leaves, (agent.params['actor'], old)), strict=True):
-            np.testing.assert_allclose(found, theta + 1 - rate, rtol=1e-5, atol=1e-6)
+        new, _ = agent.update(make_batch())
+        trees = (x['actor'] for x in (new.params, agent.slow, new.slow))
+        for theta, old, found in zip(*map(jax.tree.leaves, trees), strict=True):
+            expected = rate * theta + (1 - rate) * old
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @every_method
 @every_choice
 def test_the_slow_copy_is_the_policy_when_either_phase_begins(method, phases):
     agent = make(method, top_k=2, topk_phases=phases)
-    assert equal(agent.old_actor, agent.params['actor'])
-    agent = agent.replace(old_actor=jax.tree.map(lambda x: x + 1, agent.old_actor))
-    assert equal(agent.begin_online().old_actor, agent.params['actor'])
+    assert equal(agent.slow['actor'], agent.params['actor'])
+    agent = agent.replace(
+        slow=agent.slow | {'actor': jax.tree.map(lambda x: x + 1, agent.slow['actor'])}
+    )
+    assert equal(agent.begin_online().slow['actor'], agent.params['actor'])
 
 
 @every_method

@@ -1,6 +1,5 @@
 """The fused loop does what the updates one by one do, and compiles once."""
 
-from collections import namedtuple
 from functools import partial
 
 import flax.struct
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_agents import make_spec
 
 from agents import dfp
 from training.updates import (
@@ -22,8 +22,6 @@ from training.updates import (
 )
 from utils.replay import Replay, Rows
 from utils.seeds import stack, unstack
-
-Settings = namedtuple('Settings', ['batch_size'])
 
 
 def make_data():
@@ -45,7 +43,7 @@ sample = jax.jit(Replay.sample, static_argnums=(3, 4, 5))
 def make(seed=0):
     config = dfp.get_config()
     config.update(actor_hidden_dims=(16,), critic_hidden_dims=(16,), batch_size=8)
-    return dfp.DFPAgent.create(seed, 3, 2, config, 3, 0.99)
+    return dfp.DFPAgent.create(seed, make_spec(3, 2), config, 3, 0.99)
 
 
 def make_stacked(data, num_seeds=1):
@@ -82,9 +80,9 @@ class Walk(flax.struct.PyTreeNode):
 
     rng: jax.Array
     point: jax.Array
-    config: Settings = flax.struct.field(pytree_node=False, default=Settings(8))
-    horizon_length: int = flax.struct.field(pytree_node=False, default=3)
-    discount: float = flax.struct.field(pytree_node=False, default=0.99)
+
+    def sample_batch(self, replay, data, rng):
+        return replay.sample(data, rng, 8, 3, 0.99)
 
     def update(self, batch):
         rng, noise_rng = jax.random.split(self.rng)
@@ -255,7 +253,7 @@ def test_the_first_update_that_is_not_finite_is_known_with_its_scalars():
 
 
 def test_each_seed_knows_when_it_first_drew_a_reward_that_is_not_finite(data):
-    data = data.replace(rewards=data.rewards.at[5].set(jnp.inf))
+    data = data.replace(fields=data.fields | {'rewards': data.fields['rewards'].at[5].set(jnp.inf)})
     agents, replays, _, totals = make_walks(data, num_seeds=2)
     _, totals = update_many(agents, replays, data, 12, totals)
     for seed, summary in enumerate(summaries(totals)):

@@ -35,8 +35,12 @@ class CheckpointError(UserError):
 
 def flatten(tree: Any) -> Arrays:
     """Returns the leaves of a tree as NumPy arrays, by their paths."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
+    return {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by their paths, such as 'params/actor/kernel'."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def unflatten(template: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:

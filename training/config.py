@@ -77,6 +77,9 @@ class RunConfig:
     online_steps: int = _setting(1_000_000, 'Environment steps after that.', 0, most=MOST)
     horizon_length: int = _setting(5, 'Actions in a chunk (h).', 1)
     discount: float = _setting(0.99, 'Per environment step.')
+    frame_stack: int = _setting(1, 'Frames of the episode that an image shows to the agent.', 1)
+    p_aug: float = _setting(0.0, 'Probability that the images of a batch are cropped at random.', 0,
+                            most=1)  # fmt: skip
     utd_ratio: int = _setting(1, 'Updates per environment step, online.', 1)
     start_training: int = _setting(5_000, 'Online step at which updates resume.', 0)
     overlap: bool = _setting(True, 'Update while the environments play, so that the acting policy '

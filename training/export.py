@@ -6,16 +6,18 @@ to the agent's own `generate` and `choose`, compiled, but for BFN's with bfloat1
 bit may differ (tests/test_export.py; XLA does not promise it). `sample_actions` draws its noise
 inside its program. So its last bit may differ, for BFN and MVP.
 
-    policy(observation [b, d_s], noise [b, h, d_a]) -> chunk [b, h, d_a]
-    best_of_n(observation [b, d_s], noises [b, n, h, d_a]) -> chunk [b, h, d_a], value [b]
+    policy(observation [b, ...], noise [b, h, d_a]) -> chunk [b, h, d_a]
+    best_of_n(observation [b, ...], noises [b, n, h, d_a]) -> chunk [b, h, d_a], value [b]
 
-b and n are any sizes, d_s, d_a and h those of the policy. `value` is the critic's, of the chunk
-that it likes best. The programs need neither this project nor flax.
+b and n are any sizes, d_a and h those of the policy; some methods take noise of another shape. An
+observation that is a dict is one input for each of its arrays, `observation/<name>`. `value` is the
+critic's, of the chunk that it likes best. The programs need neither this project nor flax.
 """
 
 import functools
 import importlib
 import logging
+import math
 import os
 import pathlib
 import shutil
@@ -47,40 +49,51 @@ class Program(NamedTuple):
     function: Callable[..., tuple[jax.Array, ...]]
     inputs: dict[str, Shape]
     outputs: dict[str, Shape]
+    dtypes: dict[str, str]  # of the inputs
 
 
 def programs(agent: Agent) -> dict[str, Program]:
     """Returns the programs of an agent by name, `policy` and `best_of_n`."""
-    observation: dict[str, Shape] = {'observation': ('b', agent.observation_dim)}
-    chunk = agent.policy_horizon, agent.action_dim
-    chunks: dict[str, Shape] = {'chunk': ('b', *chunk)}
+    observation = checkpoints.named_leaves({'observation': agent.spec.observation})
+    inputs: dict[str, Shape] = {name: ('b', *x.shape) for name, x in observation.items()}
+    dtypes = {name: np.dtype(x.dtype).name for name, x in observation.items()}
+    chunks: dict[str, Shape] = {'chunk': ('b', *agent.spec.chunk)}
+
+    def program(function, noise, shape, outputs):
+        return Program(
+            functools.partial(function, agent),
+            inputs | {noise: shape},
+            outputs,
+            dtypes | {noise: 'float32'},
+        )
+
     return {
-        'policy': Program(
-            functools.partial(_policy, agent), observation | {'noise': ('b', *chunk)}, chunks
-        ),
-        'best_of_n': Program(
-            functools.partial(_best_of_n, agent),
-            observation | {'noises': ('b', 'n', *chunk)},
-            chunks | {'value': ('b',)},
+        'policy': program(_policy, 'noise', ('b', *agent.noise_shape), chunks),
+        'best_of_n': program(
+            _best_of_n, 'noises', ('b', 'n', *agent.noise_shape), chunks | {'value': ('b',)}
         ),
     }
 
 
-def _policy(agent: Agent, observation: jax.Array, noise: jax.Array) -> tuple[jax.Array]:
+def _policy(agent: Agent, *inputs: jax.Array) -> tuple[jax.Array]:
     agent = _with_opaque_params(agent)
-    noise = noise.reshape(-1, 1, agent.chunk_dim)
-    chunks = agent.generate(agent.params['actor'], observation, noise)
+    observation, noise = _observation(agent, inputs[:-1]), inputs[-1]
+    noise = noise.reshape(-1, 1, math.prod(agent.noise_shape))
+    chunks = agent.generate(agent.params, observation, noise)
     return (_unflatten(agent, chunks[:, 0]),)
 
 
-def _best_of_n(
-    agent: Agent, observation: jax.Array, noises: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _best_of_n(agent: Agent, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     agent = _with_opaque_params(agent)
-    noises = noises.reshape(*noises.shape[:2], agent.chunk_dim)
-    chunks = agent.generate(agent.params['actor'], observation, noises)
+    observation, noises = _observation(agent, inputs[:-1]), inputs[-1]
+    noises = noises.reshape(*noises.shape[:2], math.prod(agent.noise_shape))
+    chunks = agent.generate(agent.params, observation, noises)
     chunk, value = agent.choose(observation, chunks)
     return _unflatten(agent, chunk), value
+
+
+def _observation(agent: Agent, leaves: Sequence[jax.Array]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(agent.spec.observation), leaves)
 
 
 def _with_opaque_params(agent: Agent) -> Agent:
@@ -92,7 +105,7 @@ def _with_opaque_params(agent: Agent) -> Agent:
 
 
 def _unflatten(agent: Agent, chunk: jax.Array) -> jax.Array:
-    return chunk.reshape(-1, agent.policy_horizon, agent.action_dim)
+    return chunk.reshape(-1, *agent.spec.chunk)
 
 
 def to_jax(program: Program) -> bytes:
@@ -103,9 +116,10 @@ def to_jax(program: Program) -> bytes:
     scope = jax.export.SymbolicScope()
     inputs = [
         jax.ShapeDtypeStruct(
-            jax.export.symbolic_shape(', '.join(map(str, shape)), scope=scope), np.float32
+            jax.export.symbolic_shape(', '.join(map(str, shape)), scope=scope),
+            program.dtypes[name],
         )
-        for shape in program.inputs.values()
+        for name, shape in program.inputs.items()
     ]
     exported = jax.export.export(jax.jit(program.function), platforms=PLATFORMS)(*inputs)
     return bytes(exported.serialize())
@@ -205,7 +219,7 @@ def _files(agent: Agent, formats: Sequence[str]) -> dict[str, bytes]:
         # ONNX Runtime has no bfloat16 products on a CPU, and ONNX no programs by platform.
         plain = agent.replace(
             config=agent.config._replace(score_dtype='float32'),
-            critic=agent.critic.clone(is_apart=True),
+            modules=agent.modules.copy({'critic': agent.modules['critic'].clone(is_apart=True)}),
         )
         files |= {f'{name}.onnx': to_onnx(program) for name, program in programs(plain).items()}
     if 'safetensors' in formats:
@@ -232,21 +246,21 @@ def _describe(
         'suite': config.suite,
         'env_options': {name: value for name, value in options.items() if name in lasting},
         'observation': {
-            'size': agent.observation_dim,
+            'shape': jax.tree.map(lambda x: list(x.shape), agent.spec.observation),
             'parts': [part._asdict() for part in interface.observation],
         },
         'action': {
-            'size': agent.action_dim,
+            'size': agent.spec.chunk[1],
             # What −1 and 1 of a chunk stand for in the environment's own actions.
             'low': space.low.tolist(),
             'high': space.high.tolist(),
             'parts': [part._asdict() for part in interface.action],
         },
         'control_rate': interface.control_rate,
-        'chunk_length': agent.policy_horizon,
+        'chunk_length': agent.spec.horizon,
         'num_samples': agent.config.num_samples,
         'programs': {
-            name: {'inputs': program.inputs, 'outputs': program.outputs}
+            name: {'inputs': program.inputs, 'outputs': program.outputs, 'dtypes': program.dtypes}
             for name, program in programs(agent).items()
         },
         'method': config.label,

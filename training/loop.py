@@ -132,10 +132,8 @@ def _next_phase(state: RunState, run: Resources) -> RunState | None:
     run.close_bar()
     if state.phase == PHASES[-1] or not run.config.online_steps:
         return None
-    config, agent = run.config, state.seeds[0].agents
-    play = Play.create(
-        len(config.seeds), config.horizon_length, agent.observation_dim, agent.action_dim
-    )
+    config = run.config
+    play = Play.create(len(config.seeds), config.horizon_length, state.seeds[0].agents.spec)
     state = begin_online(state, run.data, play, config)
     return state.replace(play=play.replace(observations=place_simulators(play, run)))
 
@@ -292,7 +290,7 @@ def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
     start = time.perf_counter()
     seeds = []
     for part, data in zip(state.seeds, run.data, strict=True):
-        group = updates.group_size(data.rewards.device, OFFLINE_GROUP)
+        group = updates.group_size(data.device, OFFLINE_GROUP)
         agents, totals = updates.update_many(
             part.agents, part.replays, data, num_updates, part.totals, group
         )
@@ -307,8 +305,8 @@ def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
     shard = state.shard
     if streams and step % config.dataset_replace_interval == 0:
         shard, rows = run.shards.take()
-        run.data = [jax.device_put(rows, old.rewards.device) for old in run.data]
-        run.largest_reward = max(run.largest_reward, largest(rows.rewards))
+        run.data = [jax.device_put(rows, old.device) for old in run.data]
+        run.largest_reward = max(run.largest_reward, largest(rows.fields['rewards']))
     return state.replace(seeds=tuple(seeds), step=step, shard=shard)
 
 
@@ -420,12 +418,12 @@ def learn(state: RunState, run: Resources, until: np.ndarray) -> RunState:
     seeds = []
     for part, data, own in zip(state.seeds, run.data, state.slices, strict=True):
         if stores:
-            pending = {name: values[own] for name, values in play.pending.items()}
+            pending = jax.tree.map(lambda x, own=own: x[own], play.pending)
             replays = updates.add_transitions(part.replays, data, pending)
             part = part.replace(replays=replays)
         if owed[own].any():
-            owed_by_chunk = config.utd_ratio * part.agents.policy_horizon
-            group = updates.group_size(data.rewards.device, owed_by_chunk)
+            owed_by_chunk = config.utd_ratio * part.agents.spec.horizon
+            group = updates.group_size(data.device, owed_by_chunk)
             agents, totals = updates.update_many(
                 part.agents, part.replays, data, owed[own], part.totals, group
             )

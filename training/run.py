@@ -8,7 +8,6 @@ import time
 from functools import partial
 from typing import Any
 
-import gymnasium
 import jax
 
 import envs
@@ -39,8 +38,9 @@ from training.shards import ShardReader
 from training.state import RunState
 from training.videos import RunVideos
 from utils.errors import NotFinite, UserError
+from utils.spec import Spec
 
-GROUPS = ('agents', 'seeds', 'play')  # of a checkpoint; 'play' is there online only
+GROUPS = ('agents', 'replays', 'totals', 'play')  # of a checkpoint; 'play' is there online only
 METADATA = {  # of a checkpoint
     'config': dict,
     'description': dict,
@@ -56,10 +56,11 @@ METADATA = {  # of a checkpoint
 }
 DESCRIPTION = {
     'agent': dict,
-    'observation_dim': int,
-    'action_dim': int,
+    'transition': dict,
     'horizon_length': int,
     'discount': (int, float),
+    'frame_stack': int,
+    'p_aug': (int, float),
 }
 
 
@@ -164,6 +165,7 @@ class _Run:
         say(
             f'{dataset.name} ({dataset.provenance["source"]}): {int(rows.num_starts):,} transitions'
         )
+        self.description = describe(config, Spec.of(rows.fields))
         data = [jax.device_put(rows, device) for device in jax.local_devices()[: config.num_seeds]]
         self.state = self._first_state(saved, data, shard)
         self.saved = self._identify(self.state) if saved else None
@@ -190,7 +192,7 @@ class _Run:
             on_metrics=on_metrics,
             show_progress=show_progress,
             record_videos=videos.record,
-            largest_reward=loop.largest(rows.rewards),
+            largest_reward=loop.largest(rows.fields['rewards']),
         )
         stack.callback(self.resources.close_bar)
         for handler in logging.getLogger().handlers:
@@ -204,18 +206,10 @@ class _Run:
         interruption.wait_for_check()
 
     def _open_eval_env(self):
-        """Starts the environments of all evaluations, and learns the agent's sizes from them."""
-        config, horizon = self.config, self.config.horizon_length
+        """Starts the environments of all evaluations."""
+        config = self.config
         per_seed = max(1, min(config.eval_envs // config.num_seeds, config.eval_episodes))
-        env = self._open_envs(per_seed * config.num_seeds, 'evaluate')
-        self.description = {
-            'agent': config.agent,
-            'observation_dim': gymnasium.spaces.flatdim(env.single_observation_space),
-            'action_dim': gymnasium.spaces.flatdim(env.single_action_space) // horizon,
-            'horizon_length': horizon,
-            'discount': config.discount,
-        }
-        return env
+        return self._open_envs(per_seed * config.num_seeds, 'evaluate')
 
     def _open_envs(self, num_envs: int, mode: str):
         config = self.config
@@ -382,6 +376,18 @@ class _Run:
     def _last_checkpoint(self) -> str:
         last = self.checkpoints.last
         return f'its last good checkpoint is {last}' if last else 'it has no checkpoint yet'
+
+
+def describe(config: RunConfig, spec: Spec) -> dict[str, Any]:
+    """Returns what `make_agent` needs to make the agents of a run on data with this spec."""
+    return {
+        'agent': config.agent,
+        'transition': spec.to_json(),
+        'horizon_length': config.horizon_length,
+        'discount': config.discount,
+        'frame_stack': config.frame_stack,
+        'p_aug': config.p_aug,
+    }
 
 
 def _check_metadata(metadata: dict, where: str) -> None:

@@ -18,6 +18,7 @@ from training.checkpoints import Arrays
 from utils.keys import key_for
 from utils.replay import Replay, Rows
 from utils.seeds import share_out, stack
+from utils.spec import Spec
 
 PHASES = ('offline', 'online')
 
@@ -41,29 +42,34 @@ class Play(flax.struct.PyTreeNode):
     same episode again (`envs.episodes.EndlessPlay`).
     """
 
-    observations: np.ndarray  # [S, d_s], where the next chunk begins
+    observations: Any  # [S, ...], where the next chunk begins
     env_steps: np.ndarray  # [S], taken
     trained_steps: np.ndarray  # [S], of those whose updates are made
     episodes: np.ndarray  # [S], number of the episode being played
     actions: np.ndarray  # [S, n, d_a], of the episode being played
     num_actions: np.ndarray  # [S], how many of the n are real
-    pending: dict[str, np.ndarray]  # transitions of the last chunks [S, …], not in replay yet
+    pending: dict[str, Any]  # transitions of the last chunks [S, …], not in replay yet
     finished: np.ndarray  # [S], episodes ended since the last row of the tables
     succeeded: np.ndarray  # [S], of those
     replaced: np.ndarray  # [S], simulators replaced since then
 
     @classmethod
-    def create(cls, num_seeds: int, horizon: int, observation_dim: int, action_dim: int) -> 'Play':
+    def create(cls, num_seeds: int, horizon: int, spec: Spec) -> 'Play':
         """Returns the state before the first chunk; observations come from the environments."""
         count = np.zeros(num_seeds, np.int64)
+        state, steps = spec.zeros(num_seeds)['observations'], spec.zeros(num_seeds, horizon)
+        observations = jax.tree.map(
+            lambda x: np.zeros((num_seeds, *x.shape), x.dtype), spec.observation
+        )
+        nothing = {'length': count, 'next_observation': state, 'done': np.zeros(num_seeds, bool)}
         return cls(
-            observations=np.zeros((num_seeds, observation_dim), np.float32),
+            observations=observations,
             env_steps=count,
             trained_steps=count,
             episodes=count,
-            actions=np.zeros((num_seeds, 1, action_dim), np.float32),
+            actions=steps['actions'][:, :1],
             num_actions=count,
-            pending=no_transitions(num_seeds, horizon, observation_dim, action_dim),
+            pending=steps | nothing,
             finished=count,
             succeeded=count,
             replaced=count,
@@ -89,21 +95,6 @@ class Play(flax.struct.PyTreeNode):
         for i in np.flatnonzero(after):
             actions[i, before[i] : after[i]] = taken[i, : lengths[i]]
         return self.replace(actions=actions, num_actions=after)
-
-
-def no_transitions(
-    num_seeds: int, horizon: int, observation_dim: int, action_dim: int
-) -> dict[str, np.ndarray]:
-    """Returns transitions of length 0, with the shapes that the environments give."""
-    return {
-        'observations': np.zeros((num_seeds, horizon, observation_dim), np.float32),
-        'actions': np.zeros((num_seeds, horizon, action_dim), np.float32),
-        'rewards': np.zeros((num_seeds, horizon), np.float32),
-        'masks': np.ones((num_seeds, horizon), np.float32),
-        'length': np.zeros(num_seeds, np.int64),
-        'next_observation': np.zeros((num_seeds, observation_dim), np.float32),
-        'done': np.zeros(num_seeds, bool),
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +151,7 @@ def create(description: dict, seeds: list[int], data: list[Rows], buffer_size: i
     for rows, part in zip(data, share_out(len(seeds), len(data)), strict=True):
         agents = stack([make_agent(description, seed) for seed in seeds[part]])
         replays = stack([Replay.create(rows, buffer_size)] * len(seeds[part]))
-        agents, replays = jax.device_put((agents, replays), rows.rewards.device)
+        agents, replays = jax.device_put((agents, replays), rows.device)
         states.append(SeedState(agents, replays, updates.zero_totals(agents, replays, rows)))
     return RunState(seeds=tuple(states))
 
@@ -218,7 +209,8 @@ def to_arrays(state: RunState) -> tuple[dict[str, Arrays], dict]:
     )
     groups = {
         'agents': checkpoints.flatten(seeds.agents),
-        'seeds': checkpoints.flatten((seeds.replays, seeds.totals)),
+        'replays': checkpoints.flatten(seeds.replays),
+        'totals': checkpoints.flatten(seeds.totals),
     }
     if state.play is not None:
         groups['play'] = checkpoints.flatten(state.play)
@@ -255,10 +247,7 @@ def from_arrays(
     num_seeds = sum(x.num_seeds for x in fresh.seeds)
     state = fresh
     if metadata['phase'] == 'online':
-        agent = fresh.seeds[0].agents
-        play = Play.create(
-            num_seeds, config.horizon_length, agent.observation_dim, agent.action_dim
-        )
+        play = Play.create(num_seeds, config.horizon_length, fresh.seeds[0].agents.spec)
         state = begin_online(fresh, data, play, config)
         shape = arrays['play/actions'].shape
         play = play.replace(actions=np.zeros(shape, np.float32))
@@ -267,12 +256,8 @@ def from_arrays(
     for part, device_part in zip(state.slices, state.seeds, strict=True):
         own = {name: _padded(array, name, part, state) for name, array in arrays.items()
                if not name.startswith('play/')}  # fmt: skip
-        template = {
-            'agents': device_part.agents,
-            'seeds': (device_part.replays, device_part.totals),
-        }
-        found = checkpoints.unflatten(template, own, where)
-        found = SeedState(found['agents'], *found['seeds'])
+        template = {name: getattr(device_part, name) for name in ('agents', 'replays', 'totals')}
+        found = SeedState(**checkpoints.unflatten(template, own, where))
         seeds.append(jax.device_put(found, device_part.agents.rng.device))
     return state.replace(
         seeds=tuple(seeds),
@@ -287,7 +272,7 @@ def from_arrays(
 def _padded(array: np.ndarray, name: str, part: slice, state: RunState) -> np.ndarray:
     """Returns the part of some seeds, with room for the rows that were never written."""
     array = array[part]
-    if not name.startswith('seeds/0/rows/') or array.ndim < 2:
+    if not name.startswith('replays/rows/') or array.ndim < 2:
         return array
     missing = state.seeds[0].replays.rows.size - array.shape[1]
     return np.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))

@@ -74,10 +74,7 @@ class Summary(NamedTuple):
 
 def _update(agent, replay: Replay, data: Rows):
     rng, sample_rng = jax.random.split(agent.rng)
-    batch = replay.sample(
-        data, sample_rng, agent.config.batch_size, agent.horizon_length, agent.discount
-    )
-    return agent.replace(rng=rng).update(batch)
+    return agent.replace(rng=rng).update(agent.sample_batch(replay, data, sample_rng))
 
 
 def _update_many(agent, replay: Replay, data: Rows, groups, rest, totals: Totals, group: int):
@@ -144,12 +141,12 @@ def add_transitions(replays: Replay, data: Rows, transitions: Batch) -> Replay:
 
 
 @jax.jit
-def act(policies, observations: jax.Array, rngs: jax.Array, steps: jax.Array) -> jax.Array:
+def act(policies, observations: Any, rngs: jax.Array, steps: jax.Array) -> jax.Array:
     """Returns the chunks `[S, h, d_a]` to execute.
 
     Args:
         policies: stacked `[S, …]`.
-        observations: `[S, d_s]`.
+        observations: `[S, ...]`.
         rngs: of each seed's exploration, `[S, 2]`.
         steps: environment steps each has taken, `[S]`.
     """
@@ -181,8 +178,7 @@ def diagnose(agents, replays: Replay, data: Rows) -> dict[str, jax.Array]:
 
     def diagnose_one(agent, replay, data):
         batch_rng, rng = jax.random.split(jax.random.fold_in(agent.rng, DIAGNOSIS))
-        size, horizon, discount = agent.config.batch_size, agent.horizon_length, agent.discount
-        return agent.diagnose(replay.sample(data, batch_rng, size, horizon, discount), rng)
+        return agent.diagnose(agent.sample_batch(replay, data, batch_rng), rng)
 
     return over_seeds(diagnose_one, (0, 0, None))(agents, replays, data)
 
@@ -220,7 +216,7 @@ def _summary(totals: Totals) -> Summary:
     return Summary(updates, averages, first_bad, tuple(name for name, at in bad if at == first_bad))
 
 
-def on_each_device(function: Callable, stacks: Sequence[Any], *inputs: np.ndarray) -> np.ndarray:
+def on_each_device(function: Callable, stacks: Sequence[Any], *inputs: Any) -> np.ndarray:
     """Calls `function(stack, *inputs)` with each device's stack and the inputs of its seeds.
 
     All devices are given their work before the first is waited for.
@@ -228,7 +224,7 @@ def on_each_device(function: Callable, stacks: Sequence[Any], *inputs: np.ndarra
     Args:
         function: of stacked trees `[S_d, …]`.
         stacks: one for each device.
-        inputs: `[S, …]`, of all seeds.
+        inputs: trees of arrays `[S, …]`, of all seeds.
 
     Returns:
         The results `[S, …]`, on the host.
@@ -236,6 +232,7 @@ def on_each_device(function: Callable, stacks: Sequence[Any], *inputs: np.ndarra
     results, start = [], 0
     for each in stacks:
         end = start + jax.tree.leaves(each)[0].shape[0]
-        results.append(function(each, *(x[start:end] for x in inputs)))
+        part = slice(start, end)
+        results.append(function(each, *jax.tree.map(lambda x, part=part: x[part], inputs)))
         start = end
     return np.concatenate([np.asarray(x) for x in results])

@@ -2,28 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 default_init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
-
-
-def apply_network(
-    network: nn.Module, params: Any, *inputs: jax.Array, method: str | None = None
-) -> jax.Array:
-    """Returns the output of a network: `network.apply`, for networks without mutable state.
-
-    Args:
-        network: any module, or another object with `apply(params, *inputs)`.
-        params: its parameters.
-        *inputs: what it takes.
-        method: the module's method to call instead of `__call__`.
-    """
-    options: dict[str, Any] = {} if method is None else {'method': method}
-    return cast(jax.Array, network.apply(params, *inputs, **options))
 
 
 class ConcatDense(nn.Module):

@@ -12,25 +12,23 @@ holds what one seed adds online, in a ring. Seeds share the data set, so `data` 
 `add` and `sample` are pure and jittable; sampling runs inside the loop that trains.
 """
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import DTypeLike
 
 from utils.errors import UserError
-from utils.shapes import check_shapes
+from utils.spec import TERMINALS, Spec, check_tree, is_image
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]  # of arrays and trees of arrays
 
 
 class Rows(flax.struct.PyTreeNode):
     """Storage for R rows, and the list of those that hold an action."""
 
-    observations: jax.Array  # [R, d_s]
-    actions: jax.Array  # [R, d_a]
-    rewards: jax.Array  # [R]
-    masks: jax.Array  # [R], 0 where the task terminated
+    fields: dict[str, Any]  # the transition's tree (utils/spec.py), each array [R, ...]
     episode_ids: jax.Array  # [R] int32
     starts: jax.Array  # [R] int32, numbers of the rows that hold an action, oldest first
     num_rows: jax.Array  # int32, rows ever stored
@@ -39,16 +37,20 @@ class Rows(flax.struct.PyTreeNode):
 
     @property
     def size(self) -> int:
-        return self.rewards.shape[-1]
+        return self.starts.shape[-1]
+
+    @property
+    def device(self) -> Any:
+        return self.starts.device
 
     @classmethod
-    def from_dataset(cls, rows: dict[str, np.ndarray], size: int | None = None) -> 'Rows':
+    def from_dataset(cls, rows: dict[str, Any], size: int | None = None) -> 'Rows':
         """Puts a data set on the device.
 
         Args:
-            rows: `observations [R, d_s]`, `actions [R, d_a]`, `rewards [R]`, `masks [R]` and
-                `terminals [R]` (true on the last row of each episode, which holds no action).
-                Do not change them afterwards: on a CPU the device may use the same memory.
+            rows: the transition's tree, each array `[R, ...]`, and `terminals [R]` (true on the
+                last row of each episode, which holds no action). Do not change them afterwards: on
+                a CPU the device may use the same memory.
             size: rows to make room for, by default as many as there are. Shards that take turns
                 must have the same size.
 
@@ -56,16 +58,16 @@ class Rows(flax.struct.PyTreeNode):
             ValueError: the data set has more rows than `size`, an array is missing, or its shape is
                 wrong.
         """
-        check_shapes(rows, {'terminals': '[R]'})
-        terminals = np.asarray(rows['terminals'], bool)
-        num_rows = len(terminals)
-        axes = {'observations': '[R, d_s]', 'actions': '[R, d_a]', 'rewards': '[R]', 'masks': '[R]'}
-        check_shapes(rows, axes, R=num_rows)
+        check_tree(rows, {TERMINALS: (...,), 'observations': {}, 'actions': (...,)})
+        terminals = np.asarray(rows[TERMINALS], bool)
+        num_rows, spec = len(terminals), Spec.of(rows)
+        check_tree(rows, dict.fromkeys((TERMINALS, 'rewards', 'masks'), (num_rows,)))
+        check_tree(rows, {name: spec.shapes(name, num_rows) for name in spec.transition})
         size = size or num_rows
         if num_rows > size:
             raise ValueError(f'The data set has {num_rows} rows, but there is room for {size}.')
 
-        def put(values: np.ndarray, dtype: DTypeLike = np.float32) -> jax.Array:
+        def put(values: np.ndarray, dtype: Any) -> jax.Array:
             values = np.asarray(values, dtype)
             missing = size - len(values)
             if missing:
@@ -75,38 +77,17 @@ class Rows(flax.struct.PyTreeNode):
         episode_ids = np.zeros(num_rows, np.int32)
         np.cumsum(terminals[:-1], out=episode_ids[1:])
         starts = np.flatnonzero(~terminals)
+        zeros = spec.zeros()
         return cls(
-            observations=put(rows['observations']),
-            actions=put(rows['actions']),
-            rewards=put(rows['rewards']),
-            masks=put(rows['masks']),
+            fields=jax.tree.map(
+                lambda x, zero: put(x, zero.dtype), {name: rows[name] for name in zeros}, zeros
+            ),
             episode_ids=put(episode_ids, np.int32),
             starts=put(starts, np.int32),
             num_rows=jnp.int32(num_rows),
             num_starts=jnp.int32(len(starts)),
             num_episodes=jnp.int32(terminals.sum()),
         )
-
-    def check_transitions(self, transitions: Batch) -> int:
-        """Returns n, how many transitions `Replay.add` is given, the padding included.
-
-        Raises:
-            ValueError: an array is missing, or its shape is not that of rows like these.
-        """
-        sizes = {'d_s': self.observations.shape[-1], 'd_a': self.actions.shape[-1]}
-        check_shapes(transitions, {'observations': '[n, d_s]'}, **sizes)
-        num = transitions['observations'].shape[0]
-        axes = {
-            'actions': '[n, d_a]',
-            'rewards': '[n]',
-            'masks': '[n]',
-            'next_observation': '[d_s]',
-            'length': '[]',
-            'done': '[]',
-        }
-        scalars = {k: jnp.asarray(transitions[k]) for k in ('length', 'done') if k in transitions}
-        check_shapes(transitions | scalars, axes, n=num, **sizes)
-        return num
 
     def empty(self, size: int) -> 'Rows':
         """Returns room for `size` rows of the same kind."""
@@ -134,7 +115,7 @@ def first_transitions(rows: dict[str, np.ndarray], proportion: float) -> dict[st
             f'--dataset_proportion={proportion}: leaves none of {len(starts)} transitions; use more'
         )
     num_rows = starts[num - 1] + 2  # the row after a transition holds the state it led to
-    part = {name: values[:num_rows].copy() for name, values in rows.items()}
+    part = jax.tree.map(lambda values: values[:num_rows].copy(), rows)
     part['terminals'][-1] = True
     return part
 
@@ -195,18 +176,23 @@ class Replay(flax.struct.PyTreeNode):
 
         Args:
             data: the data set.
-            transitions: `observations [n, d_s]`, `actions [n, d_a]`, `rewards [n]`, `masks [n]`;
-                `length` (int), how many of the n are real;
-                `next_observation [d_s]`, the state after the last real one; `done` (bool),
-                whether the episode ends there. With length 0, an open episode ends if `done` in
-                the state that it had reached, without termination; else nothing is done.
+            transitions: the transition's tree, each array `[n, ...]`; `length` (int), how many of
+                the n are real; `next_observation`, the state after the last real one; `done`
+                (bool), whether the episode ends there. With length 0, an open episode ends if
+                `done` in the state that it had reached, without termination; else nothing is done.
 
         Raises:
             ValueError: n transitions and the state after them do not fit the replay, an array is
                 missing, or its shape is wrong.
         """
         rows, size = self.rows, self.rows.size
-        num = rows.check_transitions(transitions)
+        spec = Spec.of(rows.fields)
+        check_tree(transitions, {'actions': (..., *spec.shapes('actions'))})
+        num = len(transitions['actions'])
+        check_tree(transitions, {name: spec.shapes(name, num) for name in spec.transition})
+        check_tree(
+            transitions, {'next_observation': spec.shapes('observations'), 'length': (), 'done': ()}
+        )
         if num + 1 > size:
             raise ValueError(
                 f'{num} transitions do not fit a replay with room for {size} online rows; '
@@ -221,24 +207,23 @@ class Replay(flax.struct.PyTreeNode):
         slots = jnp.where((offset <= length) & (length > 0), slots, size)
 
         def write(storage, values, last):
-            last = jnp.broadcast_to(jnp.asarray(last, storage.dtype), storage.shape[1:])
-            values = jnp.concatenate([values.astype(storage.dtype), last[None]])
+            values = jnp.concatenate(
+                [values.astype(storage.dtype), last.astype(storage.dtype)[None]]
+            )
             is_last = (offset == length).reshape((-1,) + (1,) * (values.ndim - 1))
             return storage.at[slots].set(jnp.where(is_last, last, values), mode='drop')
 
+        # The row of a final state has no action: what stands there beside the state is never read.
+        final = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), rows.fields)
+        final['observations'] = jax.tree.map(jnp.asarray, transitions['next_observation'])
         start_slots = (rows.num_starts + offset) % size
         start_slots = jnp.where(offset < length, start_slots, size)
         episode = data.num_episodes + rows.num_episodes
         new = self.replace(
             rows=Rows(
-                observations=write(
-                    rows.observations,
-                    transitions['observations'],
-                    transitions['next_observation'],
+                fields=jax.tree.map(
+                    write, rows.fields, {name: transitions[name] for name in rows.fields}, final
                 ),
-                actions=write(rows.actions, transitions['actions'], 0.0),
-                rewards=write(rows.rewards, transitions['rewards'], 0.0),
-                masks=write(rows.masks, transitions['masks'], 1.0),
                 episode_ids=rows.episode_ids.at[slots].set(episode, mode='drop'),
                 starts=rows.starts.at[start_slots].set(self._next(data) + offset, mode='drop'),
                 num_rows=rows.num_rows + length + done,
@@ -255,7 +240,13 @@ class Replay(flax.struct.PyTreeNode):
         )
 
     def sample(
-        self, data: Rows, rng: jax.Array, batch_size: int, horizon: int, discount: float
+        self,
+        data: Rows,
+        rng: jax.Array,
+        batch_size: int,
+        horizon: int,
+        discount: float,
+        frame_stack: int = 1,
     ) -> Batch:
         """Draws chunks that start at rows drawn uniformly from those that hold an action.
 
@@ -267,27 +258,62 @@ class Replay(flax.struct.PyTreeNode):
         set's and the others from the online ones.
 
         Returns:
-            `observations [B, d_s]`, `actions [B, h, d_a]`, `rewards [B]` (discounted sum over the
-            chunk), `masks [B]` (0 if the task terminated within it), `next_observations [B, d_s]`
-            and `valid [B, h]` (1 while the chunk is inside its episode).
+            `observations [B, ...]`, `actions [B, h, d_a]`, `rewards [B]` (discounted sum over the
+            chunk), `masks [B]` (0 if the task terminated within it), `next_observations [B, ...]`
+            and `valid [B, h]` (1 while the chunk is inside its episode). Further entries of the
+            transition are `[B, h, ...]`, zeros after the end. Images show `frame_stack` frames.
         """
         start = self._start(data, self._draw(data, rng, batch_size))
         numbers = start[:, None] + jnp.arange(horizon + 1)
-        episode_ids = self._read(data, 'episode_ids', numbers)
+        episode_ids = self._read(data.episode_ids, self.rows.episode_ids, data, numbers)
         written = numbers < self._next(data) + self.episode_is_open
         valid = written[:, 1:] & (episode_ids[:, 1:] == episode_ids[:, :1])
         steps = numbers[:, :-1]
+
+        def read(name, numbers=steps):
+            return jax.tree.map(
+                lambda offline, online: self._read(offline, online, data, numbers),
+                data.fields[name],
+                self.rows.fields[name],
+            )
+
+        def where_valid(values):
+            mask = valid.reshape(valid.shape + (1,) * (values.ndim - 2))
+            return jnp.where(mask, values, jnp.zeros((), values.dtype))
+
         discounts = discount ** jnp.arange(horizon, dtype=jnp.float32)
-        return {
-            'observations': self._read(data, 'observations', start),
-            'actions': jnp.where(valid[..., None], self._read(data, 'actions', steps), 0.0),
-            'rewards': jnp.sum(
-                jnp.where(valid, discounts * self._read(data, 'rewards', steps), 0.0), axis=1
-            ),
-            'masks': jnp.prod(jnp.where(valid, self._read(data, 'masks', steps), 1.0), axis=1),
-            'next_observations': self._read(data, 'observations', start + jnp.sum(valid, axis=1)),
+        others = set(data.fields) - {'observations', 'rewards', 'masks'}
+        return {name: jax.tree.map(where_valid, read(name)) for name in sorted(others)} | {
+            'observations': self._observe(data, start, frame_stack),
+            'rewards': jnp.sum(where_valid(discounts * read('rewards')), axis=1),
+            'masks': jnp.prod(jnp.where(valid, read('masks'), 1.0), axis=1),
+            'next_observations': self._observe(data, start + jnp.sum(valid, axis=1), frame_stack),
             'valid': valid.astype(jnp.float32),
         }
+
+    def _observe(self, data: Rows, number: jax.Array, frame_stack: int) -> Any:
+        """Returns the observations of rows `[B]`, images as the episode's last frames.
+
+        Frames are stacked along the channels, the newest last. Before the episode's first frame
+        there is nothing: that frame is repeated.
+        """
+
+        def episode(number):
+            return self._read(data.episode_ids, self.rows.episode_ids, data, number)
+
+        frames = [number]
+        for i in range(1, frame_stack):
+            earlier = jnp.maximum(number - i, 0)
+            frames.insert(0, jnp.where(episode(earlier) == episode(number), earlier, frames[0]))
+
+        def observe(offline, online):
+            if frame_stack == 1 or not is_image(
+                jax.ShapeDtypeStruct(offline.shape[1:], offline.dtype)
+            ):
+                return self._read(offline, online, data, number)
+            return jnp.concatenate([self._read(offline, online, data, x) for x in frames], axis=-1)
+
+        return jax.tree.map(observe, data.fields['observations'], self.rows.fields['observations'])
 
     def _draw(self, data: Rows, rng: jax.Array, num: int) -> jax.Array:
         """Draws places among all rows that hold an action."""
@@ -309,9 +335,10 @@ class Replay(flax.struct.PyTreeNode):
         earlier = jnp.minimum(index, data.size - 1)
         return jnp.where(index < data.num_starts, data.starts[earlier], self.rows.starts[later])
 
-    def _read(self, data: Rows, name: str, number: jax.Array) -> jax.Array:
-        """Returns the field `name` of the rows with these numbers."""
-        offline, online = getattr(data, name), getattr(self.rows, name)
+    def _read(
+        self, offline: jax.Array, online: jax.Array, data: Rows, number: jax.Array
+    ) -> jax.Array:
+        """Returns the rows with these numbers of an array that `data` and `self.rows` have."""
         earlier = offline[jnp.minimum(number, data.size - 1)]
         later = online[(number - data.num_rows) % self.rows.size]
         is_offline = number < data.num_rows

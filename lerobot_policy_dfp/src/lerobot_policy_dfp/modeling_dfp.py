@@ -45,7 +45,7 @@ class DFPPolicy(PreTrainedPolicy):
         if not (folder / PROGRAM).exists():
             raise FileNotFoundError(f'{folder / PROGRAM}: not there; export with --formats=onnx')
         program = np.fromfile(folder / PROGRAM, np.uint8)
-        state, action = about['observation']['size'], about['action']
+        state, action = about['observation']['shape'][0], about['action']
         config = DFPConfig(
             device=device,
             input_features={OBS_STATE: PolicyFeature(FeatureType.STATE, (state,))},

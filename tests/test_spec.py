@@ -1,0 +1,221 @@
+"""What a transition is, is said once: trees of observations, further entries, images."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_agents import compiled, equal, make, make_batch, with_critic
+
+from agents import dfp
+from training import state as states
+from training import updates
+from training.config import RunConfig
+from training.run import describe
+from training.state import Play
+from utils.encoders import crop
+from utils.replay import Replay, Rows
+from utils.spec import Spec, check_tree
+
+HORIZON = 3
+
+
+def pixel_rows(lengths=(6, 4), size=8):
+    """Episodes whose every state, image and extra entry tell which one they are."""
+    rows = []
+    for episode, length in enumerate(lengths):
+        rows += [(10 * episode + i, i == length) for i in range(length + 1)]
+    number = np.array([n for n, _ in rows])
+    final = np.array([last for _, last in rows])
+    image = np.zeros((len(rows), size, size, 1), np.uint8) + number[:, None, None, None]
+    return {
+        'observations': {
+            'state': number[:, None] / 100,
+            'image': image.astype(np.uint8),
+        },
+        'actions': np.zeros((len(rows), 2)),
+        'rewards': number / 100,
+        'masks': np.ones(len(rows)),
+        'goal': np.stack([number, -number], axis=1),
+        'terminals': final,
+    }
+
+
+def chunk(first, length, done, horizon=HORIZON):
+    """Transitions of an episode whose states are `first`, `first` + 1, …"""
+    rows = pixel_rows((horizon + 1,))
+    number = first + np.arange(horizon)
+    return {
+        'observations': {
+            'state': number[:, None].astype(np.float32) / 100,
+            'image': np.zeros_like(rows['observations']['image'][:horizon])
+            + number[:, None, None, None].astype(np.uint8),
+        },
+        'actions': np.zeros((horizon, 2), np.float32),
+        'rewards': number.astype(np.float32) / 100,
+        'masks': np.ones(horizon, np.float32),
+        'goal': np.stack([number, -number], axis=1).astype(np.float32),
+        'length': length,
+        'next_observation': {
+            'state': np.float32([first + length]) / 100,
+            'image': np.full((8, 8, 1), first + length, np.uint8),
+        },
+        'done': done,
+    }
+
+
+def numbers_agree(batch):
+    """Whether each sampled state, image, reward and goal are of the same row; returns the rows."""
+    state = np.rint(100 * np.asarray(batch['observations']['state'][:, 0])).astype(int)
+    image = np.asarray(batch['observations']['image'])[:, 0, 0, -1]
+    np.testing.assert_array_equal(state, image)
+    np.testing.assert_array_equal(state, batch['goal'][:, 0, 0])
+    np.testing.assert_array_equal(-state, batch['goal'][:, 0, 1])
+    after = state + np.asarray(batch['valid']).sum(axis=1).astype(int)
+    np.testing.assert_array_equal(
+        after, np.asarray(batch['next_observations']['image'])[:, 0, 0, 0]
+    )
+    invalid = np.asarray(batch['valid']) == 0
+    assert not np.asarray(batch['goal'])[invalid].any()
+    return set(state.tolist())
+
+
+sample = jax.jit(Replay.sample, static_argnums=(3, 4, 5, 6))
+
+
+def test_an_entry_that_data_adds_is_sampled_offline_online_after_wrapping_and_after_resume():
+    data = Rows.from_dataset(pixel_rows())
+    assert data.fields['observations']['image'].dtype == jnp.uint8
+    config = RunConfig(
+        agent=dfp.get_config().to_dict()
+        | {'actor_hidden_dims': (8,), 'critic_hidden_dims': (8,), 'encoder': 'impala_small'},
+        horizon_length=HORIZON, online_steps=40, buffer_size=14,
+    )  # fmt: skip
+    description = describe(config, Spec.of(data.fields))
+    state = states.create(description, [0], [data], config.buffer_size)
+    draw = lambda replays, seed=0: sample(  # noqa: E731
+        jax.tree.map(lambda x: x[0], replays), data, jax.random.PRNGKey(seed), 200, HORIZON, 0.9
+    )
+    assert numbers_agree(draw(state.seeds[0].replays)) == {0, 1, 2, 3, 4, 5, 10, 11, 12, 13}
+
+    play = Play.create(1, HORIZON, state.seeds[0].agents.spec)
+    state = states.begin_online(state, [data], play, config)
+    (part,) = state.seeds
+    for i in range(9):  # more than there is room for: the data's first episode is overwritten
+        transitions = jax.tree.map(lambda x: np.asarray(x)[None], chunk(50 + 10 * i, 2, True))
+        part = part.replace(replays=updates.add_transitions(part.replays, data, transitions))
+        drawn = numbers_agree(draw(part.replays))
+        assert drawn >= {50 + 10 * i, 51 + 10 * i}
+    assert not drawn & set(range(20))
+
+    saved = dataclasses.replace(state, seeds=(part,))
+    groups, metadata = states.to_arrays(saved)
+    arrays = {f'{group}/{name}': x for group, part in groups.items() for name, x in part.items()}
+    fresh = states.create(description, [0], [data], config.buffer_size)
+    again = states.from_arrays(metadata, arrays, fresh, [data], config, 'here')
+    assert equal(draw(again.seeds[0].replays), draw(saved.seeds[0].replays))
+
+
+def test_frames_are_the_last_of_the_episode_and_the_first_is_repeated():
+    data = Rows.from_dataset(pixel_rows())
+    batch = sample(Replay.create(data, 50), data, jax.random.PRNGKey(0), 100, HORIZON, 0.9, 3)
+    for name in ('observations', 'next_observations'):
+        newest = np.rint(100 * np.asarray(batch[name]['state'][:, 0])).astype(int)
+        frames = np.asarray(batch[name]['image'])[:, 4, 4].astype(int)
+        first = newest // 10 * 10
+        np.testing.assert_array_equal(frames.T, [np.maximum(newest - i, first) for i in (2, 1, 0)])
+
+
+def test_crops_move_images_by_their_own_offset_and_both_observations_alike():
+    images = np.random.default_rng(0).integers(0, 255, (16, 9, 9, 3)).astype(np.uint8)
+    batch = {'observations': images, 'next_observations': images, 'rewards': jnp.zeros(16)}
+    always = jax.jit(crop)(batch, jax.random.PRNGKey(0), 1.0)
+    assert equal(always['observations'], always['next_observations'])
+    padded = np.pad(images, [(0, 0), (3, 3), (3, 3), (0, 0)], mode='edge')
+    offsets = []
+    for before, found in zip(padded, np.asarray(always['observations']), strict=True):
+        places = [
+            (y, x) for y in range(7) for x in range(7)
+            if np.array_equal(before[y : y + 9, x : x + 9], found)
+        ]  # fmt: skip
+        offsets += places
+    assert len(offsets) == 16
+    assert len(set(offsets)) > 8
+    rates = [
+        not np.array_equal(crop(batch, jax.random.PRNGKey(i), 0.5)['observations'], images)
+        for i in range(40)
+    ]
+    assert 10 < sum(rates) < 30
+
+
+def test_a_spec_survives_json_and_names_what_does_not_fit():
+    spec = Spec.of(pixel_rows())
+    assert Spec.from_json(spec.to_json()) == spec
+    assert hash(Spec.from_json(spec.to_json())) == hash(spec)
+    wrong = {'observations': {'state': np.zeros(2), 'image': np.zeros((8, 8, 1))}}
+    with pytest.raises(ValueError, match=r'observations/state has shape \(2,\): must be \(1,\)'):
+        check_tree(wrong, {'observations': spec.shapes('observations')})
+
+
+def pixel_agent(**changes):
+    config = dfp.get_config()
+    config.update(
+        actor_hidden_dims=(32,), critic_hidden_dims=(32,), encoder='impala_small', batch_size=8,
+        num_particles=2, num_samples=2, num_candidates=4, top_k=2, **changes,
+    )  # fmt: skip
+    return dfp.DFPAgent.create(0, Spec.of(pixel_rows()), config, HORIZON, frame_stack=2, p_aug=0.5)
+
+
+def test_every_network_embeds_images_once_whatever_the_number_of_samples():
+    agent = pixel_agent().begin_online()
+    assert {'actor_encoder', 'critic_encoder'} <= set(agent.params) == set(agent.slow)
+    data = Rows.from_dataset(pixel_rows())
+    batch = agent.sample_batch(Replay.create(data, 50), data, jax.random.PRNGKey(0))
+    assert batch['observations']['image'].shape == (8, 8, 8, 2)
+
+    def cost(num):
+        config = agent.config._replace(num_samples=num)
+        act = jax.jit(type(agent).sample_actions)
+        arguments = agent.replace(config=config), batch['observations'], jax.random.PRNGKey(0)
+        return act.lower(*arguments).cost_analysis()['flops']
+
+    assert cost(16) < 1.1 * cost(2)
+    new, info = agent.update(batch)
+    assert all(np.isfinite(x) for x in info.values())
+    assert not equal(new.params['actor_encoder'], agent.params['actor_encoder'])
+    assert not equal(new.slow['critic_encoder'], agent.slow['critic_encoder'])
+
+
+def test_images_without_an_encoder_are_refused():
+    config = dfp.get_config()
+    with pytest.raises(ValueError, match='observations have images'):
+        dfp.DFPAgent.create(0, Spec.of(pixel_rows()), config, HORIZON)
+
+
+def test_gradients_are_clipped_by_their_joint_norm():
+    new, _ = make('dfp', grad_clip=1e-3).update(make_batch())
+    moments = jax.tree.leaves(new.opt_state[1][0].mu)
+    norm = np.sqrt(sum(float((x**2).sum()) for x in moments))
+    np.testing.assert_allclose(norm, 0.1 * 1e-3, rtol=1e-4)  # the first moment is a tenth of it
+
+
+class Disagreeing:
+    """Two critics: one likes large chunks and is sure, the other likes small ones."""
+
+    def apply(self, params, observations, chunks):
+        size = jnp.sum(chunks, axis=-1)
+        return jnp.stack([3 * size, -size])
+
+
+def test_proposals_may_be_ranked_in_another_way_than_targets_are_formed():
+    observations = jnp.zeros((4, 3))
+    chunks = jnp.linspace(-1, 1, 5)[None, :, None] * jnp.ones((4, 1, 8))
+    best = {}
+    for rank_agg in ('', 'mean'):
+        agent = with_critic(make('dfp', q_agg='min', rank_agg=rank_agg), Disagreeing())
+        best[rank_agg] = np.asarray(compiled(agent, 'choose', observations, chunks)[0])
+        targets = compiled(agent, 'aggregate', jnp.asarray([[1.0], [3.0]]))
+        assert targets == 1  # the minimum, however proposals are ranked
+    assert (best['mean'] == 1).all()
+    assert (best[''] == 0).all()

@@ -1,0 +1,89 @@
+"""Encoders of observations, and random crops of images.
+
+Source: IMPALA (Espeholt et al., 2018, arXiv 1802.01561), in the small form of FQL (arXiv
+2502.02538); random crops as in DrQ (Kostrikov et al., 2020, arXiv 2004.13649).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from utils.networks import default_init
+from utils.spec import is_image
+
+ENCODERS = ('', 'impala_small')
+PADDING = 3  # pixels that a crop may move an image
+
+
+class ImpalaSmall(nn.Module):
+    """Convolutions `[..., H, W, C] uint8 -> [..., 512]`: three stacks of one residual block."""
+
+    channels: Sequence[int] = (16, 32, 32)
+    features: int = 512
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        def conv(x, size):
+            return nn.Conv(size, (3, 3), kernel_init=nn.initializers.xavier_uniform())(x)
+
+        x = images.astype(jnp.float32) / 255
+        for size in self.channels:
+            x = nn.max_pool(conv(x, size), (3, 3), strides=(2, 2), padding='SAME')
+            x = x + conv(nn.relu(conv(nn.relu(x), size)), size)
+        x = nn.relu(x).reshape(*x.shape[:-3], -1)
+        return nn.gelu(nn.Dense(self.features, kernel_init=default_init)(x), approximate=True)
+
+
+class Encoder(nn.Module):
+    """Embeds an observation, an array or a dict of arrays, as one vector `[..., d_z]`.
+
+    Images go through convolutions of their own. Other entries are flattened.
+    """
+
+    axes: tuple[int, ...]  # of each entry, in the order of its leaves
+
+    @nn.compact
+    def __call__(self, observations: Any) -> jax.Array:
+        parts = []
+        for x, ndim in zip(jax.tree.leaves(observations), self.axes, strict=True):
+            if ndim == 3 and x.dtype == jnp.uint8:
+                parts.append(ImpalaSmall()(x))
+            else:
+                parts.append(x.astype(jnp.float32).reshape(*x.shape[: x.ndim - ndim], -1))
+        return jnp.concatenate(parts, axis=-1)
+
+
+def make_encoder(observation: Any) -> Encoder | None:
+    """Returns the encoder of observations with these shapes, None if they are vectors already."""
+    leaves = jax.tree.leaves(observation)
+    if len(leaves) == 1 and len(leaves[0].shape) == 1 and leaves[0].dtype == jnp.float32:
+        return None
+    return Encoder(tuple(len(x.shape) for x in leaves))
+
+
+def crop(batch: dict[str, Any], rng: jax.Array, probability: float) -> dict[str, Any]:
+    """Returns a batch whose images are, with some probability, moved by up to three pixels.
+
+    Images are padded with their edges and cropped at random. Each sample has an offset of its own,
+    the same for `observations [B, ...]` and `next_observations`.
+    """
+    names = ('observations', 'next_observations')
+    observed = {name: batch[name] for name in names}
+    size = jax.tree.leaves(observed)[0].shape[0]
+    crop_rng, offset_rng = jax.random.split(rng)
+    offsets = jax.random.randint(offset_rng, (size, 2), 0, 2 * PADDING + 1)
+
+    def crop_one(image, offset):
+        padded = jnp.pad(image, [(PADDING, PADDING)] * 2 + [(0, 0)], mode='edge')
+        return jax.lax.dynamic_slice(padded, (*offset, 0), image.shape)
+
+    def crop_images(observed):
+        return jax.tree.map(
+            lambda x: jax.vmap(crop_one)(x, offsets) if is_image(x[0]) else x, observed
+        )
+
+    is_cropped = jax.random.bernoulli(crop_rng, probability)
+    return batch | jax.lax.cond(is_cropped, crop_images, lambda x: x, observed)
