@@ -11,6 +11,7 @@ from agents.bfn import BFNAgent
 from agents.dfp import DFPAgent
 from agents.fql import FQLAgent
 from agents.mvp import MVPAgent
+from agents.qam import QAMAgent
 from utils.errors import UserError
 from utils.spec import Spec
 
@@ -20,6 +21,7 @@ agents = {
     'dfp': DFPAgent,
     'fql': FQLAgent,
     'mvp': MVPAgent,
+    'qam': QAMAgent,
 }
 
 

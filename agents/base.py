@@ -23,6 +23,7 @@ tree (utils/spec.py), whose arrays have these leading axes before their own.
 """
 
 import dataclasses
+import math
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -153,6 +154,11 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     def noise_shape(self) -> tuple[int, int]:
         """The shape of the noise of one chunk, of size Z in all; by default that of a chunk."""
         return self.spec.chunk
+
+    @property
+    def noise_dim(self) -> int:
+        """Z, the size of the noise of one chunk."""
+        return math.prod(self.noise_shape)
 
     def actor_loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
         """Returns the policy's loss, a scalar, and scalars to log.
@@ -343,10 +349,8 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [...]`."""
         array, shape = (jax.tree.leaves(x)[0] for x in (observations, self.spec.observation))
         leading = array.shape[: array.ndim - len(shape.shape)]
-        noise_dim = self.noise_shape[0] * self.noise_shape[1]
-        return self.generate(
-            params, observations, jax.random.normal(rng, (*leading, num, noise_dim))
-        )
+        noise = jax.random.normal(rng, (*leading, num, self.noise_dim))
+        return self.generate(params, observations, noise)
 
     def aggregate(self, values: jax.Array, agg: str = '') -> jax.Array:
         """Returns the mean, the minimum or the mean − ρ · std of `values [E, ...]`.

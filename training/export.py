@@ -17,7 +17,6 @@ critic's, of the chunk that it likes best. The programs need neither this projec
 import functools
 import importlib
 import logging
-import math
 import os
 import pathlib
 import shutil
@@ -78,7 +77,7 @@ def programs(agent: Agent) -> dict[str, Program]:
 def _policy(agent: Agent, *inputs: jax.Array) -> tuple[jax.Array]:
     agent = _with_opaque_params(agent)
     observation, noise = _observation(agent, inputs[:-1]), inputs[-1]
-    noise = noise.reshape(-1, 1, math.prod(agent.noise_shape))
+    noise = noise.reshape(-1, 1, agent.noise_dim)
     chunks = agent.generate(agent.params, observation, noise)
     return (_unflatten(agent, chunks[:, 0]),)
 
@@ -86,7 +85,7 @@ def _policy(agent: Agent, *inputs: jax.Array) -> tuple[jax.Array]:
 def _best_of_n(agent: Agent, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     agent = _with_opaque_params(agent)
     observation, noises = _observation(agent, inputs[:-1]), inputs[-1]
-    noises = noises.reshape(*noises.shape[:2], math.prod(agent.noise_shape))
+    noises = noises.reshape(*noises.shape[:2], agent.noise_dim)
     chunks = agent.generate(agent.params, observation, noises)
     chunk, value = agent.choose(observation, chunks)
     return _unflatten(agent, chunk), value

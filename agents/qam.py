@@ -1,0 +1,223 @@
+"""Q-learning with adjoint matching, QAM (Li and Levine, 2026, arXiv 2601.14234).
+
+Two flows: a slow one clones the data (velocity v_β, its slow copy v̄_β), and a fast one, v_θ, is the
+policy. The policy that maximises Q under a KL penalty to the clone is the end of a stochastic
+process. Its optimal control follows from an adjoint equation that involves the clone alone, so v_θ
+is trained by regression, without a gradient through its own steps. With T steps of size δ = 1/T,
+t_i = i δ and σ_i² = 2 (1 − t_i + δ) / (t_i + δ):
+
+    x_{i+1} = x_i + δ (2 v_θ(x_i, t_i) − x_i / (t_i + δ)) + √δ σ_i ε_i,     x_0, ε_i ~ N(0, I)
+    x_T     = x_{T−1} + δ v̄_β(x_{T−1}, t_{T−1})
+    ã_T     = −inv_temp · ∇ mean_e Q_target,e(s, clip x_T)
+    ã_i     = ã_{i+1} + δ Jᵀ ã_{i+1},   J = ∂/∂x [2 v̄_β(x, t_i + δ) − x / (t_i + δ)] at x_i
+    L       = Σ_i ‖(v_θ(x_i, t_i) − v̄_β(x_i, t_i)) 2/σ_i + σ_i ã_i‖²
+
+summed over entries and in the mean over states. Variants:
+
+- QAM-E (`edit_scale` e > 0) adds a learnt edit to the flow's chunk, clip(a + e δ). δ is a squashed
+  Gaussian trained on −Q with an entropy bonus, whose weight keeps the entropy at −D/2.
+- QAM-F (`alpha` > 0) acts by a one-step policy that is distilled from v_θ and climbs Q, as in FQL.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from agents.base import Agent, Info, Network, Params, actor_mlp, base_config, require
+from utils.flows import flow_matching_loss, integrate
+from utils.networks import ConcatDense
+from utils.replay import Batch
+from utils.spec import Spec
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the settings of QAM on cube-double; other tasks have others (methods.toml)."""
+    config = base_config()
+    config.agent_name = 'qam'
+    config.update(num_qs=10, q_agg='mean_std', rank_agg='mean', grad_clip=1.0, num_samples=1)
+    config.flow_steps = 10  # T
+    config.inv_temp = 1.0  # of Q against the KL to the clone; 0: the clone acts
+    config.edit_scale = 0.0  # e of QAM-E; 0: no edit
+    config.alpha = 0.0  # strength of QAM-F's distillation; 0: no one-step policy
+    return config
+
+
+class Edit(nn.Module):
+    """Mean and log standard deviation `[..., D]` of a Gaussian, whose tanh is the edit."""
+
+    hidden_dims: tuple[int, ...]
+    chunk_dim: int
+
+    @nn.compact
+    def __call__(self, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        for size in self.hidden_dims:
+            inputs = (nn.gelu(ConcatDense(size)(*inputs), approximate=True),)
+        mean, log_std = (
+            ConcatDense(self.chunk_dim, name=name)(*inputs) for name in ('mean', 'log_std')
+        )
+        return mean, jnp.clip(log_std, -20, 2)
+
+
+class LogAlpha(nn.Module):
+    """The logarithm of the entropy bonus's weight."""
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return self.param('log_value', nn.initializers.zeros_init(), ())
+
+
+class QAMAgent(Agent, kw_only=True):
+    """Two flows on the shared critic, by itself, with an edit, or with a one-step policy."""
+
+    @classmethod
+    def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:
+        flow = actor_mlp(spec, config, spec.chunk_dim, 1)
+        networks = {'slow': flow, 'fast': flow}
+        if config.edit_scale:
+            edit = Edit(tuple(config.actor_hidden_dims), spec.chunk_dim)
+            networks['edit'] = Network(edit, (spec.chunk_dim,))
+            networks['log_alpha'] = Network(LogAlpha(), observes=False)
+        if config.alpha:
+            networks['one_step'] = actor_mlp(spec, config, spec.chunk_dim)
+        return networks
+
+    @classmethod
+    def slow_copies(cls, config: Any, online: bool) -> dict[str, float]:
+        return super().slow_copies(config, online) | {'slow': config.tau}
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        super().check_config(config)
+        require(
+            config.flow_steps >= 1, f'--agent.flow_steps={config.flow_steps}: must be at least 1'
+        )
+        for name in ('inv_temp', 'edit_scale', 'alpha'):
+            value = getattr(config, name)
+            require(value >= 0, f'--agent.{name}={value}: must not be negative')
+        require(
+            not (config.edit_scale and config.alpha),
+            f'--agent.alpha={config.alpha}: has no meaning with an edit; set edit_scale to 0',
+        )
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """The noise of a chunk, and with an edit that of the edit behind it."""
+        horizon, action_dim = self.spec.chunk
+        return (2 * horizon if self.config.edit_scale else horizon), action_dim
+
+    def flow(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
+        """Returns what the policy's flow makes of `noise [..., D]`, not clipped."""
+        name = 'fast' if self.config.inv_temp else 'slow'
+        velocity = self.network(name, params, observations)
+        return integrate(velocity, noise, self.config.flow_steps)
+
+    def generate(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
+        if self.config.alpha:
+            return jnp.clip(self.network('one_step', params, observations)(noise), -1, 1)
+        chunks = self.flow(params, observations, noise[..., : self.spec.chunk_dim])
+        if not self.config.edit_scale:
+            return jnp.clip(chunks, -1, 1)
+        edit_noise = noise[..., self.spec.chunk_dim :]
+        return self.edit(params, observations, chunks, edit_noise)[0]
+
+    def edit(
+        self, params: Params, observations: Any, chunks: jax.Array, noise: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns edited `chunks [..., D]`, and the log density `[...]` of their edits."""
+        mean, log_std = self.network('edit', params, observations)(chunks)
+        u = mean + jnp.exp(log_std) * noise
+        edit = jnp.tanh(u)
+        log_density = -0.5 * (noise**2 + jnp.log(2 * jnp.pi)) - log_std
+        log_density -= 2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u))  # log of tanh's slope
+        edited = jnp.clip(chunks + self.config.edit_scale * edit, -1, 1)
+        return edited, log_density.sum(axis=-1)
+
+    def adjoints(self, observations: Any, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the path x and its adjoints ã, `[B, T, D]` each, at `observations [B, ...]`."""
+        num_steps, step = self.config.flow_steps, 1 / self.config.flow_steps
+        fast = self.network('fast', self.params, observations)
+        clone = self.network('slow', self.slow, observations)
+        start_rng, *rngs = jax.random.split(rng, num_steps)
+        size = jax.tree.leaves(observations)[0].shape[0]
+        x, path = jax.random.normal(start_rng, (size, self.spec.chunk_dim)), []
+        for i in range(num_steps - 1):
+            path.append(x)
+            t = jnp.full((1,), i * step)
+            noise = jax.random.normal(rngs[i], x.shape)
+            drift = 2 * fast(x, t) - x / (t + step)
+            x = x + step * drift + jnp.sqrt(step) * self.sigmas[i] * noise
+        path.append(x)
+        x = x + step * clone(x, jnp.full((1,), 1 - step))
+
+        critic = self.network('critic', self.slow, observations)
+        gradient = jax.grad(lambda x: critic(jnp.clip(x, -1, 1)).mean(axis=0).sum())(x)
+        adjoint, adjoints = -self.config.inv_temp * gradient, []
+        for i in reversed(range(num_steps)):
+            after = jnp.full((1,), (i + 1) * step)
+            _, pull_back = jax.vjp(lambda x, t=after: 2 * clone(x, t) - x / t, path[i])
+            adjoint = adjoint + step * pull_back(adjoint)[0]
+            adjoints.insert(0, adjoint)
+        return jnp.stack(path, axis=1), jnp.stack(adjoints, axis=1)
+
+    @property
+    def sigmas(self) -> jax.Array:
+        """σ `[T]`."""
+        step = 1 / self.config.flow_steps
+        after = jnp.arange(1, self.config.flow_steps + 1) * step
+        return jnp.sqrt(2 * (1 - after + 2 * step) / after)
+
+    def adjoint_loss(self, params: Params, observations: Any, rng: jax.Array) -> jax.Array:
+        """Returns the regression of v_θ in the module's docstring."""
+        path, adjoints = jax.lax.stop_gradient(self.adjoints(observations, rng))
+        times = (jnp.arange(self.config.flow_steps) / self.config.flow_steps)[:, None]
+        fast = self.network('fast', params, observations)(path, times)
+        clone = self.network('slow', self.slow, observations)(path, times)
+        sigmas = self.sigmas[:, None]
+        errors = (fast - clone) * 2 / sigmas + sigmas * adjoints
+        return jnp.square(errors).sum(axis=(1, 2)).mean()
+
+    def actor_loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
+        """Returns the losses of both flows and of the variant's network, and scalars to log."""
+        observations = batch['observations']
+        slow_rng, fast_rng, noise_rng = jax.random.split(rng, 3)
+        chunks, valid = self.masked_chunks(batch)
+        is_full = jnp.broadcast_to(valid[:, -1:], chunks.shape)
+        slow = self.network('slow', params, observations)
+        info = {
+            'actor/flow_loss': flow_matching_loss(slow, chunks, is_full, slow_rng),
+            'actor/adjoint_loss': self.adjoint_loss(params, observations, fast_rng),
+        }
+        loss = info['actor/flow_loss'] + info['actor/adjoint_loss']
+        noise = jax.random.normal(noise_rng, (len(chunks), self.noise_dim))
+        if self.config.edit_scale:
+            edit_loss, edit_info = self.edit_loss(params, observations, noise)
+            loss, info = loss + edit_loss, info | edit_info
+        if self.config.alpha:
+            distilled = self.network('one_step', params, observations)(noise)
+            flow = jnp.clip(self.flow(self.params, observations, noise), -1, 1)
+            critic = self.network('critic', self.params, observations)
+            info['actor/distillation_loss'] = jnp.mean(jnp.square(distilled - flow))
+            info['actor/q_loss'] = -critic(jnp.clip(distilled, -1, 1)).mean()
+            loss += self.config.alpha * info['actor/distillation_loss'] + info['actor/q_loss']
+        return loss, info
+
+    def edit_loss(
+        self, params: Params, observations: Any, noise: jax.Array
+    ) -> tuple[jax.Array, Info]:
+        """Returns the loss of the edit and of the weight of its entropy, and scalars to log."""
+        flow_noise, edit_noise = jnp.split(noise, 2, axis=-1)
+        chunks = self.flow(self.params, observations, flow_noise)
+        edited, log_density = self.edit(params, observations, chunks, edit_noise)
+        log_alpha = self.modules['log_alpha'].apply(params['log_alpha'])
+        alpha, entropy = jnp.exp(log_alpha), -log_density.mean()
+        q_loss = -self.network('critic', self.params, observations)(edited).mean()
+        excess = jax.lax.stop_gradient(entropy) + 0.5 * self.spec.chunk_dim
+        loss = q_loss - jax.lax.stop_gradient(alpha) * entropy + alpha * excess
+        return loss, {
+            'actor/q_loss': q_loss,
+            'actor/edit_entropy': entropy,
+            'actor/edit_alpha': alpha,
+        }

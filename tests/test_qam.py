@@ -1,0 +1,181 @@
+"""QAM, QAM-E and QAM-F: one update beside their authors' code, and what is known in closed form.
+
+`data/qam_golden.npz` was made with the public code of QAM (commit f93efd2), with networks of
+(32, 32). Keys are `<case>/<kind>/<path>`: params and batch go in; grads (clipped), after (slow
+networks), chosen, adjoint and info come out. Every normal draw of one chunk per state is
+`draws/chunk`, that of the edit `draws/edit` (in column order), the flow's times `draws/time`.
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+from small_agents import make, make_batch, with_critic
+
+GOLDEN = np.load(pathlib.Path(__file__).parent / 'data' / 'qam_golden.npz')
+CASES = {
+    'qam': {'inv_temp': 3.0},
+    'qam_edit': {'inv_temp': 3.0, 'edit_scale': 0.1},
+    'qam_fql': {'inv_temp': 1.0, 'alpha': 30.0},
+}
+NAMES = {
+    'actor_fast': 'fast', 'actor_slow': 'slow', 'edit_actor': 'edit', 'edit_alpha': 'log_alpha',
+    'one_step_actor': 'one_step', 'critic': 'critic',
+}  # fmt: skip
+LOSSES = {
+    'actor/flow_loss': 'actor/flow_loss', 'actor/fast_loss': 'actor/adjoint_loss',
+    'actor/edit_q_loss': 'actor/q_loss', 'actor/edit_entropy': 'actor/edit_entropy',
+    'actor/edit_alpha': 'actor/edit_alpha', 'actor/fql_q_loss': 'actor/q_loss',
+    'critic/critic_loss': 'critic/loss', 'actor/fql_distill_loss': 'actor/distillation_loss',
+}  # fmt: skip
+
+
+def golden(case, kind):
+    start = f'{case}/{kind}/'
+    return unflatten_dict({k.removeprefix(start): GOLDEN[k] for k in GOLDEN if k.startswith(start)},
+                          sep='/')  # fmt: skip
+
+
+def networks(tree, prefix=''):
+    """The parameters of a golden tree under our names."""
+    return {
+        ours: {'params': tree[prefix + theirs]}
+        for theirs, ours in NAMES.items()
+        if prefix + theirs in tree
+    }
+
+
+def agent_of(case):
+    agent = make('qam', horizon=5, observation_dim=11, action_dim=3, flow_steps=10, **CASES[case])
+    params = golden(case, 'params')
+    slow = networks(params, 'target_')
+    return agent.replace(params=networks(params), slow=slow, discount=0.99)
+
+
+def hand_out_draws(case, monkeypatch):
+    draws = golden(case, 'draws')
+    chunk, edit = draws['chunk'], draws['edit'].reshape(15, 6).T  # stored entry by entry
+    normal = {x.size: x for x in (chunk, np.concatenate([chunk, edit], axis=-1))}
+    monkeypatch.setattr(
+        jax.random, 'normal', lambda _, shape: normal[np.prod(shape)].reshape(shape)
+    )
+    monkeypatch.setattr(jax.random, 'uniform', lambda _, shape: draws['time'].reshape(shape))
+
+
+def close(found, expected):
+    error = np.linalg.norm(found - expected) / np.maximum(np.linalg.norm(expected), 1e-12)
+    assert error < 1e-3, error
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_an_update_is_that_of_the_authors_code(case, monkeypatch):
+    agent, batch = agent_of(case), golden(case, 'batch')
+    hand_out_draws(case, monkeypatch)
+    update, act = type(agent).update.__wrapped__, type(agent).sample_actions.__wrapped__
+
+    @jax.jit
+    def run(agent, batch):
+        path, adjoints = agent.adjoints(batch['observations'], agent.rng)
+        chosen = act(agent, batch['observations'], agent.rng)
+        return *update(agent, batch), path, adjoints, chosen.reshape(len(chosen), -1)
+
+    after, info, path, adjoints, chosen = run(agent, batch)
+    close(path.swapaxes(0, 1), GOLDEN[f'{case}/adjoint/path'])
+    close(adjoints.swapaxes(0, 1), GOLDEN[f'{case}/adjoint/adjoints'])
+    close(chosen, GOLDEN[f'{case}/chosen'])
+    for theirs, ours in LOSSES.items():
+        if f'{case}/info/{theirs}' in GOLDEN:
+            close(info[ours], GOLDEN[f'{case}/info/{theirs}'])
+    grads = jax.tree.map(lambda x: x / 0.1, optax.tree_utils.tree_get(after.opt_state, 'mu'))
+    for name, tree in networks(golden(case, 'grads')).items():
+        for path, expected in flatten_dict(tree).items():
+            close(flatten_dict(grads[name])[path], expected)
+    for name, tree in networks(golden(case, 'after'), 'target_').items():
+        for path, expected in flatten_dict(tree).items():  # theirs follow those before the step
+            before, new = (flatten_dict(x.params[name])[path] for x in (agent, after))
+            found = flatten_dict(after.slow[name])[path] - agent.config.tau * (new - before)
+            close(found, expected)
+
+
+class Linear:
+    """A critic that values a chunk by `c · chunk`."""
+
+    def apply(self, params, observations, chunks):
+        return (chunks @ C)[None]
+
+
+class LinearVelocity:
+    """v(x, t) = A x."""
+
+    def apply(self, params, observations, x, t):
+        return A * x
+
+
+C, A = np.linspace(-0.2, 0.3, 8).astype(np.float32), 0.7
+
+
+def adjoints_of(agent):
+    return jax.jit(type(agent).adjoints)(agent, make_batch()['observations'], jax.random.PRNGKey(0))
+
+
+def test_adjoints_of_a_linear_clone_and_critic_have_a_closed_form():
+    steps, step = 4, 1 / 4
+    agent = with_critic(make('qam', flow_steps=steps, inv_temp=2.0), Linear())
+    agent = agent.replace(modules=agent.modules.copy({'slow': LinearVelocity()}))
+    path, adjoints = adjoints_of(agent)
+    last = path[:, -1] * (1 + step * A)
+    adjoint = np.where(np.abs(last) < 1, -2.0 * C, 0)  # no pull where an entry is saturated
+    for i in reversed(range(steps)):
+        adjoint = adjoint * (1 + step * (2 * A - 1 / ((i + 1) * step)))
+        np.testing.assert_allclose(adjoints[:, i], adjoint, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_is_least_where_the_fast_flow_is_the_clone_moved_along_the_adjoint():
+    agent = make('qam', flow_steps=3, inv_temp=2.0)
+    observations, rng = make_batch()['observations'], jax.random.PRNGKey(0)
+    path, adjoints = adjoints_of(agent)
+    times = (jnp.arange(3) / 3)[:, None]
+    clone = agent.network('slow', agent.slow, observations)(path, times)
+    best = clone - agent.sigmas[:, None] ** 2 / 2 * adjoints
+
+    def loss(velocity):
+        class Told:
+            def apply(self, params, observations, x, t):
+                return velocity
+
+        told = agent.replace(modules=agent.modules.copy({'fast': Told()}))
+        sigmas = agent.sigmas[:, None]
+        errors = (
+            (told.network('fast', agent.params, observations)(path, times) - clone) * 2 / sigmas
+        )
+        return jnp.square(errors + sigmas * adjoints).sum(axis=(1, 2)).mean()
+
+    assert loss(best) < 1e-6 < 1e-2 < loss(clone)
+    np.testing.assert_allclose(
+        agent.adjoint_loss(agent.params, observations, rng),
+        loss(agent.network('fast', agent.params, observations)(path, times)), rtol=1e-4,
+    )  # fmt: skip
+
+
+def test_without_temperature_a_fast_flow_that_is_the_clone_has_no_loss():
+    agent = make('qam', inv_temp=0.0)
+    agent = agent.replace(params=agent.params | {'fast': agent.slow['slow']})
+    loss = agent.adjoint_loss(agent.params, make_batch()['observations'], jax.random.PRNGKey(0))
+    assert abs(loss) < 1e-8
+
+
+def test_an_edit_stays_within_its_scale_and_its_density_is_that_of_tanh():
+    agent = make('qam', edit_scale=0.1)
+    observations, chunks = make_batch()['observations'], jnp.zeros((16, 8))
+    noise = jax.random.normal(jax.random.PRNGKey(0), (16, 8))
+    edited, log_density = agent.edit(agent.params, observations, chunks, noise)
+    assert 0 < jnp.abs(edited).max() < 0.1
+    mean, log_std = agent.network('edit', agent.params, observations)(chunks)
+    u = mean + jnp.exp(log_std) * noise
+    normal = jax.scipy.stats.norm.logpdf(u, mean, jnp.exp(log_std))
+    expected = (normal - jnp.log(1 - jnp.tanh(u) ** 2)).sum(axis=-1)
+    np.testing.assert_allclose(log_density, expected, rtol=1e-4, atol=1e-4)
