@@ -40,6 +40,7 @@ def describe(
     """Returns the description of a run's agent, for `agents.make_agent`."""
     return {
         'agent': config.agent,
+        'agent_file': config.agent_file,
         'observation_dim': observation_dim,
         'action_dim': action_dim,
         'horizon_length': config.horizon_length,

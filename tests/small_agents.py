@@ -1,18 +1,17 @@
 """Small agents and batches for the tests."""
 
 import dataclasses
-import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import agents
+import agents
 from agents.base import Agent
 
 OBSERVATION_DIM, ACTION_DIM, HORIZON = 3, 2, 4
 CHUNK_DIM = HORIZON * ACTION_DIM
-METHODS = sorted(agents)
+METHODS = agents.names()
 LEARNS_FROM_CANDIDATES = ['dfp', 'mvp']
 
 
@@ -25,12 +24,13 @@ def make(
     **changes,
 ) -> Agent:
     """Makes an agent with small networks."""
-    config = importlib.import_module(f'agents.{method}').get_config()
+    config = agents.get_config(method)
     config.update(actor_hidden_dims=(32, 32), critic_hidden_dims=(32, 32), batch_size=16)
     if 'flow_steps' in config:
         config.flow_steps = 3
     config.update(changes)
-    return agents[method].create(seed, observation_dim, action_dim, config, horizon, 0.9)
+    agent_class = agents.find_class(method)
+    return agent_class.create(seed, observation_dim, action_dim, config, horizon, 0.9)
 
 
 def make_batch(seed=0, size=16, horizon=HORIZON):
