@@ -3,19 +3,22 @@
 import dataclasses
 import typing
 from collections.abc import Sequence
+from typing import Any
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
 import envs
-from agents import find_file, get_config, unknown_setting
+from agents import find_file, unknown_setting
 from experiments.command_line import refuse_arguments
 from experiments.flag_names import OTHER_NAMES
-from experiments.methods import make_config, method_settings
+from experiments.methods import make_config
 from training import RunConfig
 from utils.errors import UserError
 
+FIELDS = [field for field in dataclasses.fields(RunConfig) if field.metadata]
 AGENT_HELP = 'Name of an agent in agents/, or path of a file with get_config() and an Agent.'
 
 
@@ -65,23 +68,18 @@ class RunFlags:
         first(self._argv, known_only=True)
 
         kind, value = choices[-1]  # of --agent and --method the last one wins
-        self._settings = {kind: value}
-        usual = method_settings(value, first.env_name) if kind == 'method' else {}
-        self._agent = usual.get('agent', value)
-        changes = {
-            name.removeprefix('agent.'): x for name, x in usual.items() if name.startswith('agent.')
-        }
-        config = get_config(self._agent, changes)
+        self._usual = make_config({kind: value, 'env_name': first.env_name})
         suites = [envs.load_suite(first.suite)] if first.suite else envs.suites()
         self._options = [option for suite in suites for option in suite.options]
         self._values = values
         values.set_gnu_getopt()
-        everything = ['', *(f'--agent.{name}' for name in config)]
-        config_flags.DEFINE_config_dict('agent', config, AGENT_HELP, values, sys_argv=everything)
-        values['agent'].default_as_str = repr(self._agent)
-        for field in dataclasses.fields(RunConfig):
-            if field.metadata:
-                self._define(field.name, field.type, field.default, **field.metadata)
+        agent = ml_collections.ConfigDict(self._usual.agent)
+        everything = ['', *(f'--agent.{name}' for name in agent)]
+        config_flags.DEFINE_config_dict('agent', agent, AGENT_HELP, values, sys_argv=everything)
+        values['agent'].default_as_str = repr(self._usual.agent_file)
+        for field in FIELDS:
+            usual = getattr(self._usual, field.name)
+            self._define(field.name, field.type, usual, **field.metadata)
         for option in self._options:
             self._define(option.name, option.type, None, option.help, option.choices)
 
@@ -115,7 +113,7 @@ class RunFlags:
         if name in OTHER_NAMES:
             return f'--{name}: {OTHER_NAMES[name]}'
         if name.startswith('agent.'):
-            return unknown_setting(self._agent, name.removeprefix('agent.'))
+            return unknown_setting(self._usual.agent_file, name.removeprefix('agent.'))
         return str(error)
 
     def config(self) -> RunConfig:
@@ -127,25 +125,28 @@ class RunFlags:
         Raises:
             UserError: there is no such environment.
         """
-        suite = envs.find_task(self._values['env_name'].value, self._values['suite'].value).suite
-        names = [field.name for field in dataclasses.fields(RunConfig) if field.metadata]
-        names += [x.name for x in self._options if x in suite.options or x.decides_result]
-        given = {name: self._values[name].value for name in names if self._values[name].present}
-        agent = config_flags.get_override_values(self._values['agent'])
-        given |= {f'agent.{name}': value for name, value in agent.items()}
-        return make_config(given | self._settings)
+        values: Any = self._values
+        known = envs.find_task(values.env_name, values.suite).suite.options
+        options = {
+            option.name: values[option.name].value
+            for option in self._options
+            if values[option.name].present and (option in known or option.decides_result)
+        }
+        return dataclasses.replace(
+            self._usual,
+            agent=values.agent,
+            env_options=self._usual.env_options | options,
+            **{field.name: values[field.name].value for field in FIELDS},
+        )
 
     def help_text(self, doc: str) -> str:
         """Returns what `--help` prints; `doc` is the program's."""
         own = [self._values.main_module_help(), self._values.module_help(__name__)]
-        path = find_file(self._agent)
-        lines = [f'Settings of {path}:']
-        lines += [
-            f'  --agent.{name} (default {value!r})'
-            for name, value in self._values['agent'].value.items()
-            if name != 'agent_name'
-        ]
-        return '\n'.join([doc, *own, '', *lines, '', '--helpfull lists the flags of all modules.'])
+        settings = '\n'.join(
+            f'  --agent.{name} (default {value!r})' for name, value in self._usual.agent.items()
+        )
+        own += [f'\nSettings of {find_file(self._usual.agent_file)}:\n{settings}\n']
+        return '\n'.join([doc, *own, '--helpfull lists the flags of all modules.'])
 
 
 def parse(argv: Sequence[str]) -> RunConfig:

@@ -64,12 +64,12 @@ def test_a_flag_files_value_that_another_flag_makes_meaningless_is_ignored():
 @pytest.mark.parametrize(
     ('flag', 'message'),
     [
-        ('--agent.topk=3', r'--agent.topk: not a setting of agents/dfp.py; did you mean '
+        ('--agent.topk=3', r'--agent.topk: not a setting of dfp; did you mean '
                            r'--agent.top_k\?'),
-        ('--noagent.action_chunkin', r'not a setting of agents/dfp.py; did you mean '
+        ('--noagent.action_chunkin', r'not a setting of dfp; did you mean '
                                      r'--agent.action_chunking\?'),
-        ('--agent.alpha=100', '--agent.alpha: not a setting of agents/dfp.py, but of fql'),
-        ('--agent.zzzz', '--agent.zzzz: not a setting of agents/dfp.py; it has action_chunking'),
+        ('--agent.alpha=100', '--agent.alpha: not a setting of dfp, but of fql'),
+        ('--agent.zzzz', '--agent.zzzz: not a setting of dfp; it has action_chunking'),
         ('--utd_rato=3', r"Unknown command line flag 'utd_rato'. Did you mean: utd_ratio \?"),
     ],
 )  # fmt: skip
@@ -92,9 +92,7 @@ def test_help_lists_the_settings_of_the_agent_with_their_defaults():
     for name in agents.names():
         text = RunFlags(['main.py', f'--agent={name}'], flags.FlagValues()).help_text('doc')
         found = dict(re.findall(r'^  --agent\.(\w+) \(default (.*)\)$', text, re.MULTILINE))
-        assert found | {'agent_name': f"'{name}'"} == {
-            setting: repr(value) for setting, value in agents.get_config(name).items()
-        }
+        assert found == {setting: repr(value) for setting, value in agents.get_config(name).items()}
 
 
 def test_a_flag_that_others_spell_otherwise_is_answered_with_ours():

@@ -56,7 +56,6 @@ METADATA = {  # of a checkpoint
 }
 DESCRIPTION = {
     'agent': dict,
-    'agent_file': str,
     'observation_dim': int,
     'action_dim': int,
     'horizon_length': int,
