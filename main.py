@@ -26,8 +26,7 @@ FLAGS = flags.FLAGS
 INTERRUPTED = 75  # exit status: start the same command again (EX_TEMPFAIL)
 
 
-def main(argv, run_flags: RunFlags) -> None:
-    command_line.refuse_arguments(argv)
+def main(_, run_flags: RunFlags) -> None:
     if not FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)  # orbax has much to say
     config = run_flags.config()
@@ -50,7 +49,7 @@ if __name__ == '__main__':
     with command_line.one_line_errors():
         run_flags = RunFlags(sys.argv)
         flags.DEFINE_bool('fresh', False, 'Start anew beside a run of the same settings.')
-        if command_line.HELP & set(run_flags.argv):
+        if command_line.HELP & set(sys.argv):
             print(run_flags.help_text(__doc__))
             sys.exit()
-        app.run(partial(main, run_flags=run_flags), argv=run_flags.argv, flags_parser=FLAGS)
+        app.run(partial(main, run_flags=run_flags), flags_parser=run_flags.parse)

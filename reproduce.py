@@ -17,6 +17,7 @@ import experiments.interruptible  # noqa: F401
 import pathlib
 import shlex
 import sys
+from functools import partial
 
 from absl import app, flags
 
@@ -51,9 +52,8 @@ flags.register_multi_flags_validator(
 )
 
 
-def main(argv: list[str], command: str, more: list[str]) -> None:
-    command_line.refuse_arguments(argv)
-    plan = make_plan(FLAGS.table, FLAGS.scale, FLAGS.methods, FLAGS.tasks, FLAGS.seeds, tuple(more))
+def main(command: str, argv: list[str]) -> None:
+    plan = make_plan(FLAGS.table, FLAGS.scale, FLAGS.methods, FLAGS.tasks, FLAGS.seeds, argv[1:])
     for cell in plan.runs:
         cell.config.check()
     if FLAGS.skip_gathered and command in ('plan', 'run', 'status'):
@@ -154,6 +154,6 @@ if __name__ == '__main__':
         name = sys.argv[1] if len(sys.argv) > 1 else ''
         if name not in COMMANDS:
             raise UserError(f'{name!r}: not a command; there are {", ".join(COMMANDS)}')
-        ours = {flag.name: flag for flag in FLAGS.get_key_flags_for_module(sys.argv[0])}
-        mine, theirs = command_line.share_out(sys.argv[2:], ours)
-        app.run(lambda rest: main(rest, name, theirs), [sys.argv[0], *mine], flags_parser=FLAGS)
+        FLAGS.set_gnu_getopt()
+        parse = partial(FLAGS, known_only=True)  # the rest is main.py's
+        app.run(partial(main, name), [sys.argv[0], *sys.argv[2:]], flags_parser=parse)

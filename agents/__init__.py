@@ -1,81 +1,165 @@
-"""What learns: one file per method, `base.py` for all of them and `top_k.py` for DFP and MVP."""
+"""What learns. Any file with a `get_config()` and a subclass of `Agent` is an agent.
 
+Those of this folder are known by name, such as 'dfp'; all others by the path of their file. What
+agents share is in `base.py`, and what DFP and MVP share besides in `top_k.py`.
+"""
+
+import difflib
+import functools
+import hashlib
+import importlib
+import pathlib
 import sys
+import types
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from agents.base import Agent
-from agents.bfn import BFNAgent
-from agents.dfp import DFPAgent
-from agents.fql import FQLAgent
-from agents.mvp import MVPAgent
-from agents.qam import QAMAgent
 from utils.errors import UserError
 from utils.spec import Spec
 
-# The class of each method, by the `agent_name` that its `get_config()` sets.
-agents = {
-    'bfn': BFNAgent,
-    'dfp': DFPAgent,
-    'fql': FQLAgent,
-    'mvp': MVPAgent,
-    'qam': QAMAgent,
-}
+FOLDER = pathlib.Path(__file__).resolve().parent
 
 
-def find_class(name: str | None) -> type[Agent]:
-    """Returns the class of a method by its name, such as 'dfp'.
-
-    Raises:
-        UserError: there is no such method.
-    """
-    if name not in agents:
-        raise UserError(f'agent_name={name}: unknown; there are {", ".join(agents)}')
-    return agents[name]
+def names() -> list[str]:
+    """Returns the names of the agents in this folder: its files with a `get_config()`."""
+    return sorted(
+        path.stem for path in FOLDER.glob('*.py') if '\ndef get_config()' in path.read_text()
+    )
 
 
-def get_config(name: str) -> ml_collections.ConfigDict:
-    """Returns the default settings of a method by its name, such as 'dfp'.
+def find_file(agent: str) -> pathlib.Path:
+    """Returns the file of an agent.
+
+    Args:
+        agent: a name such as 'dfp', or a path from the working directory, or else from the
+            project's.
 
     Raises:
-        UserError: there is no such method.
+        UserError: there is no such file.
     """
-    return sys.modules[find_class(name).__module__].get_config()
+    path = pathlib.Path(agent).expanduser()
+    for place in (path, FOLDER.parent / path) if path.suffix else (FOLDER / f'{agent}.py',):
+        if place.is_file():
+            return place.resolve()
+    known = ', '.join(f'agents/{name}.py' for name in names())
+    raise UserError(f'--agent={agent}: no such file; put it back, or use {known}')
 
 
-def check_settings(settings: Mapping[str, Any], horizon_length: int, discount: float) -> None:
-    """Raises UserError if no agent can be made with these settings; see `Agent.create`."""
-    agent_class = find_class(settings.get('agent_name'))
-    known = get_config(settings['agent_name'])
-    if different := sorted(set(settings) ^ set(known)):
-        problem = 'unknown' if different[0] in settings else 'missing'
-        raise UserError(f'--agent.{different[0]}: {problem}; there are {", ".join(sorted(known))}')
-    agent_class.check_config(ml_collections.ConfigDict(settings))
-    agent_class.check_horizon(horizon_length, discount)
+def short_name(agent: str) -> str:
+    """Returns the name of an agent of this folder, or else the absolute path of its file."""
+    path = find_file(agent)
+    return path.stem if path.parent == FOLDER else str(path)
+
+
+def find_class(agent: str) -> type[Agent]:
+    """Returns the class of an agent: `agent_class` of its file, or the one `Agent` defined there.
+
+    Args:
+        agent: see `find_file`.
+
+    Raises:
+        UserError: there is no such file, or no such class in it, or several.
+    """
+    module = _load(agent)
+    if hasattr(module, 'agent_class'):
+        return module.agent_class
+    found = {
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Agent)
+        and value.__module__ == module.__name__
+    }
+    if len(found) != 1:
+        problem = f'defines {", ".join(sorted(x.__name__ for x in found)) or "no subclass"}'
+        raise UserError(
+            f'--agent={agent}: {problem} of agents.base.Agent; name the one to use in that file: '
+            'agent_class = …'
+        )
+    return found.pop()
+
+
+def get_config(agent: str, changes: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
+    """Returns the settings of an agent.
+
+    Args:
+        agent: see `find_file`.
+        changes: settings that differ from those of its file's `get_config()`.
+
+    Raises:
+        UserError: there is no such agent, or it has no such setting, or not of this type.
+    """
+    config = _load(agent).get_config()
+    for name, value in (changes or {}).items():
+        if name not in config:
+            raise UserError(unknown_setting(agent, name))
+        try:
+            config[name] = value
+        except TypeError as error:
+            kind = type(config[name]).__name__
+            raise UserError(f'--agent.{name}={value}: must be of type {kind}') from error
+    return config
+
+
+def unknown_setting(agent: str, setting: str) -> str:
+    """Returns that an agent has no such setting, and what comes near it."""
+    problem, config = f'--agent.{setting}: not a setting of {agent}', get_config(agent)
+    if owners := [name for name in names() if setting in get_config(name)]:
+        return f'{problem}, but of {", ".join(owners)}'
+    if near := difflib.get_close_matches(setting, config, 1):
+        return f'{problem}; did you mean --agent.{near[0]}?'
+    return f'{problem}; it has {", ".join(config)}'
 
 
 def make_agent(description: Mapping[str, Any], seed: int) -> Agent:
     """Makes the agent that a run or a checkpoint describes.
 
     Args:
-        description: `agent` (the method's settings; those it lacks, as an older checkpoint may, are
-            the defaults), `transition` (`Spec.to_json` of the data), `horizon_length`, `discount`,
-            `frame_stack` and `p_aug`, as `Agent.create` takes them.
+        description: `agent` (settings that differ from the defaults), `agent_file` (see
+            `find_file`; by default the settings' `agent_name`), `transition` (`Spec.to_json` of the
+            data), `horizon_length`, `discount`, `frame_stack` and `p_aug`, as `Agent.create` takes
+            them.
         seed: of the run.
 
     Raises:
-        UserError: there is no such method, or a setting cannot work.
+        UserError: there is no such agent, or a setting cannot work.
     """
-    name = description['agent'].get('agent_name')
-    settings = get_config(name).to_dict() | dict(description['agent'])
-    return find_class(name).create(
+    agent = description.get('agent_file') or description['agent']['agent_name']
+    return find_class(agent).create(
         seed,
         Spec.from_json(description['transition']),
-        ml_collections.ConfigDict(settings),
+        get_config(agent, description['agent']),
         description['horizon_length'],
         description['discount'],
         description['frame_stack'],
         description['p_aug'],
     )
+
+
+def _load(agent: str) -> types.ModuleType:
+    """Returns the module of an agent's file."""
+    path = find_file(agent)
+    if path.parent == FOLDER:
+        module = importlib.import_module(f'agents.{path.stem}')
+    else:
+        try:
+            module = _execute(path, path.read_text())
+        except (SyntaxError, UnicodeDecodeError) as error:
+            raise UserError(f'--agent={agent}: not a Python program ({error})') from error
+    if not hasattr(module, 'get_config'):
+        raise UserError(f'--agent={agent}: has no get_config(); see agents/dfp.py')
+    return module
+
+
+@functools.cache
+def _execute(path: pathlib.Path, source: str) -> types.ModuleType:
+    """Returns a file's module; while the file does not change, it is always the same one."""
+    digest = hashlib.sha256(f'{path}\n{source}'.encode()).hexdigest()[:8]
+    module = types.ModuleType(f'agent_{path.stem}_{digest}')
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses look up their annotations
+    exec(compile(source, path, 'exec'), vars(module))
+    return module

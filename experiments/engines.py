@@ -171,6 +171,9 @@ def run_here(
         elif found.status == 'running':
             say(f'At work elsewhere, left to it: {describe(cell)}')
             outcome.elsewhere.append(cell)
+        elif found.status == 'changed':
+            say(f'{describe(cell)}: {found.error}')
+            outcome.failed.append(cell)
         else:
             waiting.append(cell)
     end = None if minutes is None else time.monotonic() + 60 * minutes
@@ -226,9 +229,14 @@ def _is_due_again(
         retries: how many of them are forgiven.
         say: is told of it.
     """
-    if look(cell.config).status == 'done':
+    found = look(cell.config)
+    if found.status == 'done':
         outcome.done.append(cell)
         say(f'{describe(cell)}: done')
+        return False
+    if found.status == 'changed':
+        outcome.failed.append(cell)
+        say(f'{describe(cell)}: {found.error}')
         return False
     how = last_line(cell)
     if status is not None and status < 0:
@@ -306,8 +314,12 @@ def run_on_ray(
 
     with stopping() as received:
         for cell in cells:
-            if look(cell.config).status == 'done':
+            found = look(cell.config)
+            if found.status == 'done':
                 outcome.done.append(cell)
+            elif found.status == 'changed':
+                say(f'{describe(cell)}: {found.error}')
+                outcome.failed.append(cell)
             else:
                 submit(cell)
                 say(f'{describe(cell)}: handed to Ray')

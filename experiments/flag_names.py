@@ -17,6 +17,7 @@ OTHER_NAMES = {
     'tags': 'use --wandb_tags',
     'group': 'use --run_group',
     'dataset_dir': 'use --ogbench_dataset_dir',
+    'agent_config': 'use --method=DFP for drift, --method=MVP-topK for meanflow',
     'restore_epoch': 'name the checkpoint: --restore_path=<run>/checkpoints/offline-001000000',
     'agent.discount': 'use --discount',
     'agent.horizon_length': 'use --horizon_length',

@@ -2,13 +2,12 @@
 
 import dataclasses
 import fnmatch
-import functools
 import pathlib
 import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.methods import METHODS
+from experiments.methods import METHODS, run_config
 from experiments.run_flags import parse
 from training import RunConfig
 from utils.errors import UserError
@@ -158,27 +157,20 @@ def _cell(
         *flags,
     )
     config = parse(['main.py', *arguments])
-    _ = config.task  # is there such an environment?
     return Cell(row, _name(config), arguments, config)
 
 
 def _name(config: RunConfig) -> str:
     """Returns the method and what of its settings the run changes, beside sizes."""
-    method = config.method or config.agent['agent_name']
     if config.method is None:
-        return method
-    usual = _usual_settings(config.method, config.env_name)
+        return config.label
+    usual = run_config(config.method, config.env_name).agent
     differing = [
         f'{name}={value}'
         for name, value in config.agent.items()
         if value != usual.get(name) and name not in SIZES
     ]
-    return ' '.join([method, *differing])
+    return ' '.join([config.method, *differing])
 
 
 SIZES = ('actor_hidden_dims', 'critic_hidden_dims', 'batch_size')
-
-
-@functools.cache
-def _usual_settings(method: str, env_name: str) -> dict[str, Any]:
-    return parse(['main.py', f'--env_name={env_name}', f'--method={method}']).agent

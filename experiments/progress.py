@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments.plans import Cell, Plan
 from reports import results
-from training import RunConfig
+from training import RunConfig, code_problem
 from training.logs import is_at_work, newest_copy, read_status, write_json
 
 RATES = pathlib.Path('~/.cache/dfp/rates.json')
@@ -22,7 +22,7 @@ OBSERVATION = 60  # numbers, about as many as most tasks have
 FLOAT = 4  # bytes
 ROW = FLOAT * (OBSERVATION + 8)  # bytes of a transition, about
 SIMULATOR = 0.5  # GiB of a process; on cubes it was 0.46
-ORDER = ('done', 'running', 'interrupted', 'failed', 'planned')
+ORDER = ('done', 'running', 'interrupted', 'failed', 'changed', 'planned')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +30,11 @@ class Progress:
     """Of a run.
 
     Attributes:
-        status: 'done', 'running', 'interrupted' (also: killed), 'failed', or 'planned'.
+        status: 'done', 'running', 'interrupted' (also: killed), 'failed', 'planned', or 'changed':
+            the code has changed since.
         part: of its steps that are done, 0 to 1.
         seconds: that it took so far.
-        error: why it failed.
+        error: why it failed, or what has changed.
     """
 
     status: str
@@ -51,14 +52,14 @@ def look(config: RunConfig) -> Progress:
     steps = {'offline': 0, 'online': config.offline_steps}
     done = steps.get(status.get('phase', ''), 0) + status.get('step', 0)
     part = done / (config.offline_steps + config.online_steps)
-    name = status['status']
-    if name != 'done':
-        if is_at_work(folder):
-            name = 'running'
-        elif name == 'running':  # it was killed
-            name = 'interrupted'
+    name, error = status['status'], str(status.get('error') or '')
+    if name != 'done' and is_at_work(folder):
+        name, error = 'running', ''
+    elif problem := code_problem(config, folder):
+        name, error = 'changed', problem
+    elif name == 'running':  # it was killed
+        name = 'interrupted'
     seconds = max((float(row['seconds']) for row in _rows(folder, 'eval')), default=0.0)
-    error = str(status.get('error') or '') if name == 'failed' else ''
     return Progress(name, 1.0 if name == 'done' else part, seconds, error)
 
 

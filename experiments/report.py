@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from absl.flags import FlagValues
 
-from experiments.methods import expand_method
+from experiments.methods import method_settings
 from experiments.plans import Cell, Plan
 from reports import aggregates, page, panels, tables
 from reports.panels import Curve
@@ -242,8 +242,10 @@ def settings_of(plan: Plan) -> list[dict[str, str]]:
     """Returns the flags of each row and the tasks that share them, flag files and methods read."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell in sorted(plan.cells, key=lambda cell: plan.rows.index(cell.row)):
-        argv = FlagValues().read_flags_from_files(['main.py', *cell.arguments])
-        given = expand_method(argv, cell.task)[1:]
+        method = cell.config.method
+        usual = method_settings(method, cell.task) if method else {}
+        given = [f'--{name}={value}' for name, value in usual.items()]
+        given += FlagValues().read_flags_from_files(list(cell.arguments))
         text = ' '.join(flag for flag in given if not flag.startswith('--env_name='))
         found.setdefault((cell.row, text), []).append(panels.short(cell.task))
     return [

@@ -2,54 +2,84 @@
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from typing import Any
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
 import envs
-from experiments import command_line
-from experiments.methods import expand_method
+from agents import find_file, unknown_setting
+from experiments.command_line import refuse_arguments
+from experiments.flag_names import OTHER_NAMES
+from experiments.methods import make_config
 from training import RunConfig
+from utils.errors import UserError
 
-AGENT = 'agents/dfp.py'
+FIELDS = [field for field in dataclasses.fields(RunConfig) if field.metadata]
+AGENT_HELP = 'Name of an agent in agents/, or path of a file with get_config() and an Agent.'
+
+
+class _LastTuple(flags.ArgumentParser):
+    """Parses a tuple. If a flag is given twice the last one wins, as with all other flags."""
+
+    def parse(self, argument):
+        return tuple_parser.TupleParser().parse(argument)
+
+
+config_flags.register_flag_parser_for_type(tuple, _LastTuple())
+
+
+class _Choice(flags.ArgumentParser):
+    """Notes the values of --agent and --method in their order."""
+
+    def __init__(self, kind: str, choices: list[tuple[str, str]]):
+        self._kind, self._choices = kind, choices
+
+    def parse(self, argument):
+        self._choices.append((self._kind, argument))
+        return argument
 
 
 class RunFlags:
-    """Defines the flags of a run, and makes its config of what they are given.
+    """Defines the flags of a run, parses them, and makes its config."""
 
-    Attributes:
-        argv: program and flags, flag files read, the method's flags put in.
-        agent_path: of the agent's file.
-        agent_settings: of the agent, by default.
-    """
-
-    def __init__(self, argv: list[str], values: flags.FlagValues = flags.FLAGS):
+    def __init__(self, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS):
         """Defines a flag for each setting.
 
         Args:
-            argv: program and flags.
+            argv: program and flags; which flags there are depends on --agent, --method and --suite.
             values: where.
 
         Raises:
-            UserError: there is no such method, agent, setting of the agent, or suite.
+            UserError: there is no such method, agent or suite.
+            flags.Error: a flag file cannot be read.
         """
-        argv = values.read_flags_from_files(argv)
-        name = command_line.peek(argv, 'suite')
-        suites = [envs.load_suite(name)] if name else envs.suites()
+        choices: list[tuple[str, str]] = [('agent', RunConfig.agent)]
+        first = flags.FlagValues()
+        first.set_gnu_getopt()
+        for name in ('agent', 'method'):
+            flags.DEFINE(_Choice(name, choices), name, None, '', first)
+        self._argv = first(argv, known_only=True)
+        flags.DEFINE_string('env_name', RunConfig.env_name, '', first)
+        flags.DEFINE_string('suite', None, '', first)
+        first(self._argv, known_only=True)
+
+        kind, value = choices[-1]  # of --agent and --method the last one wins
+        self._usual = make_config({kind: value, 'env_name': first.env_name})
+        suites = [envs.load_suite(first.suite)] if first.suite else envs.suites()
         self._options = [option for suite in suites for option in suite.options]
-        command_line.refuse_other_names(argv, [option.name for option in self._options])
-        self.argv = expand_method(argv, RunConfig.env_name)
-        self.agent_path = command_line.peek(self.argv, 'agent', AGENT)
-        self.agent_settings = command_line.agent_settings(self.agent_path)
-        command_line.refuse_unknown_settings(self.argv, self.agent_path, self.agent_settings)
         self._values = values
-        config_flags.DEFINE_config_file(
-            'agent', AGENT, 'The method: a file with get_config().', values, sys_argv=self.argv
-        )
-        for field in dataclasses.fields(RunConfig):
-            if field.metadata:
-                self._define(field.name, field.type, field.default, **field.metadata)
+        values.set_gnu_getopt()
+        agent = ml_collections.ConfigDict(self._usual.agent)
+        everything = ['', *(f'--agent.{name}' for name in agent)]
+        config_flags.DEFINE_config_dict('agent', agent, AGENT_HELP, values, sys_argv=everything)
+        values['agent'].default_as_str = repr(self._usual.agent_file)
+        for field in FIELDS:
+            usual = getattr(self._usual, field.name)
+            self._define(field.name, field.type, usual, **field.metadata)
         for option in self._options:
             self._define(option.name, option.type, None, option.help, option.choices)
 
@@ -62,34 +92,72 @@ class RunFlags:
             define = {int: 'integer', str: 'string', float: 'float', bool: 'bool'}[kind]
             getattr(flags, f'DEFINE_{define}')(name, default, help, flag_values=self._values)
 
+    def parse(self, _: Sequence[str] = ()) -> list[str]:
+        """Parses the command line; returns the program.
+
+        Raises:
+            UserError: there is no such flag, or an argument is none.
+            flags.Error: a flag has a value that it cannot have.
+        """
+        try:
+            rest = self._values(self._argv)
+        except flags.UnrecognizedFlagError as error:
+            raise UserError(self._explain(error)) from None
+        refuse_arguments(rest)
+        return rest
+
+    def _explain(self, error: flags.UnrecognizedFlagError) -> str:
+        """Returns what to use instead of a flag that there is not."""
+        name = error.flagname
+        name = name.removeprefix('no') if name.startswith('noagent.') else name
+        if name in OTHER_NAMES:
+            return f'--{name}: {OTHER_NAMES[name]}'
+        if name.startswith('agent.'):
+            return unknown_setting(self._usual.agent_file, name.removeprefix('agent.'))
+        return str(error)
+
     def config(self) -> RunConfig:
-        """Returns the run that the flags describe, once they are parsed."""
+        """Returns the run that the parsed flags describe.
+
+        Of another suite than the task's, options that only say where files lie are ignored: a flag
+        file may have them.
+
+        Raises:
+            UserError: there is no such environment.
+        """
         values: Any = self._values
-        names = [field.name for field in dataclasses.fields(RunConfig) if field.metadata]
-        options = [option.name for option in self._options if values[option.name].present]
-        return RunConfig(
+        known = envs.find_task(values.env_name, values.suite).suite.options
+        options = {
+            option.name: values[option.name].value
+            for option in self._options
+            if values[option.name].present and (option in known or option.decides_result)
+        }
+        return dataclasses.replace(
+            self._usual,
             agent=values.agent,
-            env_options={name: values[name].value for name in options},
-            **{name: values[name].value for name in names},
+            env_options=self._usual.env_options | options,
+            **{field.name: values[field.name].value for field in FIELDS},
         )
 
     def help_text(self, doc: str) -> str:
         """Returns what `--help` prints; `doc` is the program's."""
         own = [self._values.main_module_help(), self._values.module_help(__name__)]
-        return command_line.help_text(doc, '\n'.join(own), self.agent_path, self.agent_settings)
+        settings = '\n'.join(
+            f'  --agent.{name} (default {value!r})' for name, value in self._usual.agent.items()
+        )
+        own += [f'\nSettings of {find_file(self._usual.agent_file)}:\n{settings}\n']
+        return '\n'.join([doc, *own, '--helpfull lists the flags of all modules.'])
 
 
-def parse(argv: list[str]) -> RunConfig:
+def parse(argv: Sequence[str]) -> RunConfig:
     """Returns the run that main.py makes of a command line.
 
     Args:
         argv: program and flags.
 
     Raises:
-        UserError: see `RunFlags`; or an argument is no flag.
-        flags.Error: there is no such flag, or it has no such value.
+        UserError, flags.Error: see `RunFlags`.
     """
-    values = flags.FlagValues()
-    run_flags = RunFlags(argv, values)
-    command_line.refuse_arguments(values(run_flags.argv))
+    run_flags = RunFlags(argv, flags.FlagValues())
+    run_flags.parse()
     return run_flags.config()

@@ -1,19 +1,18 @@
 """Small agents and batches for the tests."""
 
 import dataclasses
-import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import agents
+import agents
 from agents.base import Agent
 from utils.spec import Spec
 
 OBSERVATION_DIM, ACTION_DIM, HORIZON = 3, 2, 4
 CHUNK_DIM = HORIZON * ACTION_DIM
-METHODS = sorted(agents)
+METHODS = agents.names()
 LEARNS_FROM_CANDIDATES = ['dfp', 'mvp']
 
 
@@ -26,13 +25,13 @@ def make(
     **changes,
 ) -> Agent:
     """Makes an agent with small networks."""
-    config = importlib.import_module(f'agents.{method}').get_config()
+    config = agents.get_config(method)
     config.update(actor_hidden_dims=(32, 32), critic_hidden_dims=(32, 32), batch_size=16)
     if 'flow_steps' in config:
         config.flow_steps = 3
     config.update(changes)
     spec = make_spec(observation_dim, action_dim)
-    return agents[method].create(seed, spec, config, horizon, 0.9)
+    return agents.find_class(method).create(seed, spec, config, horizon, 0.9)
 
 
 def make_spec(observation_dim=OBSERVATION_DIM, action_dim=ACTION_DIM, horizon=1):

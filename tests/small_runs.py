@@ -5,7 +5,6 @@ import csv
 import numpy as np
 import toy_suite
 
-from agents import dfp
 from training import RunConfig, checkpoints
 
 AGENT = {'actor_hidden_dims': (8,), 'critic_hidden_dims': (8,), 'batch_size': 4}
@@ -13,8 +12,7 @@ AGENT = {'actor_hidden_dims': (8,), 'critic_hidden_dims': (8,), 'batch_size': 4}
 
 def make_config(tmp_path, **changes) -> RunConfig:
     """Returns a run of 20 updates and 60 environment steps in episodes of up to ten."""
-    agent = dfp.get_config()
-    agent.update(AGENT | changes.pop('agent', {}))
+    agent = AGENT | changes.pop('agent', {})
     settings = {
         'env_name': toy_suite.ENV_NAME,
         'suite': 'toy_suite:suite',

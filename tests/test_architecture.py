@@ -79,5 +79,6 @@ def test_programs_are_thin(program):
 
 
 def test_a_method_is_short():
-    for method in ('bfn', 'dfp', 'fql', 'mvp'):
-        assert len((ROOT / 'agents' / f'{method}.py').read_text().splitlines()) <= 160
+    for path in files('agents'):
+        if '\ndef get_config()' in path.read_text():
+            assert len(path.read_text().splitlines()) <= 225, path

@@ -10,107 +10,96 @@ import time
 
 import pytest
 from absl import flags
-from ml_collections import config_flags
 
+import agents
 import envs
-from agents import agents, get_config
 from experiments import command_line, flag_names
-from experiments.methods import METHODS, expand_method
+from experiments.methods import METHODS
+from experiments.run_flags import RunFlags, parse
 from training import RunConfig
 from utils.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 OURS = {field.name for field in dataclasses.fields(RunConfig)} | {'fresh'}
 OURS |= {option.name for suite in envs.suites() for option in suite.options}
-OURS |= {f'agent.{name}' for agent in agents for name in get_config(agent)}
+OURS |= {f'agent.{name}' for agent in agents.names() for name in agents.get_config(agent)}
 
 
-def test_flags_are_taken_out_in_their_order_with_their_values():
-    argv = ['main.py', '--a=1', '--b', '2', '-a=x=y', '--ab=3', '--a.b=4', '--b']
-    found, rest = command_line.take(argv, 'a', 'b')
-    assert found == [('a', '1'), ('b', '2'), ('a', 'x=y'), ('b', '')]
-    assert rest == ['main.py', '--ab=3', '--a.b=4']
-    assert command_line.peek(argv, 'a') == 'x=y'
-    assert command_line.peek(argv, 'c', 'default') == 'default'
-
-
-def parsed(argv):
-    """Returns the agent and the other flags that a command line comes to, as main.py reads it."""
-    values = flags.FlagValues()
-    flags.DEFINE_string('method', None, '', flag_values=values)
-    for field in dataclasses.fields(RunConfig):
-        if field.metadata and field.name != 'method':
-            flags.DEFINE_string(field.name, None, '', flag_values=values)
-    flags.DEFINE_string('ogbench_dataset_dir', None, '', flag_values=values)
-    argv = expand_method(values.read_flags_from_files(argv), RunConfig.env_name)
-    config_flags.DEFINE_config_file('agent', flag_values=values, sys_argv=argv)
-    values(argv)
-    return values
+QUICKSTART = '--flagfile=experiments/quickstart.flags'
 
 
 def test_an_agent_of_ones_own_takes_the_place_of_a_flag_files_method(tmp_path):
     own = tmp_path / 'mine.py'
     own.write_text(
-        'from agents import dfp\n\n\ndef get_config():\n'
-        '    config = dfp.get_config()\n    config.top_k = 7\n    return config\n'
+        'from agents import dfp\n\nagent_class = dfp.DFPAgent\n\n\n'
+        'def get_config():\n    config = dfp.get_config()\n    config.top_k = 7\n'
+        '    return config\n'
     )
-    values = parsed(['main.py', '--flagfile=experiments/quickstart.flags', f'--agent={own}'])
-    assert values.method is None
-    assert (values.agent.top_k, values.agent.batch_size) == (7, 64)
-    assert values.offline_steps == '20000'
-    values = parsed(['main.py', '--flagfile=experiments/quickstart.flags', '--method=QC-FQL'])
-    assert (values.method, values.agent.agent_name, values.agent.alpha) == ('QC-FQL', 'fql', 300)
+    config = parse(['main.py', QUICKSTART, f'--agent={own}'])
+    assert (config.method, config.agent_file) == (None, str(own))
+    assert (config.agent['top_k'], config.agent['batch_size']) == (7, 64)
+    assert config.offline_steps == 20000
+    config = parse(['main.py', QUICKSTART, '--method=QC-FQL'])
+    assert (config.method, config.agent_file, config.agent['alpha']) == ('QC-FQL', 'fql', 300)
+
+
+def test_of_a_flag_given_twice_the_last_one_wins():
+    config = parse(
+        ['main.py', QUICKSTART, '--seed=1', '--agent.actor_hidden_dims=(16,)', '--seed=2']
+    )
+    assert (config.seed, config.agent['actor_hidden_dims']) == (2, (16,))
+
+
+def test_a_flag_files_value_that_another_flag_makes_meaningless_is_ignored():
+    """Here how many episodes to collect, and where the data of another suite lies."""
+    config = parse(['main.py', QUICKSTART, '--dataset_source=auto'])
+    assert config.episodes_to_collect is None
+    config.check()
+    assert parse(['main.py', QUICKSTART]).episodes_to_collect == 100
+    assert parse(['main.py', QUICKSTART, '--env_name=lift-scripted-low_dim']).env_options == {}
+    with pytest.raises(UserError, match='--sparse=True: not an option of suite robomimic'):
+        parse(['main.py', '--env_name=lift-scripted-low_dim', '--sparse']).check()
 
 
 @pytest.mark.parametrize(
     ('flag', 'message'),
     [
-        ('--agent.topk=3', r'--agent.topk: not a setting of agents/dfp.py; did you mean '
+        ('--agent.topk=3', r'--agent.topk: not a setting of dfp; did you mean '
                            r'--agent.top_k\?'),
-        ('--noagent.action_chunkin', r'not a setting of agents/dfp.py; did you mean '
+        ('--noagent.action_chunkin', r'not a setting of dfp; did you mean '
                                      r'--agent.action_chunking\?'),
-        ('--agent.alpha=100', '--agent.alpha: not a setting of agents/dfp.py, but of agents/fql'),
-        ('--agent.zzzz', '--agent.zzzz: not a setting of agents/dfp.py; it has action_chunking'),
+        ('--agent.alpha=100', '--agent.alpha: not a setting of dfp, but of fql'),
+        ('--agent.zzzz', '--agent.zzzz: not a setting of dfp; it has action_chunking'),
+        ('--utd_rato=3', r"Unknown command line flag 'utd_rato'. Did you mean: utd_ratio \?"),
     ],
 )  # fmt: skip
-def test_a_setting_that_the_agent_does_not_have_is_named_with_the_nearest_one(flag, message):
-    settings = command_line.agent_settings('agents/dfp.py')
+def test_a_flag_that_there_is_not_is_named_with_the_nearest_one(flag, message):
     argv = ['main.py', '--agent=agents/dfp.py', '--noagent.action_chunking', '--agent.top_k', '3']
-    command_line.refuse_unknown_settings(argv, 'agents/dfp.py', settings)
+    assert parse(argv).agent['top_k'] == 3
     with pytest.raises(UserError, match=message):
-        command_line.refuse_unknown_settings([*argv, flag], 'agents/dfp.py', settings)
+        parse([*argv, flag])
 
 
-def test_an_unknown_agent_is_answered_with_those_there_are(tmp_path):
-    with pytest.raises(UserError, match=r'--agent=agents/acfql.py: no such file; there are agents/'
-                                        r'bfn.py, agents/dfp.py, agents/fql.py'):  # fmt: skip
-        command_line.agent_settings('agents/acfql.py')
-    (tmp_path / 'empty.py').write_text('')
-    with pytest.raises(UserError, match=r'empty.py: has no get_config\(\)'):
-        command_line.agent_settings(str(tmp_path / 'empty.py'))
-    (tmp_path / 'notes.md').write_text('It is not code.')
-    with pytest.raises(UserError, match=r'notes.md: not a Python program \(invalid syntax'):
-        command_line.agent_settings(str(tmp_path / 'notes.md'))
+def test_an_unknown_agent_is_answered_with_those_there_are():
+    message = (
+        '--agent=agents/acfql.py: no such file; put it back, or use agents/bfn.py, agents/dfp.py'
+    )
+    with pytest.raises(UserError, match=message):
+        parse(['main.py', '--agent=agents/acfql.py'])
 
 
 def test_help_lists_the_settings_of_the_agent_with_their_defaults():
-    for name in agents:
-        path = f'agents/{name}.py'
-        text = command_line.help_text('doc', 'flags', path, command_line.agent_settings(path))
+    for name in agents.names():
+        text = RunFlags(['main.py', f'--agent={name}'], flags.FlagValues()).help_text('doc')
         found = dict(re.findall(r'^  --agent\.(\w+) \(default (.*)\)$', text, re.MULTILINE))
-        assert found | {'agent_name': f"'{name}'"} == {
-            setting: repr(value) for setting, value in get_config(name).items()
-        }
+        assert found == {setting: repr(value) for setting, value in agents.get_config(name).items()}
 
 
 def test_a_flag_that_others_spell_otherwise_is_answered_with_ours():
     for name, text in flag_names.OTHER_NAMES.items():
-        for flag in (f'--{name}', f'-{name}=3'):
-            with pytest.raises(UserError) as error:
-                command_line.refuse_other_names(['main.py', '--seed=1', flag])
-            assert str(error.value) == f'--{name}: {text}'
-    command_line.refuse_other_names(['main.py', '--tags=1'], ours=['tags'])
-    command_line.refuse_other_names(['main.py', *(f'--{name}=1' for name in OURS)])
+        with pytest.raises(UserError) as error:
+            parse(['main.py', '--seed=1', f'-{name}=3'])
+        assert str(error.value) == f'--{name}: {text}'
 
 
 def test_the_table_of_other_names_leads_to_flags_that_there_are():

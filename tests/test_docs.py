@@ -1,8 +1,6 @@
 """What the documents promise: their code and commands run, their links and files exist."""
 
-import dataclasses
 import functools
-import importlib.util
 import json
 import pathlib
 import re
@@ -14,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from small_agents import ACTION_DIM, HORIZON, OBSERVATION_DIM, make_batch
-from small_runs import AGENT, make_config, read_table
+from small_runs import make_config, read_table
 
 import agents
 from experiments import methods
@@ -43,30 +41,30 @@ def python_blocks(path):
 
 
 @pytest.fixture
-def example(tmp_path, monkeypatch):
-    """The agent of docs/extending.md, as a module that is registered."""
+def example(tmp_path):
+    """The path of the agent of docs/extending.md."""
     code = python_blocks('docs/extending.md')[0]
     assert len(code.splitlines()) <= 60
     path = tmp_path / 'drift_q.py'
     path.write_text(code)
-    spec = importlib.util.spec_from_file_location('drift_q', path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, 'drift_q', module)
-    spec.loader.exec_module(module)
-    monkeypatch.setitem(agents.agents, 'drift_q', module.DriftQAgent)
-    return module
+    return str(path)
 
 
 def make(example, **changes):
-    config = example.get_config()
-    config.update(actor_hidden_dims=(32,), critic_hidden_dims=(32,), batch_size=16, **changes)
-    return example.DriftQAgent.create(0, OBSERVATION_DIM, ACTION_DIM, config, HORIZON, 0.0)
+    sizes = {'actor_hidden_dims': (32,), 'critic_hidden_dims': (32,), 'batch_size': 16}
+    description = {
+        'agent': sizes | changes,
+        'agent_file': example,
+        'observation_dim': OBSERVATION_DIM,
+        'action_dim': ACTION_DIM,
+        'horizon_length': HORIZON,
+        'discount': 0.0,
+    }
+    return agents.make_agent(description, seed=0)
 
 
 def test_the_agent_of_the_document_trains_in_both_phases(example, tmp_path):
-    config = example.get_config()
-    config.update(AGENT)
-    result = train(dataclasses.replace(make_config(tmp_path), agent=config))
+    result = train(make_config(tmp_path, agent_file=example))
     for phase in ('offline', 'online'):
         rows = read_table(result.directory / f'{phase}.csv')
         assert np.isfinite(float(rows[-1]['actor/q_loss']))
@@ -168,7 +166,7 @@ def known_flags():
     assert done.returncode == 0, done.stderr
     known = {name: set(flags) for name, flags in json.loads(done.stdout).items()}
     absl = {'help', 'flagfile'}
-    settings = {f'agent.{name}' for agent in agents.agents for name in agents.get_config(agent)}
+    settings = {f'agent.{name}' for agent in agents.names() for name in agents.get_config(agent)}
     known['main.py'] |= settings
     known['reproduce.py'] |= known['main.py']
     return {name: flags | absl for name, flags in known.items()}

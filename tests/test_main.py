@@ -199,10 +199,13 @@ def test_a_suite_of_ones_own_runs_by_its_name_and_a_method_by_its(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--agent=agents/sac.py'], '--agent=agents/sac.py: no such file; there are agents/bfn.py'),
+        (
+            ['--agent=agents/sac.py'],
+            '--agent=agents/sac.py: no such file; put it back, or',
+        ),
         (['--horizon_length=0'], '--horizon_length=0: must be at least 1'),
         (['--method=QCFQL', '--agent.no_such_key=1'], '--method=QCFQL: unknown; there are BFN'),
-        (['--agent.topk=1'], '--agent.topk: not a setting of agents/dfp.py; did you mean'),
+        (['--agent.topk=1'], '--agent.topk: not a setting of dfp; did you mean'),
         (['--entity=us'], '--entity: use --wandb_entity'),
         (['--seed=one'], 'flag --seed=one: invalid literal'),
         (['--flagfile=none.flags'], 'none.flags'),
@@ -239,7 +242,7 @@ def test_evaluate_answers_bad_input_in_one_line(arguments, message, programs):
 
 def test_help_lists_flags_and_the_settings_of_the_chosen_agent(programs):
     result = programs('main.py', '--method=QC-FQL', '--help')
-    assert '--agent.alpha (default 300.0)' in result.stdout
+    assert '--agent.alpha (default 100.0)' in result.stdout  # on the default task
     assert '--utd_ratio: Updates per environment step, online.' in result.stdout
     assert 'top_k' not in result.stdout
 

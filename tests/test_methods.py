@@ -2,7 +2,10 @@
 
 import pytest
 
-from experiments.methods import METHODS, expand_method, method_flags, run_config
+from experiments.methods import METHODS, run_config
+from experiments.run_flags import parse
+from training import RunConfig
+from utils.errors import UserError
 
 CUBES = ['cube-double-play-singletask-task2-v0', 'cube-quadruple-play-100m-singletask-task4-v0']
 
@@ -74,37 +77,46 @@ def test_dfp_has_the_settings_of_the_paper():
 
 
 def test_explicit_flags_win_over_the_method_wherever_they_are():
-    argv = ['main.py', '--method=BFN', '--agent.num_samples=8', '--method', 'QC-BFN']
-    assert expand_method(argv, CUBES[0]) == [
-        'main.py', '--method=QC-BFN', *method_flags('QC-BFN', CUBES[0]), '--agent.num_samples=8',
-    ]  # fmt: skip
+    config = parse(['main.py', '--method=BFN', '--agent.num_samples=8', '--method', 'QC-BFN'])
+    assert config == run_config('QC-BFN', RunConfig.env_name, {'num_samples': 8})
+    config = parse(['main.py', '--horizon_length=3', '--method=QC-BFN'])
+    assert config == run_config('QC-BFN', RunConfig.env_name, horizon_length=3)
+    low_dim = ['main.py', '--method=DFP', '--env_name=lift-mh-low_dim']
+    assert parse([*low_dim, '--agent.temperatures=(0.5,)']).agent['temperatures'] == (0.5,)
 
 
-def test_the_last_method_or_agent_is_the_one_that_counts():
-    flags_of_file = ['--method=DFP', '--agent.batch_size=64']
-    own = expand_method(['main.py', *flags_of_file, '--agent', 'agents/mine.py'], CUBES[0])
-    assert own == ['main.py', '--agent=agents/mine.py', '--agent.batch_size=64']
-    back = expand_method(['main.py', '--agent=agents/mine.py', *flags_of_file], CUBES[0])
-    assert back == expand_method(['main.py', *flags_of_file], CUBES[0])
-    assert '--method=DFP' in back
+def test_the_last_method_or_agent_wins(tmp_path):
+    mine = tmp_path / 'mine.py'
+    mine.write_text('from agents.dfp import DFPAgent as agent_class, get_config')
+    of_file = ['--method=QC-BFN', '--agent.batch_size=64']
+    own = parse(['main.py', *of_file, '--agent', str(mine)])
+    assert own == RunConfig({'batch_size': 64}, agent_file=str(mine))
+    back = parse(['main.py', f'--agent={mine}', *of_file])
+    assert back == parse(['main.py', *of_file])
+    assert back.method == 'QC-BFN'
 
 
-def test_the_task_is_that_of_the_command_line_or_the_default():
-    argv = ['main.py', '--method=FQL']
-    assert '--agent.alpha=300' in expand_method(argv, CUBES[0])
-    named = [*argv, '--env_name=square-mh-low_dim']
-    assert '--agent.alpha=10000' in expand_method(named, CUBES[0])
+def test_a_method_may_set_any_setting_of_a_run_or_its_suite_from_both_sides(monkeypatch):
+    """As FQL does on some mazes."""
+    own = {'agent': 'agents/fql.py', 'discount': 0.995, 'overlap': False, 'sparse': True}
+    own |= {'tasks': {'cube-double-*': {'utd_ratio': 2, 'agent.alpha': 7}}}
+    monkeypatch.setitem(METHODS, 'own', own)
+    config = run_config('own', CUBES[0])
+    assert config == parse(['main.py', '--method=own', f'--env_name={CUBES[0]}'])
+    assert (config.discount, config.overlap, config.utd_ratio) == (0.995, False, 2)
+    assert (config.agent['alpha'], config.env_options) == (7.0, {'sparse': True})
+    assert run_config('own', CUBES[1]).utd_ratio == 1
+    explicit = parse(['main.py', '--method=own', '--discount=0.9', '--overlap', '--nosparse'])
+    assert (explicit.discount, explicit.overlap) == (0.9, True)
+    assert explicit == run_config(
+        'own', RunConfig.env_name, discount=0.9, overlap=True, sparse=False
+    )
 
 
-def test_without_a_method_the_command_line_stays():
-    argv = ['main.py', '--agent=agents/bfn.py', '--horizon_length=3']
-    assert expand_method(argv, CUBES[0]) == argv
-
-
-def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match=r'--method=QCFQL: unknown; there are BFN, QC-BFN, FQL'):
-        expand_method(['main.py', '--method=QCFQL'], CUBES[0])
-
-
-def test_every_method_is_an_agent_with_its_flags():
-    assert all(settings['flags'][0].startswith('--agent=') for settings in METHODS.values())
+def test_an_unknown_method_or_setting_is_named():
+    with pytest.raises(UserError, match=r'--method=QCFQL: unknown; there are BFN, QC-BFN, FQL'):
+        parse(['main.py', '--method=QCFQL'])
+    with pytest.raises(UserError, match=r'--agent.topk: not a setting of dfp; did you mean'):
+        run_config('DFP', CUBES[0], {'topk': 3})
+    with pytest.raises(UserError, match='--utd_rato=2: not an option of suite ogbench'):
+        run_config('DFP', CUBES[0], utd_rato=2).check()

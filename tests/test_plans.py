@@ -65,6 +65,13 @@ def test_flags_given_to_the_plan_hold_for_all_runs_and_come_last():
         assert parse(['main.py', *cell.arguments]) == cell.config
 
 
+def test_episodes_to_collect_stop_no_run_whose_data_is_there():
+    (cell,) = make_plan(methods=['DFP'], tasks=[CUBE], flags=('--collect_episodes=2',)).cells
+    (usual,) = make_plan(methods=['DFP'], tasks=[CUBE]).cells
+    cell.config.check()
+    assert cell.config.directory == usual.config.directory
+
+
 def test_methods_on_tasks_without_a_table():
     plan = make_plan(methods=['DFP', 'MVP'], tasks=[CUBE, 'scene-play-singletask-v0'], seeds=3)
     assert [cell.name for cell in plan.cells] == ['DFP', 'MVP'] * 2

@@ -2,12 +2,13 @@
 
 from training.config import RunConfig
 from training.interruption import Interrupted
-from training.run import Result, load_agent, load_policy, read_metadata, train
+from training.run import Result, code_problem, load_agent, load_policy, read_metadata, train
 
 __all__ = [
     'Interrupted',
     'Result',
     'RunConfig',
+    'code_problem',
     'load_agent',
     'load_policy',
     'read_metadata',

@@ -14,6 +14,7 @@ import ml_collections
 import agents
 import envs
 from training import checkpoints
+from training.code import fingerprint
 from utils.errors import UserError
 
 MOST = 10**9  # steps, and rows of replay, that the device counts in 32 bits, two rows for each step
@@ -46,11 +47,16 @@ _how = functools.partial(_setting, decides_result=False)
 class RunConfig:
     """Every setting of a run. The fields are the flags of main.py.
 
-    `agent` is the name of a method ('dfp', for its default settings) or its settings as a mapping
-    with `agent_name`. `env_options` are the suite's own settings, such as OGBench's `sparse`.
+    `agent` is an agent's name ('dfp'), the path of its file, or settings that differ
+    from the file's, as a mapping. With settings, `agent_file` is its name or path, by default their
+    `agent_name`. `env_options` are the suite's own settings, such as OGBench's `sparse`.
+
+    Raises:
+        UserError: there is no such agent, or it has no such setting.
     """
 
     agent: Any = 'dfp'
+    agent_file: str = ''
     env_name: str = _setting(DEFAULT_ENV_NAME, 'Environment and task.')
     suite: str | None = _setting(None, "The environment's suite, <module>:<object>, if it is not "
                                  'one of the project.')  # fmt: skip
@@ -63,6 +69,8 @@ class RunConfig:
     save_dir: str = _how('exp', 'Runs are written to <save_dir>/<run_group>/….')
     run_group: str = _how('debug', 'Runs that belong together.')
     restore_path: str | None = _setting(None, 'Run or checkpoint whose agent this run starts from.')
+    accept_code: bool = _how(False, 'Continue a run, or take its result, although code that it '
+                             'learns with has changed since.')  # fmt: skip
     save_minutes: float = _how(10.0, 'Minutes between checkpoints; 0: no such checkpoints.', 0)
     save_interval: int = _how(0, 'Steps between checkpoints; 0: no such checkpoints.', 0)
     keep_checkpoints: int = _how(2, 'Newest checkpoints to keep.', 1)
@@ -116,13 +124,12 @@ class RunConfig:
                                             'as the public data.', 1)  # fmt: skip
 
     def __post_init__(self):
-        settings = self.agent
+        file, settings = self.agent_file, self.agent
         if isinstance(settings, str):
-            settings = agents.get_config(settings)
-        if isinstance(settings, ml_collections.ConfigDict):
-            settings = settings.to_dict()
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        object.__setattr__(self, 'agent', settings)
+            file, settings = settings, {}
+        file = agents.short_name(file or settings.get('agent_name', RunConfig.agent))
+        object.__setattr__(self, 'agent_file', file)
+        object.__setattr__(self, 'agent', agents.get_config(file, settings).to_dict())
         object.__setattr__(self, 'env_options', dict(self.env_options))
 
     @property
@@ -132,8 +139,13 @@ class RunConfig:
 
     @property
     def label(self) -> str:
-        """The method's name in folders and pictures: `method`, or else the agent's name."""
-        return self.method or self.agent['agent_name']
+        """The method's name in folders and pictures: `method`, or else that of the agent's file."""
+        return self.method or pathlib.Path(self.agent_file).stem
+
+    @property
+    def episodes_to_collect(self) -> int | None:
+        """`collect_episodes`, if data must be collected."""
+        return self.collect_episodes if self.dataset_source == 'collect' else None
 
     @functools.cached_property
     def task(self) -> envs.Task:
@@ -174,15 +186,12 @@ class RunConfig:
             )
         if self.restore_path:
             checkpoints.candidates(self.restore_path)
-        if self.collect_episodes is not None and self.dataset_source != 'collect':
-            raise UserError(
-                f'--collect_episodes={self.collect_episodes}: has a meaning only with '
-                f'--dataset_source=collect, not with {self.dataset_source}'
-            )
         if not self.dataset_proportion > 0:
             raise UserError(f'--dataset_proportion={self.dataset_proportion}: must be above 0')
         envs.check_options(self.task.suite, self.env_options)
-        agents.check_settings(self.agent, self.horizon_length, self.discount)
+        agent_class = agents.find_class(self.agent_file)
+        agent_class.check_config(ml_collections.ConfigDict(self.agent))
+        agent_class.check_horizon(self.horizon_length, self.discount)
         self._check_save_dir()
 
     def _check_field(self, field: dataclasses.Field) -> None:
@@ -213,13 +222,19 @@ class RunConfig:
         """A hash of the settings that decide the result, without the seed; 8 hexadecimal digits.
 
         Runs with the same identity differ at most in their seeds. It does not depend on where files
-        lie, how often a run is saved or how many environments evaluate it.
+        lie, how often a run is saved or how many environments evaluate it. The code of an agent's
+        file outside the project is part of it; of the project's code a run keeps hashes itself
+        (`training/code.py`).
         """
         decisive = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.metadata.get('decides', True)
         }
+        file = pathlib.Path(decisive.pop('agent_file'))
+        code = fingerprint(file.read_text()) if file.is_absolute() else str(file)
+        decisive['agent'] = self.agent | {'agent_name': code}
+        decisive['collect_episodes'] = self.episodes_to_collect
         if self.restore_path:
             decisive['restore_path'] = str(pathlib.Path(self.restore_path).expanduser().resolve())
         suite = self.task.suite

@@ -13,7 +13,7 @@ import jax
 import envs
 from agents import make_agent
 from agents.base import Agent
-from training import checkpoints, loop
+from training import checkpoints, code, loop
 from training import state as states
 from training.checkpoints import Arrays, Checkpoints
 from training.config import RunConfig
@@ -95,12 +95,15 @@ def train(
         show_progress: whether to print progress.
 
     Raises:
-        UserError: a setting cannot work, or data or a checkpoint is not what is needed.
+        UserError: a setting cannot work, data or a checkpoint is not what is needed, or the code
+            has changed since the run learned something.
         SimulatorError: a simulator failed again and again, see `envs.vector.ParallelEnvs`.
         Interrupted: a signal asked the run to stop. Its state is saved; call again to continue.
     """
     config.check()
     place = next_copy(config.directory) if fresh else newest_copy(config.directory)
+    if problem := code_problem(config, place):
+        raise UserError(problem)
     status = read_status(place)
     if status.get('status') == 'done':
         return Result(place, tuple(status['scores']), was_complete=True)
@@ -115,6 +118,28 @@ def train(
             # Libraries may have changed the exception on its way here.
             raise interruption.while_starting() from None
         return Result(place, run.advance_to_the_end())
+
+
+def code_problem(config: RunConfig, folder: pathlib.Path) -> str:
+    """Returns in one line that the code has changed since a run, and what to do; '' if it has not.
+
+    Args:
+        config: of the run; with `accept_code` nothing is a problem.
+        folder: of the run. As long as it has no checkpoint, the run begins anew anyway.
+    """
+    status = read_status(folder)
+    done = status.get('status') == 'done'
+    if config.accept_code or not (done or any(folder.glob('checkpoints/[!.]*'))):
+        return ''
+    files = code.changed(status.get('code', {}), code.fingerprints(config.agent_file))
+    if not files:
+        return ''
+    named = ', '.join(files[:3]) + (f' and {len(files) - 3} more files' if files[3:] else '')
+    accepted = 'takes its result as it is' if done else 'continues it with the code as it is now'
+    return (
+        f'{folder}: {named} changed since this run; --fresh starts a new one beside it, '
+        f'--accept_code {accepted}'
+    )
 
 
 class _Run:
@@ -138,6 +163,7 @@ class _Run:
             stack: closes what is opened here.
         """
         self.config, self.interruption, self._stack = config, interruption, stack
+        self.code = code.fingerprints(config.agent_file)
         say = print if show_progress else lambda *_: None
         self.folder = RunFolder(place)
         stack.callback(self.folder.close)
@@ -150,7 +176,7 @@ class _Run:
         dataset = envs.make_dataset(
             config.task,
             source=config.dataset_source,
-            num_episodes=config.collect_episodes,
+            num_episodes=config.episodes_to_collect,
             on_bad_shard=config.on_bad_shard,
             **config.env_options,
         )
@@ -271,7 +297,9 @@ class _Run:
         start = {'time': time.strftime('%Y-%m-%d %H:%M:%S %z'), 'commit': found['commit']}
         start |= {name: self.machine[name] for name in ('host', 'device', 'command')}
         starts = [*read_status(path).get('starts', []), start | self.position]
-        self.folder.write_status('running', starts=starts, error=None, **self.position)
+        self.folder.write_status(
+            'running', starts=starts, error=None, code=self.code, **self.position
+        )
         self.log.start_wandb(self.config.to_json())
 
     @property
@@ -382,6 +410,7 @@ def describe(config: RunConfig, spec: Spec) -> dict[str, Any]:
     """Returns what `make_agent` needs to make the agents of a run on data with this spec."""
     return {
         'agent': config.agent,
+        'agent_file': config.agent_file,
         'transition': spec.to_json(),
         'horizon_length': config.horizon_length,
         'discount': config.discount,

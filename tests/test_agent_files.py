@@ -1,0 +1,224 @@
+"""Any file is an agent, and a run knows the code that it learns with."""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+
+import pytest
+from small_runs import make_config, read_table
+
+import agents
+from agents.dfp import DFPAgent
+from experiments.engines import Slot, run_here
+from experiments.plans import Cell
+from experiments.progress import look
+from experiments.run_flags import parse
+from training import Interrupted, RunConfig, load_policy, train
+from training.code import fingerprint
+from training.export import export_policy
+from utils.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+VARIANT = '''
+"""DFP, with something of its own in the loss."""
+
+from agents import dfp
+
+
+def get_config():
+    return dfp.get_config()
+
+
+class Variant(dfp.DFPAgent, kw_only=True):
+    def actor_loss(self, *arguments):
+        loss, info = super().actor_loss(*arguments)
+        return loss, info | {'actor/mine': 7 + 0 * loss}
+'''
+
+
+def with_agent(tmp_path, file):
+    return make_config(tmp_path, agent_file=str(file))
+
+
+def start(config, *arguments, **options):
+    return train(config, *arguments, show_progress=False, **options)
+
+
+def write(path, source=VARIANT):
+    path.write_text(source)
+    return path
+
+
+# ---- any file -----------------------------------------------------------------------------------
+
+
+def test_the_class_in_a_file_is_trained_wherever_it_lies_and_called_by_that_file(tmp_path):
+    file = write(tmp_path / 'variant.py')
+    config, usual = with_agent(tmp_path, file), make_config(tmp_path)
+    assert config.agent == usual.agent  # its agent_name is dfp, too
+    assert config.directory != usual.directory
+    assert config.directory.name.startswith('variant-sd000-')
+    result = start(config)
+    assert {float(row['actor/mine']) for row in read_table(result.directory / 'offline.csv')} == {7}
+    policy = load_policy(result.directory)
+    assert type(policy).__name__ == 'Variant'
+    assert export_policy(result.directory, tmp_path / 'policy')['method'] == 'variant'
+    file.unlink()
+    with pytest.raises(UserError, match=r'--agent=.*variant.py: no such file; put it back, or use'):
+        load_policy(result.directory)
+
+
+def test_its_code_is_part_of_the_identity_and_neither_words_nor_its_place_are(tmp_path):
+    def identity(file):
+        return RunConfig(agent=str(file)).identity
+
+    file = write(tmp_path / 'variant.py')
+    first = identity(file)
+    (tmp_path / 'elsewhere').mkdir()
+    assert identity(write(tmp_path / 'elsewhere' / 'moved.py')) == first
+    assert identity(write(file, VARIANT.replace('something', 'a bit'))) == first
+    assert identity(write(file, VARIANT.replace("'actor/mine'", '"actor/mine"') + '# end')) == first
+    assert identity(write(file, VARIANT.replace('7', '8'))) != first
+    assert agents.find_class(str(file)) is agents.find_class(str(file))
+
+
+def test_a_name_or_a_path_from_anywhere_is_the_same_agent(tmp_path, monkeypatch):
+    config = RunConfig(agent='dfp')
+    for directory in (ROOT, tmp_path):
+        monkeypatch.chdir(directory)
+        assert (
+            RunConfig(agent='agents/dfp.py') == RunConfig(agent=f'{ROOT}/agents/dfp.py') == config
+        )
+        assert parse(['main.py', '--agent=agents/dfp.py']) == config
+    write(tmp_path / 'variant.py')
+    assert RunConfig(agent='variant.py') == RunConfig(agent=str(tmp_path / 'variant.py'))
+    (tmp_path / 'agents').mkdir()
+    shutil.copy(tmp_path / 'variant.py', tmp_path / 'agents' / 'dfp.py')
+    assert RunConfig(agent='agents/dfp.py').agent_file == str(tmp_path / 'agents' / 'dfp.py')
+    assert RunConfig.from_json(config.to_json()) == config
+
+
+def test_the_agents_known_by_name_are_the_files_that_have_settings():
+    assert agents.names() == ['bfn', 'dfp', 'fql', 'mvp']
+    assert agents.find_class('dfp') is DFPAgent
+
+
+@pytest.mark.parametrize(
+    ('source', 'message'),
+    [
+        ('', r'has no get_config\(\)'),
+        ('It is not code.', r'not a Python program \(invalid syntax'),
+        ('from agents.dfp import DFPAgent, get_config', 'defines no subclass of agents.base.Agent'),
+        (
+            f'{VARIANT}\n\nclass Other(Variant, kw_only=True):\n    pass\n',
+            'defines Other, Variant of agents.base.Agent; name the one .* agent_class = …',
+        ),
+    ],
+)
+def test_a_file_without_one_agent_is_refused(source, message, tmp_path):
+    file = write(tmp_path / 'mine.py', source)
+    with pytest.raises(UserError, match=f'^--agent={re.escape(str(file))}: {message}'):
+        RunConfig(agent=str(file), save_dir=str(tmp_path)).check()
+
+
+def test_a_file_may_name_its_class(tmp_path):
+    source = 'from agents.dfp import DFPAgent as agent_class, get_config'
+    assert agents.find_class(str(write(tmp_path / 'mine.py', source))) is DFPAgent
+
+
+# ---- the code that a run learns with ------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of the project's code, where hashes are taken from: `copied(file, old, new)` edits."""
+    for folder in ('agents', 'training', 'utils'):
+        shutil.copytree(ROOT / folder, tmp_path / 'project' / folder)
+    monkeypatch.setattr(agents, 'FOLDER', tmp_path / 'project' / 'agents')
+
+    def edit(file, old, new):
+        path = tmp_path / 'project' / file
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    return edit
+
+
+def interrupt_once(table, phase, step, rows):
+    if (table, step) == ('offline', 10):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_an_interrupted_run_does_not_go_on_with_another_loss_unless_it_is_told_to(tmp_path, copied):
+    config = make_config(tmp_path)
+    with pytest.raises(Interrupted):
+        start(config, interrupt_once)
+    copied('agents/dfp.py', '"""Drifting Field Policy', '"""Drifting')
+    copied('agents/fql.py', 'actor_loss', 'loss_of_actor')
+    assert look(config).status == 'interrupted'
+    copied('agents/dfp.py', 'config.topk_weight * loss', '2 * config.topk_weight * loss')
+    copied('utils/replay.py', 'def ', 'def _')
+    message = (
+        f'^{re.escape(str(config.directory))}: agents/dfp.py, utils/replay.py changed since this '
+        'run; --fresh starts a new one beside it, --accept_code continues it with the code as it is'
+    )
+    with pytest.raises(UserError, match=message):
+        start(config)
+    accepted = RunConfig.from_json(config.to_json() | {'accept_code': True})
+    assert start(accepted).directory == config.directory
+    assert start(config).was_complete  # the code that it ended with is the code that is there
+
+
+def test_a_complete_run_is_not_taken_for_one_of_another_code(tmp_path, copied):
+    config = make_config(tmp_path, online_steps=0)
+    done = start(config)
+    copied('training/updates.py', '\n\n\n', '\n\n\n# A comment.\n')
+    assert start(config).was_complete
+    copied('training/updates.py', '+', '-')
+    with pytest.raises(
+        UserError, match=r'training/updates.py changed .*--accept_code takes its re'
+    ):
+        start(config)
+    accepted = RunConfig.from_json(config.to_json() | {'accept_code': True})
+    assert start(accepted).scores == done.scores
+    assert start(config, fresh=True).directory == config.directory.with_name(
+        f'{config.directory.name}-2'
+    )
+
+
+def test_a_plan_says_of_such_a_run_what_has_changed_and_leaves_it(tmp_path, copied):
+    config, lines = make_config(tmp_path, online_steps=0), []
+    start(config)
+    assert look(config).status == 'done'
+    copied('agents/base.py', '+', '-')
+    assert look(config).status == 'changed'
+    outcome = run_here([Cell('DFP', 'DFP', (), config)], [Slot()], lines.append)
+    assert [cell.row for cell in outcome.failed] == ['DFP']
+    (line,) = lines
+    assert 'agents/base.py changed since this run; --fresh' in line
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_begins_with_the_code_as_it_is(
+    tmp_path, copied
+):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    config = make_config(tmp_path, online_steps=0)
+    with pytest.raises(ZeroDivisionError):
+        start(config, fail)
+    copied('agents/base.py', '+', '-')
+    assert look(config).status == 'failed'
+    start(config)
+
+
+def test_comments_docstrings_and_layout_are_not_code():
+    source = 'def f(x):\n    """Doubles."""\n    return 2 * x\n'
+    for same in (
+        'def f(x):\n    return 2 * x  # twice\n',
+        '"""A module."""\n\n\ndef f(\n    x,\n):\n    return (2 * x)\n',
+    ):
+        assert fingerprint(same) == fingerprint(source)
+    assert fingerprint(source.replace('2 * x', '2 + x')) != fingerprint(source)
