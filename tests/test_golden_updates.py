@@ -1,6 +1,6 @@
 """One update of each method, beside the same one by the code that its authors released.
 
-`data/golden_updates.npz` was made with the public code of DFP and MVP (DFP's release) and of QC and
+`data/update_golden.npz` was made with the public code of DFP and MVP (DFP's release) and of QC and
 FQL, with networks of (32, 32). Keys are `<case>/<kind>/<path>`:
 
     params, target_critic, old_actor, batch   what goes in
@@ -23,7 +23,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from small_agents import make
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / 'data' / 'golden_updates.npz')
+GOLDEN = np.load(pathlib.Path(__file__).parent / 'data' / 'update_golden.npz')
 TOP_K = {'num_samples': 12, 'ema_rate': 0.02}
 CASES = {
     'dfp_offline': ('dfp', TOP_K),
