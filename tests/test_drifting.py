@@ -620,8 +620,8 @@ MASSES = np.float32([0.4, 0.3, 0.2, 0.1])
 SPREAD = 0.15
 
 
-def train_generator(key, positives_only, steps=500, sets=4, particles=32):
-    """4096 samples of z -> MLP -> R^2, trained with the drifting loss on draws of the mixture."""
+def train_generator(key, loss, steps=500, sets=4, particles=32, positives=32):
+    """4096 samples of z -> MLP -> R^2, trained with a drifting loss on draws of the mixture."""
     hidden = [layer for _ in range(3) for layer in (nn.Dense(64), nn.gelu)]
     network = nn.Sequential([*hidden, nn.Dense(2)])
     optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, steps))
@@ -630,8 +630,8 @@ def train_generator(key, positives_only, steps=500, sets=4, particles=32):
 
     def mixture(key):
         mode_key, noise_key = jax.random.split(key)
-        modes = jax.random.choice(mode_key, 4, (sets, particles), p=MASSES)
-        noise = SPREAD * jax.random.normal(noise_key, (sets, particles, 2))
+        modes = jax.random.choice(mode_key, 4, (sets, positives), p=MASSES)
+        noise = SPREAD * jax.random.normal(noise_key, (sets, positives, 2))
         return jnp.take(CENTRES, modes, axis=0) + noise
 
     def step(state, key):
@@ -640,11 +640,7 @@ def train_generator(key, positives_only, steps=500, sets=4, particles=32):
         z = jax.random.normal(z_key, (sets, particles, 4))
 
         def mean_loss(params):
-            generated = network.apply(params, z)
-            loss, _ = normalized_drifting_loss(
-                generated, mixture(data_key), temperatures=(0.1,), positives_only=positives_only
-            )
-            return jnp.mean(loss)
+            return jnp.mean(loss(network.apply(params, z), mixture(data_key))[0])
 
         updates, moments = optimizer.update(jax.grad(mean_loss)(params), moments)
         return (optax.apply_updates(params, updates), moments), None
@@ -667,18 +663,36 @@ def masses_and_spreads(samples):
     return masses, np.array(spreads)
 
 
-def train_generators(positives_only):
+def train_generators(loss, **sizes):
     keys = jax.random.split(jax.random.key(0), 3)
-    train = jax.vmap(partial(train_generator, positives_only=positives_only))
-    return np.asarray(jax.jit(train)(keys))
+    return np.asarray(jax.jit(jax.vmap(partial(train_generator, loss=loss, **sizes)))(keys))
 
 
-def test_drifting_alone_teaches_a_generator_a_mixture():
-    for samples in train_generators(positives_only=False):
+by_normalized = partial(normalized_drifting_loss, temperatures=(0.1,))
+
+
+def by_mean_shift(x, y):
+    """Half as large, so that no drifted position is cut at the bounds of actions."""
+    return mean_shift_loss(x / 2, y / 2, bandwidths=(0.2,))
+
+
+@pytest.mark.parametrize('loss', [by_normalized, by_mean_shift])
+def test_drifting_alone_teaches_a_generator_a_mixture(loss):
+    for samples in train_generators(loss):
         masses, spreads = masses_and_spreads(samples)
         np.testing.assert_allclose(masses, MASSES, atol=0.1)
         assert len(spreads) == 4
         np.testing.assert_allclose(spreads, SPREAD, rtol=0.4)
+
+
+def test_one_positive_at_a_time_teaches_the_mixture_by_one_field_and_its_mean_by_the_other():
+    """As in DFP's data term: a mean shift to one sample cannot choose among samples."""
+    one_each = {'sets': 32, 'particles': 8, 'positives': 1}
+    for samples in train_generators(by_normalized, **one_each):
+        np.testing.assert_allclose(masses_and_spreads(samples)[0], MASSES, atol=0.1)
+    for samples in train_generators(by_mean_shift, **one_each):
+        np.testing.assert_allclose(samples.mean(axis=0), MASSES @ CENTRES, atol=0.1)
+        assert np.all(samples.std(axis=0) < 0.2)  # the mixture's is 1
 
 
 def test_without_repulsion_the_generator_collapses():
@@ -690,7 +704,7 @@ def test_without_repulsion_the_generator_collapses():
     particles meet at the mean of the data; the spread is wrong in each of them).
     """
     lost = []
-    for samples in train_generators(positives_only=True):
+    for samples in train_generators(partial(by_normalized, positives_only=True)):
         masses, spreads = masses_and_spreads(samples)
         assert np.all(spreads < SPREAD / 2)
         lost.append(np.min(masses) < 0.01)
