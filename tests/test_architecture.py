@@ -14,6 +14,7 @@ ALLOWED = {
     'envs': {'utils'},
     'agents': {'utils'},
     'reports': {'agents', 'envs', 'utils'},
+    'figures': {'reports', 'agents', 'utils'},
     'training': {'reports', 'agents', 'envs', 'utils'},
 }
 OURS = {*ALLOWED, *PROGRAMS, 'experiments', 'benchmarks', 'examples', 'tests'}
@@ -59,7 +60,7 @@ def test_nothing_below_the_programs_reads_flags():
         for path in files(folder):
             assert 'flags' not in set(imports(path)), path
             assert 'FLAGS' not in path.read_text(), path
-    for folder in ('envs', 'reports'):
+    for folder in ('envs', 'reports', 'figures'):
         for path in files(folder):
             for function in ast.walk(ast.parse(path.read_text())):
                 if isinstance(function, ast.FunctionDef) and function.name != 'main':

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reports import bandit
+from figures import bandit
 
 
 def test_the_critic_likes_one_spot_of_the_rarest_mode_most():
@@ -17,16 +17,18 @@ def test_the_critic_likes_one_spot_of_the_rarest_mode_most():
 
 
 def test_the_summary_counts_modes_and_what_is_off_the_support():
-    summary = bandit.summary(np.array([[0.55, 0.55], [0.55, 0.6], [-0.55, 0.55], [0.0, 0.0]]))
-    assert (summary['best mode'], summary['off support']) == (0.5, 0.25)
+    summary = bandit.summary(np.array([[0.55, 0.55], [0.55, 0.71], [-0.55, 0.55], [0.0, 0.0]]))
+    assert (summary['best mode'], summary['off support'], summary['modes kept']) == (0.5, 0.25, 2)
+    # The best mode spreads over a standard deviation of the data in one axis, the other nowhere.
+    assert summary['spread'] == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize('method', ['fql', 'dfp'])
-def test_each_method_plays_and_is_drawn(method, tmp_path):
-    drawn = bandit.play(method, seed=0, offline_steps=3, online_steps=2)
+@pytest.mark.parametrize('policy', ['FQL', 'DFP, mean shift'])
+def test_each_policy_plays_and_is_drawn(policy, tmp_path):
+    drawn = bandit.play(policy, seed=0, offline_steps=3, online_steps=2)
     for samples, actions in drawn.values():
         assert samples.shape == actions.shape == (bandit.NUM_DRAWN, 2)
         assert max(np.abs(samples).max(), np.abs(actions).max()) <= 1
         assert bandit.summary(actions)['mean Q'] >= bandit.summary(samples)['mean Q'] - 0.02
-    bandit.picture({method: drawn}, tmp_path / 'bandit.png')
+    bandit.picture({policy: drawn}, tmp_path / 'bandit.png')
     assert (tmp_path / 'bandit.png').stat().st_size > 10_000

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from small_agents import compiled, cut, equal, flops, make, make_batch
 
-from utils.drifting import normalized_drifting_loss
+from utils.drifting import mean_shift_loss, normalized_drifting_loss
+
+either_field = pytest.mark.parametrize('field', ['normalized', 'mean_shift'])
 
 
 def dfp_terms(agent, batch, seed=0):
@@ -28,31 +30,65 @@ def dfp_terms(agent, batch, seed=0):
     return loss, info, particles, candidates, np.asarray(values)
 
 
-def drift(particles, *sets, temperatures=(0.1,), **weights):
-    """The drifting loss of each state `[B]`."""
-    loss = jax.jit(normalized_drifting_loss, static_argnames='temperatures')
-    return loss(particles, *sets, temperatures=temperatures, **weights)[0]
+def drift(field, particles, *sets, widths=(0.1,), **weights):
+    """The mean drifting loss over the batch, by either field; bandwidths are in units of √D."""
+    if field == 'normalized':
+        loss = jax.jit(normalized_drifting_loss, static_argnames='temperatures')
+        return loss(particles, *sets, temperatures=widths, **weights)[0].mean()
+    loss = jax.jit(mean_shift_loss, static_argnames=('bandwidths', 'kernel', 'root_d_units'))
+    options = {'bandwidths': widths, 'kernel': 'laplace', 'root_d_units': True}
+    return loss(particles, *sets, **options, **weights)[0]
 
 
 def test_offline_loss_drifts_particles_to_the_data():
     agent, batch = make('dfp'), make_batch()
     loss, _, particles, _, _ = dfp_terms(agent, batch)
     data = batch['actions'].reshape(16, 1, -1)
-    np.testing.assert_allclose(loss, drift(particles, data).mean(), rtol=1e-5)
+    np.testing.assert_allclose(loss, drift('normalized', particles, data), rtol=1e-5)
 
 
-def test_online_loss_adds_half_a_drift_to_the_best_candidates_of_the_old_policy():
-    agent = make('dfp', temperatures=(0.1, 0.5)).begin_online()
-    agent = agent.replace(
-        slow=agent.slow | {'actor': jax.tree.map(lambda x: 0.5 * x, agent.slow['actor'])}
+def test_the_mean_shift_field_of_the_data_by_its_formula_and_over_full_chunks_alone():
+    agent = make('dfp', data_field='mean_shift', data_bandwidths=(0.3,))
+    batch = cut(make_batch(), [2, 5], length=3)
+    loss, info, particles, _, _ = dfp_terms(agent, batch)
+    x, y = (
+        np.delete(np.float64(values), [2, 5], axis=0)
+        for values in (particles, batch['actions'].reshape(16, 1, -1))
     )
+    offsets = x[:, None] - x[:, :, None]  # x_j − x_i [B, i, j, D]
+    kernels = np.exp(-np.sum(offsets**2, axis=-1) / (2 * 0.3**2 * x.shape[-1])) * (1 - np.eye(8))
+    shares = kernels / kernels.sum(axis=-1, keepdims=True)
+    field = y - x - np.sum(shares[..., None] * offsets, axis=2)
+    step = np.clip(x + field, -1, 1) - x
+    np.testing.assert_allclose(loss, np.mean(step**2), rtol=1e-5)
+    np.testing.assert_allclose(info['actor/data_force_0.3'], np.mean(field**2), rtol=1e-5)
+
+
+WIDTHS = {'temperatures': (0.1, 0.5), 'data_bandwidths': (0.2,), 'topk_bandwidths': (0.3, 0.6)}
+
+
+@pytest.mark.parametrize('data_field', ['normalized', 'mean_shift'])
+@pytest.mark.parametrize('topk_field', ['normalized', 'mean_shift'])
+def test_online_loss_adds_half_a_drift_to_the_best_candidates_of_the_old_policy(
+    data_field, topk_field
+):
+    fields = {'data_field': data_field, 'topk_field': topk_field, 'kernel': 'laplace'}
+    agent = make('dfp', **fields, **WIDTHS).begin_online()
+    old = jax.tree.map(lambda x: 0.5 * x, agent.slow['actor'])
+    agent = agent.replace(slow=agent.slow | {'actor': old})
     batch = make_batch()
     loss, _, particles, candidates, values = dfp_terms(agent, batch)
     best = np.argsort(-values, axis=1)[:, :4]
     positives = np.take_along_axis(np.asarray(candidates), best[..., None], axis=1)
     data = batch['actions'].reshape(16, 1, -1)
     to_data, to_best = (
-        drift(particles, x, temperatures=(0.1, 0.5)).mean() for x in (data, positives)
+        drift(
+            field,
+            particles,
+            x,
+            widths=WIDTHS['temperatures' if field == 'normalized' else f'{term}_bandwidths'],
+        )
+        for term, field, x in (('data', data_field, data), ('topk', topk_field, positives))
     )
     expected = 1.0 * to_data + 0.5 * to_best
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
@@ -65,13 +101,17 @@ def test_offline_rl_adds_the_term_from_the_first_update():
     best = np.argsort(-values, axis=1)[:, :8]
     positives = np.take_along_axis(np.asarray(candidates), best[..., None], axis=1)
     data = batch['actions'].reshape(16, 1, -1)
-    expected = drift(particles, data).mean() + 0.45 * drift(particles, positives).mean()
+    to_data, to_best = (drift('normalized', particles, x) for x in (data, positives))
+    expected = to_data + 0.45 * to_best
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
-def test_soft_weights_and_worst_candidates():
-    agent = make('dfp', soft_weights=True, num_negatives=3, data_weight=0.0, topk_weight=1.0)
-    agent = agent.begin_online()
+@either_field
+def test_soft_weights_and_worst_candidates(field):
+    agent = make(
+        'dfp', soft_weights=True, num_negatives=3, data_weight=0.0, topk_weight=1.0,
+        topk_field=field, topk_bandwidths=(0.1,), kernel='laplace',
+    ).begin_online()  # fmt: skip
     batch = make_batch()
     loss, _, particles, candidates, values = dfp_terms(agent, batch)
     order = np.argsort(-values, axis=1)
@@ -79,17 +119,20 @@ def test_soft_weights_and_worst_candidates():
     low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)
     weights = np.maximum(2 * (values - low) / np.maximum(high - low, 1e-8) - 1, 0)
     expected = drift(
+        field,
         particles,
         pick(order[:, :4]),
         pick(order[:, -3:]),
         weight_positives=jnp.asarray(np.take_along_axis(weights, order[:, :4], 1)),
     )
-    np.testing.assert_allclose(loss, expected.mean(), rtol=1e-4)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
 
 
-def test_a_partial_chunk_and_its_state_take_no_part_in_the_data_term():
+@either_field
+def test_a_partial_chunk_and_its_state_take_no_part_in_the_data_term(field):
     rng = jax.random.PRNGKey(0)
-    for agent in (make('dfp'), make('dfp', top_k=0).begin_online()):
+    agents = make('dfp', data_field=field), make('dfp', data_field=field, top_k=0).begin_online()
+    for agent in agents:
         batch = cut(make_batch(), [2, 5], length=3)
         other = dict(batch)
         for i in (2, 5):
@@ -118,7 +161,7 @@ def test_an_online_batch_of_last_states_alone_trains_the_policy_by_the_top_k_ter
     best = np.argsort(-values, axis=1)[:, :4]
     positives = np.take_along_axis(np.asarray(candidates), best[..., None], axis=1)
     assert info['actor/data_loss'] == 0
-    np.testing.assert_allclose(loss, 0.5 * drift(particles, positives).mean(), rtol=1e-4)
+    np.testing.assert_allclose(loss, 0.5 * drift('normalized', particles, positives), rtol=1e-4)
     new, _ = agent.update(batch)
     assert not equal(new.params['actor'], agent.params['actor'])
 
@@ -160,15 +203,17 @@ def test_minus_q_term():
     np.testing.assert_allclose(loss, base - 2.0 * values.mean(), rtol=1e-4)
 
 
-def test_terms_of_weight_zero_cost_nothing():
+@either_field
+def test_terms_of_weight_zero_cost_nothing(field):
     batch = make_batch()
 
-    def cost(agent):
+    def cost(online=True, **changes):
+        agent = make('dfp', data_field=field, topk_field=field, **changes)
+        agent = agent.begin_online() if online else agent
         return flops(type(agent).update, agent, batch)
 
-    offline = cost(make('dfp'))
-    online = cost(make('dfp').begin_online())
-    assert cost(make('dfp', topk_weight=0.0).begin_online()) == pytest.approx(offline, rel=0.01)
-    assert cost(make('dfp', top_k=0).begin_online()) == pytest.approx(offline, rel=0.01)
-    assert cost(make('dfp', q_weight=1.0).begin_online()) > 1.1 * online
+    offline, online = cost(online=False), cost()
+    assert cost(topk_weight=0.0) == pytest.approx(offline, rel=0.01)
+    assert cost(top_k=0) == pytest.approx(offline, rel=0.01)
+    assert cost(q_weight=1.0) > 1.1 * online
     assert online > 1.3 * offline

@@ -127,7 +127,7 @@ def test_the_readmes_python_trains_and_acts(tmp_path, monkeypatch, capsys):
 # ---- commands -----------------------------------------------------------------------------------
 
 PROGRAMS = r'(?:main|evaluate|export|reproduce)\.py'
-MODULES = r'(?:envs|reports|benchmarks|examples|experiments|tests)\b[\w.]*'
+MODULES = r'(?:envs|reports|figures|benchmarks|examples|experiments|tests)\b[\w.]*'
 WITH_COMMANDS = [path for path in DOCUMENTS if path.name not in ('CHANGELOG.md', 'RESULTS.md')]
 
 
@@ -212,7 +212,8 @@ def test_links_and_files_that_a_document_names_exist(document):
     for target, anchor in re.findall(r'\]\((?!https?:)([^)#]*)#([^)]+)\)', text):
         assert anchor in anchors(document.parent / target if target else document), anchor
     folders = (
-        'agents|envs|utils|training|reports|experiments|examples|benchmarks|tests|docs|results'
+        'agents|envs|utils|training|reports|figures|experiments|examples|benchmarks|tests|docs|'
+        'results'
     )
     for target in re.findall(rf'`((?:{folders})/[\w/.-]+)`', text):
         is_users = pathlib.Path(target).stem in ('drift_q', 'mine')

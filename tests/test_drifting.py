@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import unflatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,11 +19,17 @@ from utils.drifting import (
     gaussian,
     laplace,
     mean_shift,
+    mean_shift_field,
+    mean_shift_loss,
     normalized_drifting_loss,
     normalized_field,
 )
+from utils.networks import MLP
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / 'data' / 'drift_golden.npz')
+DATA = pathlib.Path(__file__).parent / 'data'
+GOLDEN = np.load(DATA / 'drift_golden.npz')
+# Policies, batches, draws and what they gave in DriftQL's public code (DT6A/driftql, 2da54d1).
+DRIFTQL = np.load(DATA / 'driftql_golden.npz')
 KERNELS = {
     'gaussian': partial(gaussian, bandwidth=0.7),
     'laplace': partial(laplace, bandwidth=0.7),
@@ -30,9 +37,19 @@ KERNELS = {
 seeds = st.integers(0, 2**31 - 1)
 few_examples = settings(max_examples=15, deadline=None)
 
-static_options = ('temperatures', 'positives_only', 'negatives_only')
+# The losses that train on batches of states, each with what it cannot do without.
+LOSSES = {
+    'mean shift': {'loss': mean_shift_loss, 'bandwidths': (0.1, 1.0)},
+    'laplace': {'loss': mean_shift_loss, 'bandwidths': (0.1, 1.0), 'kernel': 'laplace'},
+    'normalized': {'loss': normalized_drifting_loss, 'temperatures': (0.1, 1.0)},
+}
+every_loss = pytest.mark.parametrize('field', LOSSES)
+
+of_normalized = ('temperatures', 'positives_only', 'negatives_only')
+of_mean_shift = ('bandwidths', 'kernel', 'root_d_units')
 jitted_field = jax.jit(drifting_field, static_argnames='log_kernel')
-jitted_normalized_field = jax.jit(normalized_field, static_argnames=static_options)
+jitted_normalized_field = jax.jit(normalized_field, static_argnames=of_normalized)
+jitted_mean_shift_field = jax.jit(mean_shift_field, static_argnames=of_mean_shift)
 jitted_loss_and_grads = jax.jit(
     jax.value_and_grad(drifting_loss, argnums=(0, 1, 2)), static_argnames='log_kernel'
 )
@@ -50,13 +67,13 @@ def relative_error(value, expected):
     return np.linalg.norm(value - expected) / np.linalg.norm(expected)
 
 
-@partial(jax.jit, static_argnames=static_options)
-def loss_and_grads(generated, positives, negatives=None, **options):
-    """((mean loss, (loss [B], info)), gradients of the mean with respect to all three sets)."""
+@partial(jax.jit, static_argnames=('loss', *of_normalized, *of_mean_shift))
+def loss_and_grads(generated, positives, negatives=None, loss=normalized_drifting_loss, **options):
+    """((mean loss, (loss, info)), gradients of the mean with respect to all three sets)."""
 
     def mean_loss(generated, positives, negatives):
-        loss, info = normalized_drifting_loss(generated, positives, negatives, **options)
-        return jnp.mean(loss), (loss, info)
+        value, info = loss(generated, positives, negatives, **options)
+        return jnp.mean(value), (value, info)
 
     compute = jax.value_and_grad(mean_loss, argnums=(0, 1, 2), has_aux=True)
     return compute(generated, positives, negatives)
@@ -76,8 +93,13 @@ def test_gaussian_field_is_the_difference_of_kde_scores(bandwidth):
         x, positives, negatives = (normal(i, n, 3).astype(float) for i, n in enumerate((6, 9, 5)))
         field = jitted_field(x, positives, negatives, partial(gaussian, bandwidth=bandwidth))
         score = jax.jit(jax.vmap(jax.grad(log_kde), in_axes=(0, None)))
-        expected = bandwidth**2 * (score(x, positives) - score(x, negatives))
+        to_positives = score(x, positives)
+        expected = bandwidth**2 * (to_positives - score(x, negatives))
+        alone, _ = jitted_mean_shift_field(x[None], positives[None], bandwidths=(bandwidth,))
+        of_others = [score(x[i : i + 1], np.delete(x, i, axis=0))[0] for i in range(len(x))]
+        expected_alone = bandwidth**2 * (to_positives - np.array(of_others))
     assert relative_error(field, expected) < 1e-5
+    assert relative_error(alone[0], expected_alone) < 1e-5
 
 
 def test_laplace_kernel_is_the_exponential_of_a_distance():
@@ -105,14 +127,6 @@ def test_field_turns_and_moves_with_the_particles(kernel, seed, shift):
     turn = rotation([seed, 3], 3)
     moved = field(*(np.float32(points @ turn + shift) for points in sets))
     np.testing.assert_allclose(moved, field(*sets) @ turn, atol=1e-4)
-
-
-def test_field_lifts_to_a_batch_of_states_by_vmap():
-    x, p, q = normal(0, 4, 5, 3), normal(1, 4, 6, 3), normal(2, 4, 7, 3)
-    field = partial(jitted_field, log_kernel=KERNELS['laplace'])
-    batched = jax.vmap(field)(x, p, q)
-    for state in range(4):
-        np.testing.assert_allclose(batched[state], field(x[state], p[state], q[state]), atol=1e-6)
 
 
 @pytest.mark.parametrize('kernel', KERNELS)
@@ -153,6 +167,76 @@ def test_field_and_its_derivative_are_finite(kernel, particles):
     loss, grads = jitted_loss_and_grads(x, positives, x, log_kernel=log_kernel)
     for values in (*jacobian, loss, *grads):
         assert np.all(np.isfinite(values))
+
+
+# ---- The papers' field of a batch of states ----
+
+
+@pytest.mark.parametrize('kernel', KERNELS)
+@pytest.mark.parametrize('root_d_units', [False, True])
+def test_mean_shifts_are_the_field_of_each_particle_apart_from_itself(kernel, root_d_units):
+    """Whole weights are samples that are there as many times: none, once, or more."""
+    x, p, n = normal(0, 3, 4, 2), normal(1, 3, 3, 2), normal(2, 3, 2, 2)
+    counts = np.array([[1, 0, 2], [3, 1, 1], [0, 0, 1]]), np.array([[0, 2], [1, 1], [0, 0]])
+    field, info = jitted_mean_shift_field(
+        x, p, n, bandwidths=(0.3, 1.0), kernel=kernel, root_d_units=root_d_units,
+        weight_positives=np.float32(counts[0]), weight_negatives=np.float32(counts[1]),
+    )  # fmt: skip
+    expected = np.zeros((2, *x.shape))
+    for k, b, i in np.ndindex(2, 3, 4):
+        length = (0.3, 1.0)[k] * (2**0.5 if root_d_units else 1)
+        positives, negatives = (
+            np.repeat(s[b], c[b], axis=0) for s, c in zip((p, n), counts, strict=True)
+        )
+        others = np.concatenate([np.delete(x[b], i, axis=0), negatives])
+        log_kernel = partial({'gaussian': gaussian, 'laplace': laplace}[kernel], bandwidth=length)
+        expected[k, b, i] = drifting_field(x[b, i : i + 1], positives, others, log_kernel)[0]
+    np.testing.assert_allclose(field, expected.sum(0), atol=1e-5)
+    np.testing.assert_allclose(info['force'], np.mean(expected**2, axis=(1, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('case', 'kernel', 'bandwidth'),
+    [('driftql', 'laplace', 0.5), ('driftql_noise_dim', 'gaussian', 0.2)],
+)
+def test_mean_shifts_agree_with_driftql(case, kernel, bandwidth):
+    golden = {k.removeprefix(f'{case}/'): DRIFTQL[k] for k in DRIFTQL if k.startswith(f'{case}/')}
+    names = {tuple(k.split('/')[2:]): k for k in golden if k.startswith('params/actor/')}
+    params = unflatten_dict({path: golden[k] for path, k in names.items()})
+    observations, noise = golden['batch/observations'][:, None], golden['draws/particles']
+    particles = jnp.clip(MLP((32, 32), 3).apply({'params': params}, observations, noise), -1, 1)
+    positives = golden['batch/actions'][:, None]
+    options = {'bandwidths': (bandwidth,), 'kernel': kernel, 'root_d_units': True}
+    loss, _ = mean_shift_loss(particles, positives, **options)
+    field, _ = jitted_mean_shift_field(particles, positives, **options)
+    length = lambda vectors: np.linalg.norm(vectors, axis=-1).mean()  # noqa: E731
+    attraction = positives - particles
+    for name, value in {
+        'bc_drift_loss_raw': loss,
+        'drift_norm': length(field),
+        'drift_attract_norm': length(attraction),
+        'drift_repel_norm': length(attraction - field),
+    }.items():
+        np.testing.assert_allclose(value, golden[f'info/actor/{name}'], rtol=1e-5)
+
+
+def test_nothing_repels_a_particle_alone_and_nothing_attracts_it_to_weights_of_zero():
+    x, p = normal(0, 3, 1, 4), normal(1, 3, 1, 4)
+    field, _ = jitted_mean_shift_field(x, p, bandwidths=(0.1,))
+    np.testing.assert_allclose(field, p - x, atol=1e-6)
+    nothing = np.zeros((3, 1), np.float32)
+    field, _ = jitted_mean_shift_field(x, p, bandwidths=(0.1,), weight_positives=nothing)
+    np.testing.assert_array_equal(field, np.zeros_like(x))
+
+
+def test_mean_shifts_take_particles_to_places_within_the_bounds_of_actions():
+    x, p = np.tanh(normal(0, 5, 8, 3)), np.tanh(normal(1, 5, 1, 3))
+    field, _ = jitted_mean_shift_field(x, p, bandwidths=(0.3,))
+    assert np.abs(x + field).max() > 1
+    step = np.clip(x + field, -1, 1) - x
+    (loss, _), grads = loss_and_grads(x, p, loss=mean_shift_loss, bandwidths=(0.3,))
+    np.testing.assert_allclose(loss, np.mean(step**2), rtol=1e-5)
+    np.testing.assert_allclose(grads[0], -2 * step / x.size, rtol=1e-4, atol=1e-7)
 
 
 # ---- The normalised field ----
@@ -304,18 +388,11 @@ def test_the_raw_force_falls_with_the_temperature_to_a_floor():
     assert 1e-6 < force[2] < 1e-5
 
 
-def test_normalized_loss_only_moves_the_particles_and_by_their_field():
+def test_normalized_loss_moves_the_particles_by_their_field():
     sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
-    weights = {'weight_positives': normal(3, 5, 2) ** 2, 'weight_negatives': normal(4, 5, 4) ** 2}
-    options = {'temperatures': (0.1, 1.0)}
-    field, unit, _ = jitted_normalized_field(*sets, **weights, **options)
-    _, grads = loss_and_grads(*sets, **weights, **options)
+    field, unit, _ = jitted_normalized_field(*sets, temperatures=(0.1, 1.0))
+    _, grads = loss_and_grads(*sets, temperatures=(0.1, 1.0))
     np.testing.assert_allclose(grads[0], -2 * field / (5 * 8 * 3 * unit), rtol=1e-4, atol=1e-7)
-    assert not np.any(grads[1])
-    assert not np.any(grads[2])
-    mean_loss = lambda weights: loss_and_grads(*sets, **weights, **options)[0][0]  # noqa: E731
-    through_weights = jax.jit(jax.grad(mean_loss))(weights)
-    assert not any(np.any(grad) for grad in through_weights.values())
 
 
 def test_small_fields_survive_large_coordinates():
@@ -323,63 +400,6 @@ def test_small_fields_survive_large_coordinates():
     x, p = normal(0, 4, 8, 2), normal(1, 4, 1, 2)
     (mean, _), _ = loss_and_grads(x + 2.0**20, p + 2.0**20, temperatures=(0.1,))
     np.testing.assert_allclose(mean, 1.0, rtol=1e-4)
-
-
-@pytest.mark.parametrize('negatives', [None, np.ones((2, 2))])
-@pytest.mark.parametrize('particles', PARTICLES)
-def test_normalized_loss_and_its_gradient_are_finite(particles, negatives):
-    x, positives = (np.float32(points)[None] for points in PARTICLES[particles])
-    if negatives is not None:
-        negatives = np.float32(negatives)[None, :, : x.shape[-1]]
-    (mean, (loss, info)), grads = loss_and_grads(x, positives, negatives, temperatures=(0.02, 1.0))
-    for values in jax.tree.leaves((mean, loss, info, grads)):
-        assert np.all(np.isfinite(values))
-
-
-@pytest.mark.parametrize('garbage', [0.0, 1e6, np.nan, np.inf])
-def test_masked_states_change_nothing(garbage):
-    mask = np.array([1, 0, 1, 1, 0], bool)
-    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
-    weights = {'weight_positives': normal(3, 5, 2) ** 2, 'weight_negatives': normal(4, 5, 4) ** 2}
-    options = {'temperatures': (0.1, 1.0)}
-
-    def spoil(values):
-        return np.where(mask.reshape(-1, *[1] * (values.ndim - 1)), values, np.float32(garbage))
-
-    clean = loss_and_grads(*sets, **weights, **options, state_mask=mask)
-    spoiled = loss_and_grads(
-        *map(spoil, sets), **{k: spoil(v) for k, v in weights.items()}, **options, state_mask=mask
-    )
-    jax.tree.map(np.testing.assert_array_equal, clean, spoiled)
-
-    (_, (loss, info)), grads = clean
-    without = loss_and_grads(
-        *(values[mask] for values in sets), **{k: v[mask] for k, v in weights.items()}, **options
-    )
-    (_, (loss_without, info_without)), grads_without = without
-    np.testing.assert_allclose(loss[mask], loss_without, rtol=1e-6)
-    np.testing.assert_allclose(5 * grads[0][mask], 3 * grads_without[0], rtol=1e-4, atol=1e-6)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), info, info_without)
-    assert not np.any(loss[~mask])
-    assert not np.any(grads[0][~mask])
-
-
-def test_a_batch_of_masked_states_has_no_loss():
-    sets = np.full((3, 4, 2), np.nan), np.full((3, 1, 2), np.nan)
-    options = {'temperatures': (0.1, 1.0), 'state_mask': np.zeros(3)}
-    (_, (loss, info)), grads = loss_and_grads(*sets, **options)
-    np.testing.assert_array_equal(loss, np.zeros(3))
-    np.testing.assert_array_equal(grads[0], np.zeros((3, 4, 2)))
-    np.testing.assert_array_equal(info['scale'], 0.0)
-    np.testing.assert_array_equal(info['force'], np.zeros(2))
-
-
-def test_weight_of_one_is_the_default():
-    sets = normal(0, 3, 8, 3), normal(1, 3, 2, 3), normal(2, 3, 4, 3)
-    ones = {'weight_positives': np.ones((3, 2)), 'weight_negatives': np.ones((3, 4))}
-    plain, *_ = jitted_normalized_field(*sets, temperatures=(0.1,))
-    weighted, *_ = jitted_normalized_field(*sets, temperatures=(0.1,), **ones)
-    np.testing.assert_allclose(plain, weighted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_positive_of_weight_zero_exerts_no_pull_but_takes_its_share():
@@ -443,26 +463,73 @@ def test_negatives_only_is_antisymmetric_and_ignores_the_other_particles():
     assert outside_plane(np.asarray(field(x, p, n)[0])) > 1e-1
 
 
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        ({'temperatures': ()}, 'one or more positive'),
-        ({'temperatures': (0.1, 0.0)}, 'one or more positive'),
-        ({'temperatures': (-0.1,)}, 'one or more positive'),
-        ({'temperatures': (float('nan'),)}, 'one or more positive'),
-        ({'positives_only': True, 'negatives_only': True}, 'choose one'),
-        ({'negatives_only': True}, 'needs explicit negatives'),
-        ({'negatives_only': True, 'negatives': np.zeros((2, 0, 2))}, 'needs explicit negatives'),
-        ({'weight_negatives': np.ones((2, 1))}, 'without negatives'),
-    ],
-)
-def test_impossible_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        normalized_drifting_loss(
-            np.ones((2, 3, 2)), np.ones((2, 1, 2)), **{'temperatures': (0.1,), **options}
-        )
+# ---- What both have in common ----
 
 
+@every_loss
+def test_nothing_but_the_particles_has_a_gradient(field):
+    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
+    weights = {'weight_positives': normal(3, 5, 2) ** 2, 'weight_negatives': normal(4, 5, 4) ** 2}
+    options = LOSSES[field]
+    _, grads = loss_and_grads(*sets, **weights, **options)
+    assert np.any(grads[0])
+    assert not np.any(grads[1])
+    assert not np.any(grads[2])
+    mean_loss = lambda weights: loss_and_grads(*sets, **weights, **options)[0][0]  # noqa: E731
+    through_weights = jax.jit(jax.grad(mean_loss))(weights)
+    assert not any(np.any(grad) for grad in through_weights.values())
+
+
+@every_loss
+@pytest.mark.parametrize('negatives', [None, np.ones((2, 2))])
+@pytest.mark.parametrize('particles', PARTICLES)
+def test_a_batchs_loss_and_its_gradient_are_finite(particles, negatives, field):
+    x, positives = (np.float32(points)[None] for points in PARTICLES[particles])
+    if negatives is not None:
+        negatives = np.float32(negatives)[None, :, : x.shape[-1]]
+    for values in jax.tree.leaves(loss_and_grads(x, positives, negatives, **LOSSES[field])):
+        assert np.all(np.isfinite(values))
+
+
+@every_loss
+@pytest.mark.parametrize('garbage', [0.0, 1e6, np.nan, np.inf])
+def test_masked_states_change_nothing(garbage, field):
+    mask = np.array([1, 0, 1, 1, 0], bool)
+    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
+    weights = {'weight_positives': normal(3, 5, 2) ** 2, 'weight_negatives': normal(4, 5, 4) ** 2}
+    options = LOSSES[field]
+
+    def spoil(values):
+        return np.where(mask.reshape(-1, *[1] * (values.ndim - 1)), values, np.float32(garbage))
+
+    clean = loss_and_grads(*sets, **weights, **options, state_mask=mask)
+    spoiled = loss_and_grads(
+        *map(spoil, sets), **{k: spoil(v) for k, v in weights.items()}, **options, state_mask=mask
+    )
+    jax.tree.map(np.testing.assert_array_equal, clean, spoiled)
+
+    (mean, (_, info)), grads = clean
+    (mean_without, (_, info_without)), grads_without = loss_and_grads(
+        *(values[mask] for values in sets), **{k: v[mask] for k, v in weights.items()}, **options
+    )
+    # The mean shift's loss is a mean over the states that count. In the mean of the normalised
+    # field's losses the others count as zero.
+    share = 3 / 5 if field == 'normalized' else 1
+    np.testing.assert_allclose(mean, share * mean_without, rtol=1e-5)
+    np.testing.assert_allclose(grads[0][mask], share * grads_without[0], rtol=1e-4, atol=1e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), info, info_without)
+    assert not np.any(grads[0][~mask])
+
+
+@every_loss
+def test_a_batch_of_masked_states_has_no_loss(field):
+    sets = np.full((3, 4, 2), np.nan), np.full((3, 1, 2), np.nan)
+    (mean, (_, info)), grads = loss_and_grads(*sets, **LOSSES[field], state_mask=np.zeros(3))
+    for values in (mean, grads[0], *info.values()):
+        np.testing.assert_array_equal(values, np.zeros_like(values))
+
+
+@every_loss
 @pytest.mark.parametrize(
     ('name', 'shape', 'wanted'),
     [
@@ -481,7 +548,7 @@ def test_impossible_options_are_refused(options, message):
         ('state_mask', (1,), '[B] with B=2'),
     ],
 )
-def test_a_wrong_shape_is_refused_by_name(name, shape, wanted):
+def test_a_wrong_shape_is_refused_by_name(name, shape, wanted, field):
     arrays = {
         'generated': np.ones((2, 3, 4)),
         'positives': np.ones((2, 2, 4)),
@@ -490,10 +557,35 @@ def test_a_wrong_shape_is_refused_by_name(name, shape, wanted):
         'weight_negatives': np.ones((2, 5)),
         'state_mask': np.ones(2),
     }
-    loss_and_grads(**arrays, temperatures=(0.1,))
+    loss_and_grads(**arrays, **LOSSES[field])
     with pytest.raises(ValueError, match=r'^\w+ has shape .*: must be ') as error:
-        normalized_drifting_loss(**arrays | {name: np.ones(shape)}, temperatures=(0.1,))
+        loss_and_grads(**arrays | {name: np.ones(shape)}, **LOSSES[field])
     assert str(error.value).endswith(f'must be {wanted}')
+
+
+@pytest.mark.parametrize(
+    ('field', 'options', 'message'),
+    [
+        ('normalized', {'temperatures': ()}, 'one or more positive'),
+        ('normalized', {'temperatures': (0.1, 0.0)}, 'one or more positive'),
+        ('normalized', {'temperatures': (float('nan'),)}, 'one or more positive'),
+        ('mean shift', {'bandwidths': ()}, 'one or more positive'),
+        ('mean shift', {'bandwidths': (0.1, -0.1)}, 'one or more positive'),
+        ('mean shift', {'kernel': 'cauchy'}, 'kernel=cauchy: use gaussian or laplace'),
+        ('normalized', {'positives_only': True, 'negatives_only': True}, 'choose one'),
+        ('normalized', {'negatives_only': True}, 'needs explicit negatives'),
+        (
+            'normalized',
+            {'negatives_only': True, 'negatives': np.zeros((2, 0, 2))},
+            'needs explicit negatives',
+        ),
+        ('normalized', {'weight_negatives': np.ones((2, 1))}, 'without negatives'),
+        ('mean shift', {'weight_negatives': np.ones((2, 1))}, 'without negatives'),
+    ],
+)
+def test_impossible_options_are_refused(field, options, message):
+    with pytest.raises(ValueError, match=message):
+        loss_and_grads(np.ones((2, 3, 2)), np.ones((2, 1, 2)), **LOSSES[field] | options)
 
 
 @pytest.mark.parametrize(
@@ -517,6 +609,8 @@ def test_the_mean_shift_is_of_one_particle():
         mean_shift(np.ones((5, 4)), np.ones((6, 4)), KERNELS['gaussian'])
     with pytest.raises(ValueError, match=r'ys has shape \(6, 1\): must be \[P, D\] with D=4'):
         mean_shift(np.ones(4), np.ones((6, 1)), KERNELS['gaussian'])
+    with pytest.raises(ValueError, match=r'weights has shape \(5,\): must be \[P\] with P=6'):
+        mean_shift(np.ones(4), np.ones((6, 4)), KERNELS['gaussian'], np.ones(5))
 
 
 # ---- What it is for ----
@@ -526,8 +620,8 @@ MASSES = np.float32([0.4, 0.3, 0.2, 0.1])
 SPREAD = 0.15
 
 
-def train_generator(key, positives_only, steps=500, sets=4, particles=32):
-    """4096 samples of z -> MLP -> R^2, trained with the drifting loss on draws of the mixture."""
+def train_generator(key, loss, steps=500, sets=4, particles=32, positives=32):
+    """4096 samples of z -> MLP -> R^2, trained with a drifting loss on draws of the mixture."""
     hidden = [layer for _ in range(3) for layer in (nn.Dense(64), nn.gelu)]
     network = nn.Sequential([*hidden, nn.Dense(2)])
     optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, steps))
@@ -536,8 +630,8 @@ def train_generator(key, positives_only, steps=500, sets=4, particles=32):
 
     def mixture(key):
         mode_key, noise_key = jax.random.split(key)
-        modes = jax.random.choice(mode_key, 4, (sets, particles), p=MASSES)
-        noise = SPREAD * jax.random.normal(noise_key, (sets, particles, 2))
+        modes = jax.random.choice(mode_key, 4, (sets, positives), p=MASSES)
+        noise = SPREAD * jax.random.normal(noise_key, (sets, positives, 2))
         return jnp.take(CENTRES, modes, axis=0) + noise
 
     def step(state, key):
@@ -546,11 +640,7 @@ def train_generator(key, positives_only, steps=500, sets=4, particles=32):
         z = jax.random.normal(z_key, (sets, particles, 4))
 
         def mean_loss(params):
-            generated = network.apply(params, z)
-            loss, _ = normalized_drifting_loss(
-                generated, mixture(data_key), temperatures=(0.1,), positives_only=positives_only
-            )
-            return jnp.mean(loss)
+            return jnp.mean(loss(network.apply(params, z), mixture(data_key))[0])
 
         updates, moments = optimizer.update(jax.grad(mean_loss)(params), moments)
         return (optax.apply_updates(params, updates), moments), None
@@ -573,18 +663,36 @@ def masses_and_spreads(samples):
     return masses, np.array(spreads)
 
 
-def train_generators(positives_only):
+def train_generators(loss, **sizes):
     keys = jax.random.split(jax.random.key(0), 3)
-    train = jax.vmap(partial(train_generator, positives_only=positives_only))
-    return np.asarray(jax.jit(train)(keys))
+    return np.asarray(jax.jit(jax.vmap(partial(train_generator, loss=loss, **sizes)))(keys))
 
 
-def test_drifting_alone_teaches_a_generator_a_mixture():
-    for samples in train_generators(positives_only=False):
+by_normalized = partial(normalized_drifting_loss, temperatures=(0.1,))
+
+
+def by_mean_shift(x, y):
+    """Half as large, so that no drifted position is cut at the bounds of actions."""
+    return mean_shift_loss(x / 2, y / 2, bandwidths=(0.2,))
+
+
+@pytest.mark.parametrize('loss', [by_normalized, by_mean_shift])
+def test_drifting_alone_teaches_a_generator_a_mixture(loss):
+    for samples in train_generators(loss):
         masses, spreads = masses_and_spreads(samples)
         np.testing.assert_allclose(masses, MASSES, atol=0.1)
         assert len(spreads) == 4
         np.testing.assert_allclose(spreads, SPREAD, rtol=0.4)
+
+
+def test_one_positive_at_a_time_teaches_the_mixture_by_one_field_and_its_mean_by_the_other():
+    """As in DFP's data term: a mean shift to one sample cannot choose among samples."""
+    one_each = {'sets': 32, 'particles': 8, 'positives': 1}
+    for samples in train_generators(by_normalized, **one_each):
+        np.testing.assert_allclose(masses_and_spreads(samples)[0], MASSES, atol=0.1)
+    for samples in train_generators(by_mean_shift, **one_each):
+        np.testing.assert_allclose(samples.mean(axis=0), MASSES @ CENTRES, atol=0.1)
+        assert np.all(samples.std(axis=0) < 0.2)  # the mixture's is 1
 
 
 def test_without_repulsion_the_generator_collapses():
@@ -596,7 +704,7 @@ def test_without_repulsion_the_generator_collapses():
     particles meet at the mean of the data; the spread is wrong in each of them).
     """
     lost = []
-    for samples in train_generators(positives_only=True):
+    for samples in train_generators(partial(by_normalized, positives_only=True)):
         masses, spreads = masses_and_spreads(samples)
         assert np.all(spreads < SPREAD / 2)
         lost.append(np.min(masses) < 0.01)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reports import field_problems as problems
-from reports.field import Options, draw, training_snapshots
-from utils.drifting import drifting_field, gaussian, laplace, normalized_field
+from figures import field_problems as problems
+from figures.field import Options, draw, training_snapshots
+from utils.drifting import gaussian, mean_shift_field, normalized_field
 from utils.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -48,15 +48,12 @@ def test_the_fields_of_the_plane_are_densities(samples):
     np.testing.assert_allclose(old.mean(0), problems.WEIGHTS @ problems.MODES, atol=0.03)
 
 
-def test_the_repulsion_is_exactly_the_gradient_of_the_policys_kde(samples):
+def test_the_policys_term_is_exactly_the_gradient_of_its_kde(samples):
     old, tilted = samples
-    x = old[:50]
-    parts = problems.decompose(x, tilted, old, SIGMA, BETA)
+    parts = problems.decompose(old[:50], tilted, old, SIGMA, BETA)
     kernel = lambda a, b: gaussian(a, b, SIGMA)  # noqa: E731
-    shift = jax.jit(jax.vmap(lambda a: problems.mean_shift(a, old, kernel)))(x)
-    _, repulsion = jax.jit(partial(problems.paper_parts, log_kernel=kernel))(x, old)
+    shift = jax.jit(jax.vmap(lambda a: problems.mean_shift(a, old, kernel)))(old[:50])
     np.testing.assert_allclose(parts.of_policy, -shift, atol=1e-5)
-    assert repulsion.shape == x.shape
 
 
 def test_the_field_is_its_decomposition_up_to_the_kernels_blur(samples):
@@ -80,14 +77,15 @@ def test_every_term_of_the_decomposition_counts(samples):
 
 
 @pytest.mark.parametrize('kernel', ['gaussian', 'laplace'])
-def test_the_two_parts_of_the_papers_field_are_the_field(kernel, samples):
+def test_the_two_parts_of_the_mean_shift_field_are_the_field(kernel, samples):
     x, positives = samples[0][:20], samples[1][:4]
-    parts = problems.make_parts(kernel, 0.3, ())
-    log_kernel = partial({'gaussian': gaussian, 'laplace': laplace}[kernel], bandwidth=0.3)
-    whole = jax.jit(partial(drifting_field, log_kernel=log_kernel))(x, positives, x)
-    np.testing.assert_allclose(sum(parts(x, positives)), whole, atol=1e-6)
-    field = problems.make_field(kernel, 0.3, ())
-    np.testing.assert_allclose(field(x, positives), whole, atol=1e-6)
+    options = {'bandwidths': (0.3,), 'kernel': kernel}
+    whole = jax.jit(partial(mean_shift_field, **options))(x[None], positives[None])[0][0]
+    attraction, repulsion = problems.make_parts(kernel, 0.3, ())(x, positives)
+    np.testing.assert_allclose(attraction + repulsion, whole, atol=1e-6)
+    np.testing.assert_allclose(problems.make_field(kernel, 0.3, ())(x, positives), whole, atol=1e-6)
+    to_one, _ = problems.make_parts(kernel, 0.3, ())(x, positives[:1])
+    np.testing.assert_allclose(to_one, positives[:1] - x, atol=1e-6)
 
 
 @pytest.mark.parametrize('temperatures', [(0.1,), (0.05, 0.5)])
@@ -163,7 +161,7 @@ def test_training_is_animated_and_starts_are_drawn(tmp_path, monkeypatch):
     draw(Options(str(tmp_path / 'starts.png'), 'starts', updates=2))
     assert (tmp_path / 'starts.png').stat().st_size > 10_000
     few = lambda options: training_snapshots(options, 2, 100, 5)  # noqa: E731
-    monkeypatch.setattr('reports.field.training_snapshots', few)
+    monkeypatch.setattr('figures.field.training_snapshots', few)
     draw(Options(str(tmp_path / 'training.gif'), 'training', updates=2))
     with Image.open(tmp_path / 'training.gif') as image:
         assert image.size[0] > 800
@@ -205,7 +203,7 @@ def test_what_cannot_be_drawn_is_refused(changes, message):
 
 
 def test_the_program_answers_bad_input_with_one_line(tmp_path):
-    command = [sys.executable, '-m', 'reports.field', '--temperatures=warm', '--output=a.png']
+    command = [sys.executable, '-m', 'figures.field', '--temperatures=warm', '--output=a.png']
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr == '--temperatures=warm: must be numbers, such as 0.1,0.5\n'

@@ -1,4 +1,4 @@
-"""Problems in the plane on which a drifting field can be seen and measured; `reports.field` draws.
+"""Problems in the plane on which a drifting field can be seen and measured; `figures.field` draws.
 
 In the first, actions [2] of an old policy π_old with a known density have known values Q. The
 target is the tilted policy π*(a) ∝ π_old(a) exp(Q(a) / β). In the others the target is a
@@ -18,14 +18,15 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from utils.drifting import LogKernel, drifting_field, gaussian, laplace, mean_shift
+from utils.drifting import KERNELS as MEAN_SHIFT_KERNELS
+from utils.drifting import drifting_field, gaussian, mean_shift, mean_shift_field
 from utils.drifting import normalized_field as normalized
 from utils.networks import MLP, apply_network
 
 Field = Callable[[jax.Array, jax.Array], jax.Array]  # (particles [G, 2], positives [P, 2]) -> V
 # The same in two parts [G, 2], attraction and repulsion, whose sum is V.
 Parts = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-KERNELS = ('gaussian', 'laplace', 'normalized')
+KERNELS = (*MEAN_SHIFT_KERNELS, 'normalized')
 POOL = 20_000  # samples of a target that training draws from
 
 # The old policy: three modes of equal width, and the values of actions: two hills.
@@ -156,40 +157,39 @@ def log_kde(x: jax.Array, samples: jax.Array, bandwidth: float) -> jax.Array:
 
 
 def make_field(kernel: str, bandwidth: float, temperatures: Sequence[float]) -> Field:
-    """Returns the sum of `make_parts`, without computing the parts where that takes longer."""
-    if kernel == 'normalized':
+    """Returns a field of `utils.drifting` for the particles of one state, which repel each other.
 
-        @jax.jit
-        def field(x: jax.Array, positives: jax.Array) -> jax.Array:
+    Args:
+        kernel: 'gaussian' or 'laplace' for the mean-shift field, 'normalized' for that of DFP's
+            release.
+        bandwidth: of the mean-shift field.
+        temperatures: of the normalised one.
+    """
+
+    @jax.jit
+    def field(x: jax.Array, positives: jax.Array) -> jax.Array:
+        if kernel == 'normalized':
             moved, unit, _ = normalized(x[None], positives[None], temperatures=tuple(temperatures))
             return unit * moved[0]
+        options = {'bandwidths': (bandwidth,), 'kernel': kernel}
+        return mean_shift_field(x[None], positives[None], **options)[0][0]
 
-        return field
-    parts = make_parts(kernel, bandwidth, temperatures)
-    return jax.jit(lambda x, positives: sum(parts(x, positives), jnp.zeros_like(x)))
+    return field
 
 
 def make_parts(kernel: str, bandwidth: float, temperatures: Sequence[float]) -> Parts:
-    """Returns a field of `utils.drifting`, in two parts; the particles are the negatives.
-
-    Args:
-        kernel: 'gaussian' or 'laplace' for the field of the paper, 'normalized' for the one that
-            agents train with.
-        bandwidth: of the paper's field.
-        temperatures: of the normalised one.
-    """
+    """Returns the field of `make_field` in two parts."""
     if kernel == 'normalized':
         return jax.jit(partial(normalized_parts, temperatures=tuple(temperatures)))
-    log_kernel = {'gaussian': gaussian, 'laplace': laplace}[kernel]
-    return jax.jit(partial(paper_parts, log_kernel=partial(log_kernel, bandwidth=bandwidth)))
+    field = make_field(kernel, bandwidth, temperatures)
+    log_kernel = partial(MEAN_SHIFT_KERNELS[kernel], bandwidth=bandwidth)
 
+    @jax.jit
+    def parts(x: jax.Array, positives: jax.Array) -> tuple[jax.Array, jax.Array]:
+        attraction = jax.vmap(lambda particle: mean_shift(particle, positives, log_kernel))(x)
+        return attraction, field(x, positives) - attraction
 
-def paper_parts(
-    x: jax.Array, positives: jax.Array, log_kernel: LogKernel
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the two parts of `drifting_field` for particles `x [G, 2]`."""
-    shift = jax.vmap(lambda particle, ys: mean_shift(particle, ys, log_kernel), (0, None))
-    return shift(x, positives), -shift(x, x)
+    return parts
 
 
 def normalized_parts(

@@ -1,8 +1,8 @@
 """Draws the drifting field: what moves a policy's samples, and where they go.
 
-    python -m reports.field --seed=4 --output=docs/field.png
-    python -m reports.field --figure=training --output=training.mp4
-    python -m reports.field --figure=starts --output=starts.png
+    python -m figures.field --seed=4 --output=docs/field.png
+    python -m figures.field --figure=training --output=training.mp4
+    python -m figures.field --figure=starts --output=starts.png
 
 `field`: one state, actions in the plane; the K best of N proposals attract particles, which repel
 each other. `training`: an animation of a one-step generator that learns the tilted policy, and its
@@ -20,8 +20,7 @@ import matplotlib
 import numpy as np
 from absl import app, flags, logging
 
-from reports import field_problems as problems
-from reports.style import BLUE, GREEN, ORANGE, RED
+from figures import field_problems as problems
 from reports.videos import SUFFIXES, check_path, write_video
 from utils.errors import UserError
 
@@ -30,6 +29,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+BLUE, ORANGE, RED, GREEN = '#0072B2', '#E69F00', '#D55E00', '#009E73'  # Okabe and Ito's
 PICTURES = ('.png', '.pdf', '.svg')
 FIGURES = {'field': PICTURES, 'training': SUFFIXES, 'starts': PICTURES}
 BANDWIDTHS = {'field': 0.4, 'training': 0.1, 'starts': 0.12}  # where none is given
@@ -81,10 +81,10 @@ class Options:
 
     @property
     def label(self) -> str:
-        """The field's kernel, in words."""
+        """The field, in words."""
         if self.kernel == 'normalized':
             return 'normalised field, T = ' + ', '.join(f'{t:g}' for t in self.temperatures)
-        return f'{self.kernel.capitalize()} kernel of width {self.width:g}'
+        return f'mean shifts, {self.kernel.capitalize()} kernel of width {self.width:g}'
 
     def check(self) -> None:
         """Raises UserError for what cannot be drawn."""
@@ -314,10 +314,10 @@ def draw_starts(options: Options) -> None:
 HELP = {
     'output': 'File to write; field, starts: .png, .pdf or .svg; training: .mp4 or .gif.',
     'figure': f'What to draw: {", ".join(FIGURES)}.',
-    'kernel': 'gaussian or laplace: the field of the paper; normalized: the one that agents use.',
-    'bandwidth': "Of the paper's field; default: "
+    'kernel': "gaussian or laplace: of the mean-shift field; normalized: the release's field.",
+    'bandwidth': 'Of the mean-shift field; default: '
     + ', '.join(f'{width:g} ({name})' for name, width in BANDWIDTHS.items()),
-    'temperatures': "T of the agents' field, separated by commas.",
+    'temperatures': 'T of the normalised field, separated by commas.',
     'beta': 'β, the temperature of the tilted policy (training).',
     'num_candidates': 'N, proposals of π_old (field).',
     'top_k': 'K, the best of them (field).',

@@ -1,12 +1,12 @@
 """What each policy does with one state: where its actions go offline, and where online.
 
-    python -m reports.bandit --output=docs/bandit.png
+    python -m figures.bandit --output=docs/bandit.png
 
 Actions have two dimensions. The data has four modes of behaviour; a fixed critic likes all of them
 a little and a narrow spot in the rarest of them much. Each method trains offline on the data, then
 online on the data and on its own actions, with the same agents and replay as everywhere else, only
-smaller. Drawn are the policy's samples and the actions taken (the best of N samples; FQL: the
-samples).
+smaller. DFP does so by each of its fields. Drawn are the policy's samples and the actions taken
+(the best of N samples; FQL: the samples).
 """
 
 import dataclasses
@@ -32,7 +32,14 @@ from utils.spec import Spec
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
-METHODS = ('bfn', 'fql', 'mvp', 'dfp')
+POLICIES = {  # what to draw -> agent, and what is not its own setting
+    'BFN': ('bfn', {}),
+    'FQL': ('fql', {'alpha': 1.0}),  # of the size of the values, as 300 is of a cube task's
+    # As released with DFP; without a top-K term it imitates, as BFN does.
+    'MVP': ('mvp', {'top_k': 4, 'topk_phases': 'both'}),
+    'DFP, normalised': ('dfp', {}),
+    'DFP, mean shift': ('dfp', {'data_field': 'mean_shift', 'topk_field': 'mean_shift'}),
+}
 MODES = np.array([[-0.55, -0.55], [-0.55, 0.55], [0.55, -0.55], [0.55, 0.55]])
 WEIGHTS = np.array([0.3, 0.3, 0.3, 0.1])
 WIDTH = 0.08  # standard deviation of each mode
@@ -89,16 +96,14 @@ def transition(chunk: jax.Array) -> Batch:
     }
 
 
-def make_agent(method: str, seed: int) -> Agent:
+def make_agent(policy: str, seed: int) -> Agent:
     """Makes an agent of the method's own settings, smaller and faster, with the fixed critic."""
+    method, changes = POLICIES[policy]
     config = agents.get_config(method)
     config.update(
         batch_size=128, actor_hidden_dims=(128, 128), critic_hidden_dims=(8,), lr=1e-3, num_qs=1
     )
-    if method == 'fql':
-        config.alpha = 1.0  # of the size of the values, as 300 is of a cube task's
-    if method == 'mvp':  # as released with DFP; without a top-K term it imitates, as BFN does
-        config.update(top_k=4, topk_phases='both')
+    config.update(changes)
     if 'ema_rate' in config:
         config.ema_rate = 1e-3  # a thousandth of the paper's steps
     spec = Spec.of(as_rows(behaviour(1, seed)).fields)
@@ -142,10 +147,10 @@ def draw(policy: Agent, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
     return samples[:, 0], policy.sample_actions(observations, act_rng)[:, 0]
 
 
-def play(method: str, seed: int, offline_steps: int, online_steps: int) -> Drawn:
-    """Trains a method; returns what `draw` draws at the end of each phase."""
+def play(policy: str, seed: int, offline_steps: int, online_steps: int) -> Drawn:
+    """Trains a policy; returns what `draw` draws at the end of each phase."""
     data = as_rows(behaviour(DATA_SIZE, seed))
-    agent, replay = make_agent(method, seed), Replay.create(data, DATA_SIZE + online_steps)
+    agent, replay = make_agent(policy, seed), Replay.create(data, DATA_SIZE + online_steps)
     drawing = key_for(seed, 'evaluation')
     agent = train_offline(agent, replay, data, offline_steps)
     drawn = {'offline': jax.device_get(draw(agent.policy(), drawing))}
@@ -155,12 +160,20 @@ def play(method: str, seed: int, offline_steps: int, online_steps: int) -> Drawn
 
 
 def summary(actions: np.ndarray) -> dict[str, float]:
-    """Returns the share of actions in the mode with the best spot, off the support, and mean Q."""
+    """Returns shares of `actions [n, 2]` by mode and off the support, their spread, and mean Q.
+
+    The spread is the standard deviation within a mode, in units of that of the data.
+    """
     distances = np.linalg.norm(actions[:, None] - MODES, axis=-1)
     values = FixedCritic().apply(None, None, jnp.asarray(actions))[0]
+    mode = np.where(distances.min(axis=1) <= SUPPORT, distances.argmin(axis=1), len(MODES))
+    shares = np.bincount(mode, minlength=len(MODES) + 1) / len(actions)
+    kept = [actions[mode == i].std(axis=0).mean() for i in range(len(MODES)) if shares[i] >= 0.02]
     return {
-        'best mode': float(np.mean((distances.argmin(1) == 3) & (distances.min(1) <= SUPPORT))),
-        'off support': float(np.mean(distances.min(axis=1) > SUPPORT)),
+        'best mode': shares[3],
+        'modes kept': len(kept),
+        'spread': float(np.mean(kept)) / WIDTH if kept else 0.0,
+        'off support': shares[4],
         'mean Q': float(np.mean(values)),
     }
 
@@ -173,7 +186,7 @@ def picture(results: dict[str, Drawn], path: pathlib.Path) -> None:
     grid = np.linspace(-1, 1, 200)
     points = jnp.stack(jnp.meshgrid(grid, grid), -1)
     values = FixedCritic().apply(None, None, points)[0]
-    for column, (method, drawn) in enumerate(results.items()):
+    for column, (policy, drawn) in enumerate(results.items()):
         for row, (phase, (samples, actions)) in enumerate(drawn.items()):
             ax = axes[row, column]
             ax.contourf(grid, grid, values, levels=12, cmap='Greys', alpha=0.55)
@@ -183,12 +196,12 @@ def picture(results: dict[str, Drawn], path: pathlib.Path) -> None:
                 ax.add_patch(plt.Circle(mode, SUPPORT, fill=False, color='0.4', lw=0.6, ls=':'))
             of_samples, of_actions = summary(samples), summary(actions)
             ax.set(xlim=(-1, 1), ylim=(-1, 1), xticks=[], yticks=[], aspect='equal')
-            ax.set_title(f'{method.upper()}, {phase}', fontsize=10)
+            ax.set_title(f'{policy}, {phase}', fontsize=10)
             ax.set_xlabel(
                 '\n'.join(
-                    f'{name}: {100 * a:.0f}% of samples, {100 * b:.0f}% of actions'
-                    for (name, a), b in zip(of_samples.items(), of_actions.values(), strict=True)
-                    if name != 'mean Q'
+                    f'{name}: {100 * of_samples[name]:.0f}% of samples, '
+                    f'{100 * of_actions[name]:.0f}% of actions'
+                    for name in ('best mode', 'off support')
                 )
                 + f'\nmean Q: {of_samples["mean Q"]:.2f}, {of_actions["mean Q"]:.2f}',
                 fontsize=8,
@@ -208,14 +221,14 @@ def main(_) -> None:
     except UserError as error:
         sys.exit(str(error))
     results = {}
-    for method in METHODS:
-        results[method] = play(
-            method, flags.FLAGS.seed, flags.FLAGS.offline_steps, flags.FLAGS.online_steps
+    for policy in POLICIES:
+        results[policy] = play(
+            policy, flags.FLAGS.seed, flags.FLAGS.offline_steps, flags.FLAGS.online_steps
         )
-        for phase, (samples, actions) in results[method].items():
+        for phase, (samples, actions) in results[policy].items():
             for kind, drawn in (('samples', samples), ('actions', actions)):
-                shares = ', '.join(f'{k} {v:.3f}' for k, v in summary(drawn).items())
-                print(f'{method}, {phase}, {kind}: {shares}', flush=True)
+                numbers = ', '.join(f'{k} {v:.3g}' for k, v in summary(drawn).items())
+                print(f'{policy}, {phase}, {kind}: {numbers}', flush=True)
     picture(results, pathlib.Path(output))
 
 
