@@ -109,17 +109,17 @@ class QAMAgent(Agent, kw_only=True):
         return (2 * horizon if self.config.edit_scale else horizon), action_dim
 
     def flow(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
-        """Returns what the policy's flow makes of `noise [..., D]`, not clipped."""
+        """Returns what the policy's flow makes of `noise [..., D]`, in [-1, 1]."""
         name = 'fast' if self.config.inv_temp else 'slow'
         velocity = self.network(name, params, observations)
-        return integrate(velocity, noise, self.config.flow_steps)
+        return jnp.clip(integrate(velocity, noise, self.config.flow_steps), -1, 1)
 
     def generate(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
         if self.config.alpha:
             return jnp.clip(self.network('one_step', params, observations)(noise), -1, 1)
         chunks = self.flow(params, observations, noise[..., : self.spec.chunk_dim])
         if not self.config.edit_scale:
-            return jnp.clip(chunks, -1, 1)
+            return chunks
         edit_noise = noise[..., self.spec.chunk_dim :]
         return self.edit(params, observations, chunks, edit_noise)[0]
 
@@ -197,7 +197,7 @@ class QAMAgent(Agent, kw_only=True):
             loss, info = loss + edit_loss, info | edit_info
         if self.config.alpha:
             distilled = self.network('one_step', params, observations)(noise)
-            flow = jnp.clip(self.flow(self.params, observations, noise), -1, 1)
+            flow = self.flow(self.params, observations, noise)
             critic = self.network('critic', self.params, observations)
             info['actor/distillation_loss'] = jnp.mean(jnp.square(distilled - flow))
             info['actor/q_loss'] = -critic(jnp.clip(distilled, -1, 1)).mean()
