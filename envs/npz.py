@@ -33,6 +33,7 @@ DAMAGE = (
     AttributeError,
     EOFError,
     LookupError,
+    OSError,
     RuntimeError,
     SyntaxError,
     TypeError,
@@ -82,6 +83,19 @@ class Checked(NamedTuple):
 
     num_rows: int
     content: Content | None
+
+
+def read_array(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """Reads an array to its last byte, so that its CRC-32 is compared even if its header is wrong.
+
+    Raises one of `DAMAGE` if it is damaged.
+    """
+    assert file.zip is not None  # it is open
+    with file.zip.open(f'{name}.npy') as member:
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        if member.read(1):
+            raise ValueError(f'{name} holds more than its header says')
+    return array
 
 
 def bad_file(path: Path, what: str, fix: str = REPLACE) -> DatasetError:

@@ -2,14 +2,14 @@
 
 from training.config import RunConfig
 from training.interruption import Interrupted
-from training.run import Result, load_agent, load_policy, read_metadata, train
+from training.run import Result, load_agent, load_agents, load_policy, train
 
 __all__ = [
     'Interrupted',
     'Result',
     'RunConfig',
     'load_agent',
+    'load_agents',
     'load_policy',
-    'read_metadata',
     'train',
 ]

@@ -170,7 +170,7 @@ class RunConfig:
                 'of one agent, so all seeds would be the same; use --num_seeds=1'
             )
         if self.restore_path:
-            checkpoints.candidates(self.restore_path)
+            checkpoints.find(self.restore_path)
         if self.collect_episodes is not None and self.dataset_source != 'collect':
             raise UserError(
                 f'--collect_episodes={self.collect_episodes}: has a meaning only with '
