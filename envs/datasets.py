@@ -36,7 +36,6 @@ from envs.npz import (
     open_npz,
 )
 from envs.processes import python_path
-from envs.suite import Suite
 from utils.errors import UserError
 
 SOURCES = ('auto', 'download', 'collect')
@@ -48,6 +47,37 @@ ACTION_LIMIT = 1 - 1e-5  # of actions in data, which so lie inside the open inte
 OUTSIDE = 1e-3  # how far an action may leave its bounds, as a part of their range
 
 Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """Which data is wanted, and how it may be made.
+
+    Attributes:
+        source: 'auto' takes the files that are there, whatever made them, and downloads them if
+            there are none. 'download' takes or fetches the public files. 'collect' takes or makes
+            a scripted collection of exactly `num_episodes` and `seed`.
+        num_episodes: episodes to collect; None: as many as the public data set has.
+        seed: of the collection.
+        num_workers: processes that collect; None: one per core.
+
+    Raises:
+        UserError: an unknown source, or episodes where none are collected.
+    """
+
+    source: str = 'auto'
+    num_episodes: int | None = None
+    seed: int = 0
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise UserError(f'source={self.source}: must be one of {", ".join(SOURCES)}')
+        if self.num_episodes is not None and self.source != 'collect':
+            raise UserError(
+                f"num_episodes={self.num_episodes}: only for source='collect', not "
+                f'source={self.source!r}; what is on disk or downloaded is taken whole'
+            )
 
 
 @dataclass(frozen=True)
@@ -121,26 +151,15 @@ def _content(path: Path) -> Content | str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def check_source(source: str, num_episodes: int | None) -> None:
-    """Raises UserError for an unknown source, and for episodes where none are collected."""
-    if source not in SOURCES:
-        raise UserError(f'source={source}: must be one of {", ".join(SOURCES)}')
-    if num_episodes is not None and source != 'collect':
-        raise UserError(
-            f"num_episodes={num_episodes}: only for source='collect', not source={source!r}; "
-            'what is on disk or downloaded is taken whole'
-        )
-
-
 def obtain(
     name: str,
     directory: Path,
-    source: str,
+    request: DataRequest,
     *,
     num_episodes: int,
-    seed: int,
     download: Callable[[], Path],
-    collect: Callable[[], None],
+    num_shards: int = 1,
+    suite: str | None = None,
     manifest_keys: Sequence[str] = ('episodes', 'seed'),
     find: Callable[[Path, str], list[Path]] | None = None,
 ) -> tuple[list[Path], dict[str, Any]]:
@@ -148,14 +167,12 @@ def obtain(
 
     Args:
         name: of the data.
-        directory: where the files are or shall be.
-        source: 'auto' takes the files in `directory` if there are any, whatever made them, and
-            downloads them otherwise. 'download' takes or fetches the public files. 'collect' takes
-            or makes a scripted collection of exactly `num_episodes` and `seed`.
-        num_episodes: episodes to collect.
-        seed: of the collection.
+        directory: where the files are, or go.
+        request: what is wanted.
+        num_episodes: to collect, if the request leaves that open.
         download: puts a file into `directory` and returns its path.
-        collect: collects into `directory`, such as `run_collection`.
+        num_shards: files to collect.
+        suite: of the data, as 'module:attribute'; needed only if it is not registered with `envs`.
         manifest_keys: what provenance takes from a collection's manifest.
         find: finds the files, by default `find_files`.
 
@@ -165,29 +182,28 @@ def obtain(
 
     Raises:
         DatasetError: the files found are not what was asked for.
+        UserError: the download or the collection failed.
     """
     if directory.exists() and not directory.is_dir():
         raise DatasetError(f'{directory}: not a directory; give the one where data is or shall be')
-    find = find or find_files
+    find, num_episodes = find or find_files, request.num_episodes or num_episodes
     paths, made = find(directory, name), 'on disk'
-    if not paths and source == 'collect':
-        collect()
+    if not paths and request.source == 'collect':
+        arguments = collect_arguments(name, num_episodes, num_shards, suite, directory)
+        run_collection(arguments, request.seed, request.num_workers)
         if not (paths := find(directory, name)):
             raise DatasetError(f'{directory}: the collection of {name} left no files there')
     elif not paths:
         paths, made = [download()], 'downloaded'
 
     manifest = read_manifest(paths, name, manifest_keys)
-    if source == 'collect':
-        _check_collection(paths[0], manifest, num_episodes, seed)
-    elif source == 'download' and manifest:
+    if request.source == 'collect':
+        _check_collection(paths[0], manifest, num_episodes, request.seed)
+    elif request.source == 'download' and manifest:
         raise DatasetError(
             f'{paths[0]}: collected here, not downloaded; delete it and its manifest {name}.json, '
             "choose another directory, or take it with source='auto'"
         )
-    if manifest:
-        lost = set(manifest['bytes']) - {path.name for path in paths}
-        paths = [*paths, *(paths[0].parent / file for file in sorted(lost))]
     provenance = {
         'source': 'collected' if manifest else made,
         'directory': str(paths[0].parent),
@@ -195,6 +211,8 @@ def obtain(
     }
     if manifest:
         provenance |= {key: manifest[key] for key in manifest_keys}
+        lost = set(manifest['bytes']) - {path.name for path in paths}
+        paths = [*paths, *(paths[0].parent / file for file in sorted(lost))]
     return paths, provenance
 
 
@@ -334,42 +352,41 @@ def _check_collection(
             raise DatasetError(f'{path}: collected with {key}={manifest[key]}, not {asked}; {fix}')
 
 
-def collect_command(
+def collect_arguments(
     name: str,
     num_episodes: int,
     num_shards: int = 1,
-    suite: Suite | None = None,
+    suite: str | None = None,
     save_dir: Path | None = None,
-) -> str:
-    """Returns the command that collects data like `name`, for a shell in the current directory.
+) -> list[str]:
+    """Returns Python's arguments to collect data like `name`.
 
     Args:
         name: of the data.
         num_episodes: training episodes.
         num_shards: files to spread them over.
-        suite: of the data; needed only if it is not registered with `envs`.
+        suite: of the data, as 'module:attribute'; needed only if it is not registered with `envs`.
         save_dir: where the files go; by default the suite's directory.
     """
-    is_in_root = Path.cwd() == ROOT
-    arguments = [os.path.relpath(sys.executable) if is_in_root else sys.executable]
-    arguments += ['-m', 'envs.collect', f'--env_name={name}', f'--num_episodes={num_episodes}']
+    arguments = ['-m', 'envs.collect', f'--env_name={name}', f'--num_episodes={num_episodes}']
     if num_shards > 1:
         arguments.append(f'--num_shards={num_shards}')
     if suite is not None:
-        if suite.reference is None:
-            raise UserError(
-                f'suite {suite.name}: collecting needs it as an attribute of the module that its '
-                f'class is in ({type(suite).__module__})'
-            )
-        arguments.append(f'--suite={suite.reference}')
+        arguments.append(f'--suite={suite}')
     if save_dir is not None:
         arguments.append(f'--save_dir={save_dir.absolute()}')
-    command = shlex.join(arguments)
-    return command if is_in_root else f'cd {shlex.quote(str(ROOT))} && {command}'
+    return arguments
 
 
-def run_collection(command: str, directory: Path, seed: int, num_workers: int | None) -> None:
-    """Runs a command of `collect_command` in a process of its own, into `directory`.
+def as_command(arguments: Sequence[str]) -> str:
+    """Returns the command that runs Python with these arguments, for a shell in any directory."""
+    if Path.cwd() == ROOT:
+        return shlex.join([os.path.relpath(sys.executable), *arguments])
+    return f'cd {shlex.quote(str(ROOT))} && {shlex.join([sys.executable, *arguments])}'
+
+
+def run_collection(arguments: Sequence[str], seed: int, num_workers: int | None) -> None:
+    """Collects in a process of its own, by `collect_arguments`.
 
     It stops and removes its files when this process leaves here or dies, however that happens. If
     another process is collecting the same data, it waits for that instead.
@@ -377,20 +394,17 @@ def run_collection(command: str, directory: Path, seed: int, num_workers: int | 
     Raises:
         UserError: it failed.
     """
-    arguments = shlex.split(command)
-    arguments = [sys.executable, *arguments[arguments.index('-m') :]]
-    arguments += [f'--seed={seed}', f'--save_dir={directory.absolute()}']
-    arguments.append('--end_with_stdin')
+    command = [sys.executable, *arguments, f'--seed={seed}', '--end_with_stdin']
     if num_workers is not None:
-        arguments.append(f'--num_workers={num_workers}')
+        command.append(f'--num_workers={num_workers}')
     environment = {**os.environ, 'PYTHONPATH': python_path()}
     pipe = subprocess.PIPE  # closed at the end of the block, or by the system
     with subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, stdin=pipe, start_new_session=True
+        command, cwd=ROOT, env=environment, stdin=pipe, start_new_session=True
     ) as process:
         status = process.wait()
     if status != 0:
-        raise UserError(f'`{" ".join(arguments)}` failed (status {status}); see above')
+        raise UserError(f'`{shlex.join(command)}` failed (status {status}); see above')
 
 
 def open_shards(

@@ -40,7 +40,7 @@ def download_file(
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locks.hold(path.with_suffix('.lock'), 'downloading'):
+        with locks.hold(path.with_suffix('.lock'), path.with_name(f'{path.name}.part')):
             if not path.exists():
                 if (manifest := path.with_suffix('.json')).exists():
                     raise DatasetError(
@@ -57,9 +57,6 @@ def download_file(
 
 def _download(url: str, path: Path, verify: Callable[[Path], None]) -> None:
     part = path.with_name(f'{path.name}.part')
-    for other in path.parent.iterdir():
-        if locks.is_unfinished(other.name, path.stem) and other != part and not other.is_dir():
-            other.unlink()  # of a version that did not go on
     while True:
         is_continued = _size(part) > 0
         _fetch(url, part)

@@ -98,6 +98,18 @@ def read_array(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     return array
 
 
+def write_npz(path: Path, episodes: list[dict[str, np.ndarray]]) -> None:
+    """Writes the rows of all `episodes` as `np.savez` would, and empties them.
+
+    One array at a time is put together, so that memory holds little more than the episodes.
+    """
+    with zipfile.ZipFile(path, 'w', allowZip64=True) as archive:
+        for key in list(episodes[0]):
+            rows = np.concatenate([episode.pop(key) for episode in episodes])
+            with archive.open(f'{key}.npy', 'w', force_zip64=True) as file:
+                np.lib.format.write_array(file, rows, allow_pickle=False)
+
+
 def bad_file(path: Path, what: str, fix: str = REPLACE) -> DatasetError:
     """The error of a file: which, what is wrong with it, what to do."""
     return DatasetError(f'{path}: {what}; {fix}')

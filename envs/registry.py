@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from gymnasium.spaces import Box
 
-from envs.datasets import ON_BAD_SHARD, Dataset, DatasetError, check_source
+from envs.datasets import ON_BAD_SHARD, DataRequest, Dataset, DatasetError
 from envs.ogbench import suite as ogbench
 from envs.robomimic import suite as robomimic
 from envs.suite import Suite, Task, Value
@@ -216,12 +216,7 @@ def make_dataset(
 
     Args:
         task: of `find_task`, or the name of a registered suite's environment.
-        source: 'auto' takes the files that are there, whatever made them, and downloads them if
-            there are none. 'download' takes or fetches the public files. 'collect' takes or makes
-            a scripted collection of exactly `num_episodes` and `seed`.
-        num_episodes: episodes to collect; by default as many as the public data set has.
-        seed: of the collection.
-        num_workers: processes that collect; by default one per core.
+        source, num_episodes, seed, num_workers: see `DataRequest`.
         on_bad_shard: what to do with a file that cannot be used: 'fail', or 'skip' it with a
             warning that names it.
         options: of the task's suite (`task.suite.options`).
@@ -232,17 +227,11 @@ def make_dataset(
         UserError: the download or the collection failed.
     """
     task = _as_task(task)
-    check_source(source, num_episodes)
+    request = DataRequest(source, num_episodes, seed, num_workers)
     if on_bad_shard not in ON_BAD_SHARD:
         raise UserError(f'on_bad_shard={on_bad_shard}: must be one of {", ".join(ON_BAD_SHARD)}')
-    dataset = task.suite.make_dataset(
-        task,
-        source=source,
-        num_episodes=num_episodes,
-        seed=seed,
-        num_workers=num_workers,
-        **check_options(task, options),
-    )
+    options = check_options(task, options)
+    dataset = task.suite.make_dataset(task, request=request, **options)
     _judge_shards(dataset, on_bad_shard)
     logging.info('Offline data %s: %s', dataset.name, json.dumps(dataset.provenance))
     return dataset

@@ -96,7 +96,6 @@ def test_a_connection_that_breaks_is_made_again_where_it_was(tmp_path, server):
 
 def test_a_download_that_was_killed_goes_on(tmp_path, server):
     leave_a_part(tmp_path, server.body[:5000])
-    leave_a_part(tmp_path, b'', 'x.npz.4242.part')  # of an earlier version
     assert fetch(server, tmp_path).read_bytes() == server.body
     assert server.asked == ['bytes=5000-']
     assert names(tmp_path) == ['x.npz']
@@ -149,23 +148,20 @@ def test_a_mirror_may_be_a_folder(tmp_path, body):
     assert path.read_bytes() == body
 
 
-def test_of_two_downloads_one_waits_and_takes_the_file_of_the_other(
-    tmp_path, server, monkeypatch, capsys
-):
-    monkeypatch.setattr(locks, 'POLL', 0.01)
-    paths = []
-    (tmp_path / 'data').mkdir()
-    with locks.hold(tmp_path / 'data' / 'x.lock', 'collecting'):
+def test_of_two_downloads_one_waits_and_takes_the_file_of_the_other(tmp_path, server, capsys):
+    paths, folder = [], tmp_path / 'data'
+    folder.mkdir()
+    with locks.hold(folder / 'x.lock', folder):
         threads = [
             threading.Thread(target=lambda: paths.append(fetch(server, tmp_path))) for _ in range(3)
         ]
         for thread in threads:
             thread.start()
-        while capsys.readouterr().err.count('Waiting for process') < 1:
+        while f'watch {folder}/x.npz.part grow' not in capsys.readouterr().err:
             time.sleep(0.01)
     for thread in threads:
         thread.join()
-    assert paths == [tmp_path / 'data' / 'x.npz'] * 3
+    assert paths == [folder / 'x.npz'] * 3
     assert server.asked == [None]
     assert names(tmp_path) == ['x.npz']
 

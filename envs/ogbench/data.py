@@ -15,7 +15,16 @@ from ogbench.relabel_utils import relabel_dataset
 from ogbench.utils import DATASET_URL
 
 from envs import datasets
-from envs.datasets import ACTION_LIMIT, Arrays, Dataset, DatasetError, files_in
+from envs.datasets import (
+    ACTION_LIMIT,
+    Arrays,
+    DataRequest,
+    Dataset,
+    DatasetError,
+    as_command,
+    collect_arguments,
+    files_in,
+)
 from envs.downloads import download_file
 from envs.npz import NpzFile, check_finite, check_npz
 from envs.ogbench.names import PlayTask, is_large, large_name, plain_name, scene_of
@@ -36,15 +45,7 @@ PUBLIC_EPISODES = {
 }
 
 
-def make_dataset(
-    task: PlayTask,
-    directory: str | Path,
-    source: str,
-    num_episodes: int | None,
-    seed: int,
-    num_workers: int | None,
-    sparse: bool,
-) -> Dataset:
+def make_dataset(task: PlayTask, directory: Path, request: DataRequest, sparse: bool) -> Dataset:
     """Finds, downloads or collects the data of a task; see `envs.make_dataset`.
 
     Actions are clipped to ±ACTION_LIMIT. Rewards and masks are those of the row's own state, as
@@ -52,30 +53,19 @@ def make_dataset(
 
     Args:
         task: whose data, with whose rewards.
-        directory: where the files are or shall be.
-        source: 'auto', 'download' or 'collect'.
-        num_episodes: to collect; None: as many as the public data has.
-        seed: of the collection.
-        num_workers: processes that collect; None: one per core.
+        directory: where the files are, or go.
+        request: what is wanted; by default as many episodes as the public data has.
         sparse: turns any non-zero reward into −1.
     """
-    name, directory = task.dataset, Path(directory).expanduser()
-    if num_episodes is None:
-        num_episodes = public_episodes(name)
+    name = task.dataset
+    num_episodes = request.num_episodes or public_episodes(name)
     paths, provenance = datasets.obtain(
         name,
         directory,
-        source,
+        request,
         num_episodes=num_episodes,
-        seed=seed,
+        num_shards=num_shards(name, num_episodes),
         download=functools.partial(download, name, directory),
-        collect=functools.partial(
-            datasets.run_collection,
-            collect_command(name, num_episodes),
-            directory,
-            seed,
-            num_workers,
-        ),
         manifest_keys=('episodes', 'seed', 'ogbench'),
         find=find_files,
     )
@@ -110,10 +100,9 @@ def public_episodes(name: str) -> int:
     return 100_000 if is_large(name) else PUBLIC_EPISODES[scene_of(name)]
 
 
-def collect_command(name: str, num_episodes: int, directory: Path | None = None) -> str:
-    """The command that collects data like `name`, in shards of 1M transitions where those are."""
-    num_shards = -(-num_episodes // 1000) if is_large(name) else 1
-    return datasets.collect_command(name, num_episodes, num_shards, save_dir=directory)
+def num_shards(name: str, num_episodes: int) -> int:
+    """The files that data like `name` lies in: of 1M transitions each, where there are several."""
+    return -(-num_episodes // 1000) if is_large(name) else 1
 
 
 def download(name: str, directory: Path) -> Path:
@@ -123,7 +112,9 @@ def download(name: str, directory: Path) -> Path:
         DatasetError: this data set is not downloaded automatically.
         UserError: the download failed; the message has the command that collects such data.
     """
-    command = collect_command(name, public_episodes(name), directory)
+    num_episodes = public_episodes(name)
+    shards = num_shards(name, num_episodes)
+    command = as_command(collect_arguments(name, num_episodes, shards, save_dir=directory))
     if is_large(name):
         folder = directory if directory.name == name else directory / name
         raise DatasetError(
