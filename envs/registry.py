@@ -1,5 +1,6 @@
 """The suites by name, and the environments and data of a task of any suite."""
 
+import dataclasses
 import importlib
 import json
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ from envs.ogbench import suite as ogbench
 from envs.robomimic import suite as robomimic
 from envs.suite import Suite, Task, Value
 from utils.errors import UserError
+
+SHARD_FIELDS = ('paths', 'num_rows', 'contents')  # of a `Dataset`, one entry for each shard
 
 _suites: dict[str, Suite] = {suite.name: suite for suite in (ogbench, robomimic)}
 
@@ -232,14 +235,19 @@ def make_dataset(
         raise UserError(f'on_bad_shard={on_bad_shard}: must be one of {", ".join(ON_BAD_SHARD)}')
     options = check_options(task, options)
     dataset = task.suite.make_dataset(task, request=request, **options)
-    _judge_shards(dataset, on_bad_shard)
+    dataset = _without_bad_shards(dataset, on_bad_shard)
     logging.info('Offline data %s: %s', dataset.name, json.dumps(dataset.provenance))
     return dataset
 
 
-def _judge_shards(dataset: Dataset, on_bad_shard: str) -> None:
+def _without_bad_shards(dataset: Dataset, on_bad_shard: str) -> Dataset:
     problems = [problem for problem in dataset.problems if problem is not None]
-    if problems and (on_bad_shard == 'fail' or len(problems) == len(dataset)):
+    if not problems:
+        return dataset
+    if on_bad_shard == 'fail' or len(problems) == len(dataset):
         raise DatasetError(problems[0])
     for problem in problems:
         logging.warning('Skipping a shard. %s', problem)
+    good = [i for i, problem in enumerate(dataset.problems) if problem is None]
+    kept = {key: tuple(getattr(dataset, key)[i] for i in good) for key in SHARD_FIELDS}
+    return dataclasses.replace(dataset, **kept, problems=())

@@ -319,7 +319,9 @@ def start_collection(directory, *flags):
         ('starter', None, 1, 'Interrupted'),
     ],
 )
-def test_a_collection_that_ends_early_leaves_no_process_and_no_files(tmp_path, victim, number, status, message):
+def test_a_collection_that_ends_early_leaves_no_process_and_no_files(
+    tmp_path, victim, number, status, message
+):
     """So does one whose starter is gone, which closes its standard input."""
     flags = ['--end_with_stdin'] if victim == 'starter' else []
     process, workers = start_collection(tmp_path, *flags)

@@ -138,7 +138,13 @@ class _Run:
         stack.callback(self.checkpoints.close)
         saved = self._newest_checkpoint()
         first = saved[0]['shard'] if saved else 0
-        shards = ShardReader(dataset, config.on_bad_shard, first, config.dataset_proportion)
+        shards = ShardReader(
+            dataset,
+            config.on_bad_shard,
+            first,
+            config.dataset_proportion,
+            config.horizon_length,
+        )
         stack.callback(shards.close)
         shard, rows = shards.take()
         say(

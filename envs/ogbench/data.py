@@ -16,8 +16,6 @@ from ogbench.utils import DATASET_URL
 
 from envs import datasets
 from envs.datasets import (
-    ACTION_LIMIT,
-    Arrays,
     DataRequest,
     Dataset,
     DatasetError,
@@ -26,10 +24,12 @@ from envs.datasets import (
     files_in,
 )
 from envs.downloads import download_file
-from envs.npz import NpzFile, check_finite, check_npz
+from envs.layouts import Arrays, clip_actions
+from envs.npz import Column, DataFile
 from envs.ogbench.names import PlayTask, is_large, large_name, plain_name, scene_of
 from envs.ogbench.tasks import make_env
 
+STATE = {'qpos', 'button_states'}  # decide the rewards
 RELABEL_ROWS = 100_000  # rows given rewards at a time, to bound temporary memory
 PUBLIC_EPISODES = {
     'cube-single': 1000,
@@ -70,8 +70,9 @@ def make_dataset(task: PlayTask, directory: Path, request: DataRequest, sparse: 
         find=find_files,
     )
     env = make_env(task)
-    check = functools.partial(check_npz, widths=row_shapes(env), env_name=task.env_id)
-    read = functools.partial(_read_shard, env=env, sparse=sparse)
+    columns = row_columns(env)
+    check = functools.partial(_check_shard, columns=columns, env_name=task.env_id)
+    read = functools.partial(_read_shard, columns=columns, env=env, sparse=sparse)
     return datasets.open_shards(name, paths, provenance, check, read)
 
 
@@ -127,45 +128,41 @@ def download(name: str, directory: Path) -> Path:
     return download_file(url, directory / f'{name}.npz', otherwise)
 
 
-def row_shapes(env: gymnasium.Env) -> dict[str, tuple[int, ...]]:
-    """The arrays that a file must have, and the shape of a row of each.
+def row_columns(env: gymnasium.Env) -> dict[str, Column]:
+    """The arrays that a file must have besides terminals.
 
     Args:
         env: the environment that the data is for; is reset.
     """
     env.reset()  # builds the model
     scene: Any = env.unwrapped
-    shapes = {
-        'observations': scene.observation_space.shape,
-        'actions': scene.action_space.shape,
-        'terminals': (),
-        'qpos': (scene.model.nq,),
+    columns = {
+        'observations': Column(scene.observation_space.shape),
+        'actions': Column(scene.action_space.shape),
+        'qpos': Column((scene.model.nq,)),
     }
     if scene._num_buttons:
-        shapes['button_states'] = (scene._num_buttons,)
-    return shapes
+        columns['button_states'] = Column((scene._num_buttons,))
+    return columns
 
 
-def _read_shard(file: NpzFile, env: gymnasium.Env, sparse: bool) -> Arrays:
-    state = {key: file.read_numbers(key) for key in ('qpos', 'button_states') if key in file}
-    for key in state:
-        check_finite(file.path, key, state[key])
+def _check_shard(file: DataFile, columns: dict[str, Column], env_name: str) -> int:
+    num_rows = file.check({**columns, 'terminals': Column((), bool)}, env_name)
+    file.read_terminals()
+    return num_rows
+
+
+def _read_shard(
+    file: DataFile, columns: dict[str, Column], env: gymnasium.Env, sparse: bool
+) -> Arrays:
+    state = file.read_finite({key: columns[key] for key in columns.keys() & STATE})
     rewards, masks = _label(state, env)
     del state  # before the next large array is read
-    terminals = file.read_flags('terminals')
-    observations, actions = file.read_numbers('observations'), file.read_numbers('actions')
-    for key, rows in (('observations', observations), ('actions', actions)):
-        check_finite(file.path, key, rows)
-    np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT, out=actions)
+    arrays = file.read_finite({key: columns[key] for key in ('observations', 'actions')})
+    clip_actions(arrays['actions'], file.path)
     if sparse:
         rewards[rewards != 0] = -1
-    return {
-        'observations': observations,
-        'actions': actions,
-        'rewards': rewards,
-        'masks': masks,
-        'terminals': terminals,
-    }
+    return {**arrays, 'rewards': rewards, 'masks': masks, 'terminals': file.read_terminals()}
 
 
 def _label(state: Arrays, env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:
