@@ -97,7 +97,7 @@ def read(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
         arrays[key][final] = value
     for key in columns:
         file.check_finite(key, arrays[key])
-    _warn_of_inversion(file.path, arrays['rewards'][~final], arrays['masks'][~final])
+    _warn_of_inversion(file.path, arrays)
     return arrays
 
 
@@ -195,17 +195,19 @@ def clip_actions(actions: np.ndarray, path: Path) -> np.ndarray:
     return np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT, out=actions)
 
 
-def _warn_of_inversion(path: Path, rewards: np.ndarray, masks: np.ndarray) -> None:
-    ended = masks == 0
-    if ended.mean() > 0.5:
+def _warn_of_inversion(path: Path, arrays: Arrays) -> None:
+    rewards, ended, final = arrays['rewards'], arrays['masks'] == 0, arrays['terminals']
+    last = np.roll(final, -1)  # the transition into a final state
+    inside, others = ended[~final & ~last], rewards[~final & ~ended]
+    if inside.sum() > len(inside) / 2:
         _warn(
-            f'{path}: masks is 0 in {ended.mean():.0%} of the rows. 0 means that the action ended '
-            'the task, 1 that it goes on; is it the other way round here?'
+            f'{path}: masks is 0 in {inside.mean():.0%} of the rows inside of episodes. 0 means '
+            'that the action ended the task, 1 that it goes on; is it the other way round here?'
         )
-    elif ended.any() and rewards[ended].max() < rewards[~ended].min():
+    elif ended.any() and len(others) and rewards[ended].max() < others.min():
         _warn(
             f'{path}: all rewards of actions that end the task ({rewards[ended].max():g} at most) '
-            f'are below all others ({rewards[~ended].min():g} at least); is the sign right?'
+            f'are below all others ({others.min():g} at least); is the sign right?'
         )
 
 

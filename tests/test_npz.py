@@ -242,7 +242,7 @@ def test_what_looks_inverted_is_warned_of(tmp_path, caplog):
     arrays = episodes()
     assert warnings(tmp_path, caplog, arrays) == []
     (said,) = warnings(tmp_path, caplog, arrays | {'masks': 1 - arrays['masks']})
-    assert 'masks is 0 in 89% of the rows' in said
+    assert 'masks is 0 in 100% of the rows inside of episodes' in said
     (said,) = warnings(tmp_path, caplog, arrays | {'rewards': -1 - arrays['rewards']})
     assert 'all rewards of actions that end the task (-1 at most) are below all others (0' in said
 
