@@ -48,8 +48,8 @@ def check(file: DataFile, columns: Mapping[str, Column], env_name: str) -> int:
         DatasetError: it is of neither layout, or does not fit the environment.
     """
     if _has_transitions(file, columns):
-        columns = {**columns, **_next(columns), **_flags(file, (*ENDED, *CUT, 'masks'))}
-        file.check(columns, env_name)
+        flags = _flags(file, (*ENDED, *CUT, 'masks'))
+        file.check({**columns, **_next(columns), **flags}, env_name)
         return len(read(file, columns)['terminals'])
     if flags := [key for key in (*ENDED[1:], *CUT) if key in file]:
         raise file.error(
@@ -57,8 +57,8 @@ def check(file: DataFile, columns: Mapping[str, Column], env_name: str) -> int:
             'next_observations, so that the state after the last action of an episode is unknown; '
             'add next_observations, or a final row for each episode that terminals marks'
         )
-    columns = {**columns, 'terminals': Column((), bool), **_flags(file, ('masks',))}
-    num_rows = file.check(columns, env_name)
+    flags = {'terminals': Column((), bool), **_flags(file, ('masks',))}
+    num_rows = file.check({**columns, **flags}, env_name)
     file.read_terminals()
     return num_rows
 
@@ -89,9 +89,8 @@ def read(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
     Raises:
         DatasetError: the file is damaged, or holds numbers that make no sense.
     """
-    columns = {key: c for key, c in columns.items() if c.dtype is not bool and key[:5] != 'next_'}
-    arrays = _read_transitions if _has_transitions(file, columns) else _read_states
-    arrays = arrays(file, columns)
+    read_layout = _read_transitions if _has_transitions(file, columns) else _read_states
+    arrays = read_layout(file, columns)
     final = arrays['terminals']
     for key, value in (('actions', 0), ('rewards', 0), ('masks', 1)):
         arrays[key][final] = value
@@ -113,8 +112,8 @@ def _read_states(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
             'transitions, but no next_observations say where they lead; add next_observations, or '
             'a final row for each episode'
         )
-    rewards = arrays['rewards']
-    if rewards[terminals].max() > rewards[~terminals].max():
+    final, others = arrays['rewards'][terminals], arrays['rewards'][~terminals]
+    if final.max() > others.max() and final.min() < final.max():  # not one number to fill in
         _warn(
             f'{file.path}: the largest rewards are in rows that terminals marks. They are left '
             'out, as such a row is the final state of an episode. If these rows are transitions, '

@@ -202,6 +202,24 @@ def test_a_row_for_each_transition_is_read_with_the_last_of_each_episode(tmp_pat
     assert (found['masks'] == 0).sum() == 2
 
 
+def test_of_transitions_each_part_of_an_observation_has_its_next_one(tmp_path):
+    arrays = episodes()
+    parts = {'observations/state': arrays['observations'][:, :2]}
+    parts['observations/image'] = np.arange(len(arrays['rewards']) * 60).reshape(-1, 4, 5, 3) % 256
+    parts['observations/image'] = parts['observations/image'].astype(np.uint8)
+    rows = np.flatnonzero(~arrays['terminals'])
+    np.savez(
+        tmp_path / 'x.npz',
+        **{key: arrays[key][rows] for key in ('actions', 'rewards', 'masks')},
+        **{key: values[rows] for key, values in parts.items()},
+        **{f'next_{key}': values[rows + 1] for key, values in parts.items()},
+    )
+    data = load(tmp_path / 'x.npz', Seeing())
+    np.testing.assert_array_equal(data['terminals'], arrays['terminals'])
+    for key, values in data['observations'].items():
+        np.testing.assert_array_equal(values, parts[f'observations/{key}'])
+
+
 def test_dones_alone_end_the_task_and_no_flags_cut_it_off(tmp_path):
     arrays, path = episodes(), tmp_path / 'x.npz'
     np.savez(path, **transitions(arrays, 'next_observations', 'dones'))
