@@ -15,7 +15,7 @@ from absl import app, flags, logging
 import envs
 from experiments.command_line import one_line_errors, refuse_arguments
 from reports.videos import SUFFIXES, check_path, grid, strip, write_picture, write_video
-from training import RunConfig, checkpoints, load_policy, read_metadata
+from training import RunConfig, load_agents
 from training.evaluation import evaluate
 from training.videos import FPS, open_renderer, record
 from utils.seeds import stack
@@ -39,8 +39,7 @@ def main(argv) -> None:
     refuse_arguments(argv)
     if not FLAGS['verbosity'].present:
         logging.set_verbosity(logging.WARNING)
-    path = checkpoints.find(FLAGS.restore_path)
-    metadata = read_metadata(path)
+    agents, metadata = load_agents(FLAGS.restore_path)
     config = RunConfig.from_json(metadata['config'])
     with contextlib.ExitStack() as opened:
         renderer = None
@@ -58,8 +57,8 @@ def main(argv) -> None:
             **config.env_options,
         )
         opened.callback(envs.end, env)
-        for trained in metadata['seeds']:
-            policy = load_policy(path, trained)
+        for agent, trained in zip(agents, metadata['seeds'], strict=True):
+            policy = agent.policy()
             seed = trained if FLAGS.seed is None else FLAGS.seed
             (scores,) = evaluate([stack([policy])], env, FLAGS.eval_episodes, [seed])
             print(json.dumps({'seed': trained} | scores), flush=True)

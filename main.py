@@ -28,7 +28,7 @@ INTERRUPTED = 75  # exit status: start the same command again (EX_TEMPFAIL)
 
 def main(_, run_flags: RunFlags) -> None:
     if not FLAGS['verbosity'].present:
-        logging.set_verbosity(logging.WARNING)  # orbax has much to say
+        logging.set_verbosity(logging.WARNING)
     config = run_flags.config()
     try:
         result = train(config, fresh=FLAGS.fresh)

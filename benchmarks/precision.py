@@ -17,20 +17,19 @@ from absl import flags
 from agents.base import SCORE_DTYPES, Agent
 from benchmarks.common import new_agent, print_table, run, save, seconds
 from envs import make_dataset
-from training import RunConfig, load_agent
+from training import RunConfig, load_agents
 
 FLAGS = flags.FLAGS
 
 
 def trained_agents(path: str) -> list[dict[str, Any]]:
     """Returns a row for each seed of a run or checkpoint."""
-    _, metadata = load_agent(path)
+    agents, metadata = load_agents(path)
     config = RunConfig.from_json(metadata['config'])
     states = make_dataset(config.task, **config.env_options).load(0)['observations']
     picked = np.random.default_rng(0).choice(len(states), FLAGS.states)
     rows = []
-    for seed in metadata['seeds']:
-        agent, _ = load_agent(path, seed)
+    for agent, seed in zip(agents, metadata['seeds'], strict=True):
         row = {'agent': config.agent['agent_name'], 'run': config.directory.name}
         if len(metadata['seeds']) > 1:
             row['run'] += f', seed {seed}'

@@ -5,11 +5,11 @@ what it takes on the disk.
     python -m benchmarks.saving --num_seeds=1 --num_seeds=5 --transitions=100000
 
 DFP at paper size, with the shapes of cube-double: an offline state, and an online state whose
-replay holds `--transitions` of its own (of noise, which does not compress). A run stops while
-its state is copied to the host and handed over; the rest happens beside it. The share of a run's
-time is that of one checkpoint every 10 minutes, the default: the stop alone if there is a core to
-spare, and with the background's CPU seconds over the number of cores if all of them are busy. The
-run's tables, which it brings to the disk as well, are not there.
+replay holds `--transitions` of its own. A run stops while its state is copied to the host and
+handed over; the rest happens beside it. The share of a run's time is that of one checkpoint every
+10 minutes, the default: the stop alone if there is a core to spare, and with the background's CPU
+seconds over the number of cores if all of them are busy. The run's tables, which it brings to the
+disk as well, are not there.
 """
 
 import pathlib
@@ -24,7 +24,6 @@ from absl import app, flags
 from benchmarks.common import (
     CUBE_DOUBLE,
     EPISODE_ROWS,
-    Fused,
     begin,
     make_rows,
     print_table,
@@ -43,17 +42,6 @@ from utils.replay import Rows
 from utils.seeds import stack
 
 FLAGS = flags.FLAGS
-
-
-def offline_state(config: RunConfig) -> tuple[RunState, list[Rows]]:
-    """Returns a state of the offline phase, and the data set, which is small and not saved.
-
-    It is that after an update: before, the optimiser's state is zeros, which compress.
-    """
-    state, data = begin(config, Rows.from_dataset(make_rows(episodes=1)))
-    updates = Fused(state.seeds, data)
-    updates(1)
-    return state.replace(seeds=tuple(updates.seeds), step=1), data
 
 
 def online_state(config: RunConfig, offline: RunState, data: list[Rows]) -> RunState:
@@ -80,15 +68,14 @@ def measure(state: RunState, checkpoints: Checkpoints, folder: pathlib.Path) -> 
         handed_over, cpu = time.perf_counter(), time.process_time()
         checkpoints.wait()
         written, cpu = time.perf_counter(), time.process_time() - cpu
-        files = [path for path in (folder / name).rglob('*') if path.is_file()]
         took = {
             'stopped, s': handed_over - start,
             'in the background, s': written - handed_over,
             'of it CPU, s': cpu,
             'loading and verifying, s': seconds(lambda: checkpoints.newest(*GROUPS)),
-            'MiB on disk': sum(path.stat().st_size for path in files) / 2**20,
+            'MiB on disk': (folder / f'{name}.npz').stat().st_size / 2**20,
         }
-        if number:  # the first imports what it needs
+        if number:  # the first warms up
             found.append(took)
     return {name: float(np.median([took[name] for took in found])) for name in found[0]}
 
@@ -101,7 +88,7 @@ def main(_) -> None:
     for num_seeds in FLAGS.num_seeds:
         config = run_config('DFP', CUBE_DOUBLE, num_seeds=num_seeds, online_steps=FLAGS.transitions)
         interval = 60 * config.save_minutes
-        offline, data = offline_state(config)
+        offline, data = begin(config, Rows.from_dataset(make_rows(episodes=1)))
         for state in (offline, online_state(config, offline, data)):
             with tempfile.TemporaryDirectory(dir=FLAGS.directory) as directory:
                 folder = pathlib.Path(directory)

@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -61,8 +60,8 @@ def collect(
 ) -> list[Path]:
     """Collects a data set into `save_dir`. Files appear there only once all of them are complete.
 
-    Until then they are in <name>.<host>-<process>-<random>.part, which is removed at the end. If
-    this process is killed, that folder is left, and the next collection of that name removes it.
+    Until then they are in the folder <name>.part, which is removed at the end. If this process is
+    killed, that folder is left, and the next collection of that name removes it.
 
     While another process collects or downloads data of that name into `save_dir`, this one waits.
     If the same arguments made what is there, that is the result.
@@ -119,21 +118,20 @@ def collect(
         'seed': seed,
         **suite.collection_details(env_name),
     }
-    with _reserve(save_dir, env_name, suffix, made_by) as (found, part, lock):
-        if found:
+    with _reserve(save_dir, env_name) as part:
+        if found := _find_same(save_dir, env_name, suffix, made_by):
             return found
+        _refuse_to_overwrite(save_dir, env_name, suffix)
         folder = part / env_name if num_shards > 1 else part
         with (
             _workers(num_workers, partial(suite.make_script, env_name)) as workers,
             _Progress(env_name, num_episodes + num_val_episodes) as progress,
         ):
             for name, split, episodes in plan:
-                jobs = [(seed, SPLITS[split], episode) for episode in episodes]
-                played = _play_all(workers, jobs, progress)
+                played = _play_all(workers, [(seed, SPLITS[split], i) for i in episodes], progress)
                 with _writing(save_dir):
                     folder.mkdir(exist_ok=True)
                     suite.write_episodes(folder / name, env_name, played)
-        lock.check()
         with _writing(save_dir):
             sizes = {name: (folder / name).stat().st_size for name in names}
             manifest = json.dumps(made_by | {'bytes': sizes}, indent=2)
@@ -180,34 +178,20 @@ def _writing(save_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _reserve(
-    save_dir: Path, name: str, suffix: str, made_by: dict[str, Any]
-) -> Iterator[tuple[list[Path], Path, locks.Lock]]:
+def _reserve(save_dir: Path, name: str) -> Iterator[Path]:
     """Locks the name in `save_dir`, and makes an empty folder for unfinished files until the exit.
 
-    What others did not finish is removed first: who holds the lock is the only one at work.
-
-    Yields:
-        The files that are there already if `made_by` describes them, else none; the folder; the
-        lock.
-
-    Raises:
-        UserError: there are other files.
+    While another process collects or downloads data of that name, this waits.
     """
+    part = save_dir / f'{name}.part'
     with contextlib.ExitStack() as stack:
         with _writing(save_dir):
             save_dir.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(locks.hold(save_dir / f'{name}.lock', 'collecting'))
-            for path in save_dir.iterdir():
-                if locks.is_unfinished(path.name, name):
-                    _clear(path, save_dir, name, suffix)
-            found = _find_same(save_dir, name, suffix, made_by)
-            if not found:
-                _refuse_to_overwrite(save_dir, name, suffix)
-            part = save_dir / f'{name}.{lock.token}.part'
+            stack.enter_context(locks.hold(save_dir / f'{name}.lock', part))
+            shutil.rmtree(part, ignore_errors=True)  # a collection that was killed left it
             stack.callback(shutil.rmtree, part, ignore_errors=True)
             part.mkdir()
-        yield found, part, lock
+        yield part
 
 
 def _find_same(save_dir: Path, name: str, suffix: str, made_by: dict[str, Any]) -> list[Path]:
@@ -221,43 +205,31 @@ def _find_same(save_dir: Path, name: str, suffix: str, made_by: dict[str, Any]) 
 
 
 def _refuse_to_overwrite(save_dir: Path, name: str, suffix: str) -> None:
-    taken = [save_dir / f'{name}{end}' for end in (suffix, f'-val{suffix}', '.json', '')]
-    for path in [*taken, *save_dir.glob(f'{name}-[0-9]*{suffix}')]:
-        if os.path.lexists(path):
+    taken = [
+        save_dir / f'{name}{suffix}',
+        save_dir / name,
+        *save_dir.glob(f'{name}-[0-9]*{suffix}'),
+    ]
+    if not (
+        save_dir / f'{name}.json'
+    ).exists():  # else it is from a collection killed in `_publish`
+        taken.append(save_dir / f'{name}-val{suffix}')
+    for path in taken:
+        if path.exists():
             raise UserError(f'{path} exists: delete it or choose another --save_dir')
-
-
-def _clear(part: Path, save_dir: Path, name: str, suffix: str) -> None:
-    """Removes what a killed collection left, also where it was killed while it published."""
-    if not part.is_dir():
-        part.unlink()
-        return
-    if (part / f'{name}{suffix}').exists() and not (save_dir / f'{name}{suffix}').exists():
-        for earlier in (f'{name}-val{suffix}', f'{name}.json'):
-            if not (part / earlier).exists():  # moved by `_publish`, which moves the data last
-                (save_dir / earlier).unlink(missing_ok=True)
-    shutil.rmtree(part)
 
 
 def _publish(
     part: Path, save_dir: Path, name: str, train_names: Sequence[str], suffix: str
 ) -> list[Path]:
-    """Moves finished files to their place, so that training data is never seen half complete."""
+    """Moves finished files to their place, the training data last."""
     if len(train_names) > 1:
         (part / name).rename(save_dir / name)
         return [save_dir / name / train_name for train_name in train_names]
-    last = save_dir / f'{name}{suffix}'
-    moved = [save_dir / f'{name}-val{suffix}', save_dir / f'{name}.json', last]
-    try:
-        for path in moved:
-            if (part / path.name).exists():
-                (part / path.name).rename(path)
-    except BaseException:  # a signal, too
-        if not last.exists():
-            for path in moved:
-                path.unlink(missing_ok=True)
-        raise
-    return [last]
+    for file in (f'{name}.json', f'{name}-val{suffix}', f'{name}{suffix}'):
+        if (part / file).exists():
+            (part / file).replace(save_dir / file)
+    return [save_dir / f'{name}{suffix}']
 
 
 class _Progress:
@@ -313,18 +285,6 @@ def _play_all(
             'Memory may have run out: try fewer --num_workers'
         ) from error
     return episodes
-
-
-def write_npz(path: Path, episodes: list[Episode]) -> None:
-    """Writes the rows of all `episodes` as `np.savez` would, and empties them.
-
-    One array at a time is put together, so that memory holds little more than the episodes.
-    """
-    with zipfile.ZipFile(path, 'w', allowZip64=True) as archive:
-        for key in list(episodes[0]):
-            rows = np.concatenate([episode.pop(key) for episode in episodes])
-            with archive.open(f'{key}.npy', 'w', force_zip64=True) as file:
-                np.lib.format.write_array(file, rows, allow_pickle=False)
 
 
 @contextlib.contextmanager

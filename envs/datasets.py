@@ -1,53 +1,67 @@
 """Offline data, for all suites: found on disk, downloaded or collected, and checked.
 
-Data lies in <name>.npz, or in several shards <name>-000.npz, <name>-001.npz and so on. The last row
-of an episode is its final state, so a state is stored once and is the next state of the row before
-it; the final row's action and reward mean nothing.
+Data lies in <name>.npz, or in several shards <name>-000.npz, <name>-001.npz and so on.
 """
 
 import functools
 import hashlib
 import json
-import math
 import os
 import re
 import shlex
 import subprocess
 import sys
-import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 
-from envs.npz import (
-    REPLACE,
-    Checked,
-    Content,
-    DatasetError,
-    NpzFile,
-    bad_file,
-    check_finite,
-    check_npz,
-    check_regular_file,
-    open_npz,
-)
+from envs import layouts
+from envs.layouts import OUTSIDE, to_unit
+from envs.npz import REPLACE, Column, DataFile, DatasetError, bad_file, open_npz
 from envs.processes import python_path
-from envs.suite import Suite
 from utils.errors import UserError
 
 SOURCES = ('auto', 'download', 'collect')
 ON_BAD_SHARD = ('fail', 'skip')
-MOST_SHARDS = 10_000
-LARGEST_MANIFEST = 1 << 24  # bytes
 ROOT = Path(__file__).absolute().parents[1]  # of the project
-ACTION_LIMIT = 1 - 1e-5  # of actions in data, which so lie inside the open interval
-OUTSIDE = 1e-3  # how far an action may leave its bounds, as a part of their range
 
-Arrays = dict[str, np.ndarray]
+Rows = dict[str, Any]  # see `Dataset.load`
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """Which data is wanted, and how it may be made.
+
+    Attributes:
+        source: 'auto' takes the files that are there, whatever made them, and downloads them if
+            there are none. 'download' takes or fetches the public files. 'collect' takes or makes
+            a scripted collection of exactly `num_episodes` and `seed`.
+        num_episodes: episodes to collect; None: as many as the public data set has.
+        seed: of the collection.
+        num_workers: processes that collect; None: one per core.
+
+    Raises:
+        UserError: an unknown source, or episodes where none are collected.
+    """
+
+    source: str = 'auto'
+    num_episodes: int | None = None
+    seed: int = 0
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise UserError(f'source={self.source}: must be one of {", ".join(SOURCES)}')
+        if self.num_episodes is not None and self.source != 'collect':
+            raise UserError(
+                f"num_episodes={self.num_episodes}: only for source='collect', not "
+                f'source={self.source!r}; what is on disk or downloaded is taken whole'
+            )
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class Dataset:
         provenance: where the data comes from, ready for JSON: 'source' is 'downloaded',
             'collected' or 'on disk' (there before, made by means unknown).
         read_shard: what `load` calls with a path.
-        contents: of each shard when it was checked, ready for JSON; by default those of the files.
+        contents: what identifies the content of each shard, ready for JSON; by default its SHA-256.
         problems: of each shard what is wrong with it, None if nothing is. By default nothing is.
     """
 
@@ -69,38 +83,29 @@ class Dataset:
     paths: tuple[Path, ...]
     num_rows: tuple[int, ...]
     provenance: dict[str, Any]
-    read_shard: Callable[[Path], Arrays] = field(repr=False, compare=False)
+    read_shard: Callable[[Path], Rows] = field(repr=False, compare=False)
     contents: tuple[Any, ...] = field(default=(), repr=False)
     problems: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def load(self, shard: int) -> Arrays:
-        """Reads one shard; peak memory is about that of what is returned.
+    def load(self, shard: int) -> Rows:
+        """Reads one shard.
 
         Args:
             shard: 0 to len(self) − 1.
 
         Returns:
-            Dict of arrays with R rows: observations [R, d_s] float32, actions [R, d_a] float32
-            in [−1, 1], rewards [R] float32, masks [R] float32 (0 where the task is solved),
-            terminals [R] bool (True on the last row of each episode, whose action means nothing).
+            Dict of arrays with R rows: observations [R, ...] or a dict of such arrays, float32 or
+            uint8; actions [R, d_a] float32 in [−1, 1]; rewards [R] float32; masks [R] float32 (0
+            where the task is solved); terminals [R] bool (True on the last row of each episode, its
+            final state, whose action means nothing).
 
         Raises:
-            DatasetError: the file is damaged, changed since it was checked, or holds numbers that
-                make no sense.
+            DatasetError: the file is damaged, or holds numbers that make no sense.
         """
-        if self.problems and (problem := self.problems[shard]):
-            raise DatasetError(problem)
         return self.read_shard(self.paths[shard])
-
-    @property
-    def usable(self) -> tuple[int, ...]:
-        """The numbers of the shards without a known problem."""
-        if not self.problems:
-            return tuple(range(len(self)))
-        return tuple(i for i, problem in enumerate(self.problems) if problem is None)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -109,38 +114,24 @@ class Dataset:
         Of an .npz file it is that of the zip directory: names, sizes and CRC-32s of the arrays. Any
         other file is read whole.
         """
-        contents = self.contents or [_content(path) for path in self.paths]
+        contents = self.contents or [_sha256(path) for path in self.paths]
         return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 
-def _content(path: Path) -> Content | str:
-    if zipfile.is_zipfile(path):
-        with open_npz(path) as file:
-            return file.content
+def _sha256(path: Path) -> str:
     with path.open('rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def check_source(source: str, num_episodes: int | None) -> None:
-    """Raises UserError for an unknown source, and for episodes where none are collected."""
-    if source not in SOURCES:
-        raise UserError(f'source={source}: must be one of {", ".join(SOURCES)}')
-    if num_episodes is not None and source != 'collect':
-        raise UserError(
-            f"num_episodes={num_episodes}: only for source='collect', not source={source!r}; "
-            'what is on disk or downloaded is taken whole'
-        )
 
 
 def obtain(
     name: str,
     directory: Path,
-    source: str,
+    request: DataRequest,
     *,
     num_episodes: int,
-    seed: int,
     download: Callable[[], Path],
-    collect: Callable[[], None],
+    num_shards: int = 1,
+    suite: str | None = None,
     manifest_keys: Sequence[str] = ('episodes', 'seed'),
     find: Callable[[Path, str], list[Path]] | None = None,
 ) -> tuple[list[Path], dict[str, Any]]:
@@ -148,14 +139,12 @@ def obtain(
 
     Args:
         name: of the data.
-        directory: where the files are or shall be.
-        source: 'auto' takes the files in `directory` if there are any, whatever made them, and
-            downloads them otherwise. 'download' takes or fetches the public files. 'collect' takes
-            or makes a scripted collection of exactly `num_episodes` and `seed`.
-        num_episodes: episodes to collect.
-        seed: of the collection.
+        directory: where the files are, or go.
+        request: what is wanted.
+        num_episodes: to collect, if the request leaves that open.
         download: puts a file into `directory` and returns its path.
-        collect: collects into `directory`, such as `run_collection`.
+        num_shards: files to collect.
+        suite: of the data, as 'module:attribute'; needed only if it is not registered with `envs`.
         manifest_keys: what provenance takes from a collection's manifest.
         find: finds the files, by default `find_files`.
 
@@ -165,29 +154,28 @@ def obtain(
 
     Raises:
         DatasetError: the files found are not what was asked for.
+        UserError: the download or the collection failed.
     """
     if directory.exists() and not directory.is_dir():
         raise DatasetError(f'{directory}: not a directory; give the one where data is or shall be')
-    find = find or find_files
+    find, num_episodes = find or find_files, request.num_episodes or num_episodes
     paths, made = find(directory, name), 'on disk'
-    if not paths and source == 'collect':
-        collect()
+    if not paths and request.source == 'collect':
+        arguments = collect_arguments(name, num_episodes, num_shards, suite, directory)
+        run_collection(arguments, request.seed, request.num_workers)
         if not (paths := find(directory, name)):
             raise DatasetError(f'{directory}: the collection of {name} left no files there')
     elif not paths:
         paths, made = [download()], 'downloaded'
 
     manifest = read_manifest(paths, name, manifest_keys)
-    if source == 'collect':
-        _check_collection(paths[0], manifest, num_episodes, seed)
-    elif source == 'download' and manifest:
+    if request.source == 'collect':
+        _check_collection(paths[0], manifest, num_episodes, request.seed)
+    elif request.source == 'download' and manifest:
         raise DatasetError(
             f'{paths[0]}: collected here, not downloaded; delete it and its manifest {name}.json, '
             "choose another directory, or take it with source='auto'"
         )
-    if manifest:
-        lost = set(manifest['bytes']) - {path.name for path in paths}
-        paths = [*paths, *(paths[0].parent / file for file in sorted(lost))]
     provenance = {
         'source': 'collected' if manifest else made,
         'directory': str(paths[0].parent),
@@ -195,6 +183,8 @@ def obtain(
     }
     if manifest:
         provenance |= {key: manifest[key] for key in manifest_keys}
+        lost = set(manifest['bytes']) - {path.name for path in paths}
+        paths = [*paths, *(paths[0].parent / file for file in sorted(lost))]
     return paths, provenance
 
 
@@ -211,33 +201,14 @@ def files_in(folder: Path, names: Sequence[str], suffix: str = '.npz') -> list[P
 
     A shard that is missing before others is in the list, too, and will be an error to whoever reads
     it.
-
-    Raises:
-        DatasetError: the folder cannot be read, or two files are the same shard.
     """
-    try:
-        entries = sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise DatasetError(
-            f'{folder}: cannot be read ({error.strerror}); make it readable'
-        ) from error
-    if f'{names[0]}{suffix}' in entries:
-        return [folder / f'{names[0]}{suffix}']
-    shards: dict[int, Path] = {}
+    if (path := folder / f'{names[0]}{suffix}').exists():
+        return [path]
     either = '|'.join(map(re.escape, names))
-    pattern = re.compile(rf'({either})-([0-9]+){re.escape(suffix)}')
-    for match in filter(None, map(pattern.fullmatch, entries)):
-        path, number = folder / match[0], int(match[2])
-        if number >= MOST_SHARDS:
-            raise DatasetError(f'{path}: shards have numbers below {MOST_SHARDS}; rename it')
-        if number in shards:
-            raise DatasetError(
-                f'{path}: is shard {number}, and so is {shards[number].name}; delete one of them'
-            )
-        shards[number] = path
-    prefix = next(iter(shards.values())).name.rpartition('-')[0] if shards else ''
+    pattern = re.compile(rf'({either})-([0-9]{{3,4}}){re.escape(suffix)}')
+    found = [match for path in folder.glob(f'*{suffix}') if (match := pattern.fullmatch(path.name))]
+    shards = {int(match[2]): folder / match[0] for match in found}
+    prefix = found[0][1] if found else ''
     return [
         shards.get(number, folder / f'{prefix}-{number:03d}{suffix}')
         for number in range(max(shards, default=-1) + 1)
@@ -250,8 +221,7 @@ def read_manifest(
     """What `envs.collect` wrote about the files `paths`, or None if it did not make them.
 
     Args:
-        paths: files in one folder. Missing ones and .npz files that are cut off are not compared:
-            whoever reads them finds that.
+        paths: files in one folder; missing ones are not compared.
         name: of the data.
         keys: what it must say, besides the files' sizes in 'bytes'.
 
@@ -259,65 +229,21 @@ def read_manifest(
         DatasetError: the manifest beside them is unreadable or speaks of other files.
     """
     path = paths[0].parent / f'{name}.json'
-    if not os.path.lexists(path):
-        return None
     fix = 'delete the manifest if other files took the place of the collected ones'
-    if check_regular_file(path, fix) > LARGEST_MANIFEST:
-        raise bad_file(path, 'not a manifest (too large)', fix)
     try:
-        manifest = json.loads(path.read_text('utf-8'), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise bad_file(path, f'cannot be read ({error.strerror})', 'make it readable') from error
-    except UnicodeDecodeError as error:
-        raise bad_file(path, 'not a manifest (not UTF-8)', fix) from error
-    except RecursionError as error:
-        raise bad_file(path, 'not a manifest (nested too deeply)', fix) from error
-    except ValueError as error:
-        raise bad_file(path, f'not a manifest ({error})', fix) from error
-    if wrong := _wrong_part(manifest, keys):
-        raise bad_file(path, f'not a manifest ({wrong})', fix)
-    expected = manifest['bytes']
-    found = {p.name: p.stat().st_size for p in paths if _is_whole(p)}
-    if wrong := sorted(file for file, size in found.items() if expected.get(file) != size):
+        manifest = json.loads(path.read_text('utf-8'))
+        sizes = {**manifest['bytes'], **{key: manifest[key] for key in keys}}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise bad_file(path, f'not the manifest of a collection ({error!r})', fix) from error
+    found = {p.name: p.stat().st_size for p in paths if p.exists()}
+    if wrong := sorted(file for file, size in found.items() if sizes.get(file) != size):
         raise DatasetError(
             f'{path}: describes other files than those there (added or of another size: '
             f'{", ".join(wrong)}); {fix}, or delete all of them and collect again'
         )
     return manifest
-
-
-def _is_whole(path: Path) -> bool:
-    return path.is_file() and (path.suffix != '.npz' or zipfile.is_zipfile(path))
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f'{constant} is not a number')
-
-
-def _wrong_part(manifest: Any, keys: Collection[str]) -> str | None:
-    """Returns what is wrong with a manifest, or None."""
-
-    def is_count(value: Any) -> bool:
-        return type(value) is int and value >= 0
-
-    def is_plain(value: Any) -> bool:
-        is_finite = type(value) is not float or math.isfinite(value)
-        return value is None or (isinstance(value, (str, bool, int, float)) and is_finite)
-
-    if not isinstance(manifest, dict):
-        return 'not an object'
-    if missing := [key for key in ('bytes', *keys) if key not in manifest]:
-        return f'has no {", ".join(missing)}'
-    if wrong := [key for key in ('episodes', 'seed') if not is_count(manifest.get(key, 0))]:
-        return f'{wrong[0]} is not a number of 0 or more'
-    if wrong := [key for key in keys if not is_plain(manifest[key])]:
-        return f'{wrong[0]} is neither text nor a number'
-    sizes = manifest['bytes']
-    if not isinstance(sizes, dict) or not sizes or not all(map(is_count, sizes.values())):
-        return 'bytes does not hold the sizes of files'
-    if wrong := [file for file in sizes if not re.fullmatch(r'\.*[^/.\0][^/\0]*', file)]:
-        return f'bytes names {wrong[0]!r}'
-    return None
 
 
 def _check_collection(
@@ -334,42 +260,41 @@ def _check_collection(
             raise DatasetError(f'{path}: collected with {key}={manifest[key]}, not {asked}; {fix}')
 
 
-def collect_command(
+def collect_arguments(
     name: str,
     num_episodes: int,
     num_shards: int = 1,
-    suite: Suite | None = None,
+    suite: str | None = None,
     save_dir: Path | None = None,
-) -> str:
-    """Returns the command that collects data like `name`, for a shell in the current directory.
+) -> list[str]:
+    """Returns Python's arguments to collect data like `name`.
 
     Args:
         name: of the data.
         num_episodes: training episodes.
         num_shards: files to spread them over.
-        suite: of the data; needed only if it is not registered with `envs`.
+        suite: of the data, as 'module:attribute'; needed only if it is not registered with `envs`.
         save_dir: where the files go; by default the suite's directory.
     """
-    is_in_root = Path.cwd() == ROOT
-    arguments = [os.path.relpath(sys.executable) if is_in_root else sys.executable]
-    arguments += ['-m', 'envs.collect', f'--env_name={name}', f'--num_episodes={num_episodes}']
+    arguments = ['-m', 'envs.collect', f'--env_name={name}', f'--num_episodes={num_episodes}']
     if num_shards > 1:
         arguments.append(f'--num_shards={num_shards}')
     if suite is not None:
-        if suite.reference is None:
-            raise UserError(
-                f'suite {suite.name}: collecting needs it as an attribute of the module that its '
-                f'class is in ({type(suite).__module__})'
-            )
-        arguments.append(f'--suite={suite.reference}')
+        arguments.append(f'--suite={suite}')
     if save_dir is not None:
         arguments.append(f'--save_dir={save_dir.absolute()}')
-    command = shlex.join(arguments)
-    return command if is_in_root else f'cd {shlex.quote(str(ROOT))} && {command}'
+    return arguments
 
 
-def run_collection(command: str, directory: Path, seed: int, num_workers: int | None) -> None:
-    """Runs a command of `collect_command` in a process of its own, into `directory`.
+def as_command(arguments: Sequence[str]) -> str:
+    """Returns the command that runs Python with these arguments, for a shell in any directory."""
+    if Path.cwd() == ROOT:
+        return shlex.join([os.path.relpath(sys.executable), *arguments])
+    return f'cd {shlex.quote(str(ROOT))} && {shlex.join([sys.executable, *arguments])}'
+
+
+def run_collection(arguments: Sequence[str], seed: int, num_workers: int | None) -> None:
+    """Collects in a process of its own, by `collect_arguments`.
 
     It stops and removes its files when this process leaves here or dies, however that happens. If
     another process is collecting the same data, it waits for that instead.
@@ -377,28 +302,25 @@ def run_collection(command: str, directory: Path, seed: int, num_workers: int | 
     Raises:
         UserError: it failed.
     """
-    arguments = shlex.split(command)
-    arguments = [sys.executable, *arguments[arguments.index('-m') :]]
-    arguments += [f'--seed={seed}', f'--save_dir={directory.absolute()}']
-    arguments.append('--end_with_stdin')
+    command = [sys.executable, *arguments, f'--seed={seed}', '--end_with_stdin']
     if num_workers is not None:
-        arguments.append(f'--num_workers={num_workers}')
+        command.append(f'--num_workers={num_workers}')
     environment = {**os.environ, 'PYTHONPATH': python_path()}
     pipe = subprocess.PIPE  # closed at the end of the block, or by the system
     with subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, stdin=pipe, start_new_session=True
+        command, cwd=ROOT, env=environment, stdin=pipe, start_new_session=True
     ) as process:
         status = process.wait()
     if status != 0:
-        raise UserError(f'`{" ".join(arguments)}` failed (status {status}); see above')
+        raise UserError(f'`{shlex.join(command)}` failed (status {status}); see above')
 
 
 def open_shards(
     name: str,
     paths: Sequence[Path],
     provenance: dict[str, Any],
-    check: Callable[[Path], Checked],
-    read: Callable[[NpzFile], Arrays],
+    check: Callable[[DataFile], int],
+    read: Callable[[DataFile], Rows],
     fix: str = REPLACE,
 ) -> Dataset:
     """Checks .npz files, and returns their data.
@@ -408,34 +330,37 @@ def open_shards(
 
     Args:
         name, paths, provenance: see `Dataset`.
-        check: checks a file.
-        read: reads what `Dataset.load` returns from a file that has not changed since.
+        check: checks a file; returns its number of rows.
+        read: reads what `Dataset.load` returns.
         fix: what to do about a bad file, for the error.
     """
-    found: list[Checked] = []
+    num_rows: list[int] = []
+    contents: list[Any] = []
     problems: list[str | None] = []
     for path in paths:
+        rows, content, problem = 0, None, None
         try:
-            found.append(check(path))
-            problems.append(None)
+            with open_npz(path, fix) as file:
+                rows, content = check(file), file.content
         except DatasetError as error:
-            found.append(Checked(0, None))
-            problems.append(str(error))
-    contents = tuple(checked.content for checked in found)
-    read_shard = functools.partial(
-        _read_unchanged, contents=dict(zip(paths, contents, strict=True)), read=read, fix=fix
+            problem = str(error)
+        num_rows.append(rows)
+        contents.append(content)
+        problems.append(problem)
+
+    def read_shard(path: Path) -> Rows:
+        with open_npz(path, fix) as file:
+            return read(file)
+
+    return Dataset(
+        name,
+        tuple(paths),
+        tuple(num_rows),
+        provenance,
+        read_shard,
+        tuple(contents),
+        tuple(problems),
     )
-    num_rows = tuple(checked.num_rows for checked in found)
-    return Dataset(name, tuple(paths), num_rows, provenance, read_shard, contents, tuple(problems))
-
-
-def _read_unchanged(
-    path: Path, contents: Mapping[Path, Content | None], read: Callable, fix: str
-) -> Arrays:
-    with open_npz(path, fix) as file:
-        if file.content != contents[path]:
-            raise bad_file(path, 'has changed since it was checked', 'put it back or start again')
-        return read(file)
 
 
 def npz_dataset(
@@ -446,9 +371,9 @@ def npz_dataset(
 ) -> Dataset:
     """Returns the data of files that have rewards in them, for suites of your own.
 
-    Each .npz holds
+    Each .npz holds, in either layout of `envs.layouts`,
 
-    - observations [R, d_s];
+    - observations [R, ...], or observations/<name> [R, ...] for each part of a Dict;
     - actions [R, d_a] in the environment's own units. They are mapped from its bounds to [−1, 1];
     - rewards [R], which the row's action earned;
     - terminals [R], True on the last row of each episode: its final state, whose action and reward
@@ -456,6 +381,11 @@ def npz_dataset(
     - optionally masks [R], 0 where the row's action ended the task, so that no reward comes after
       it, else 1. Without masks all are 1: each episode counts as cut off (by a time limit, say),
       and its last state still has a value.
+
+    With next_observations [R, ...] each row is a transition instead. An episode ends where
+    terminals, terminations or dones (the task ended), or timeouts or truncations (cut off) say so,
+    and wherever the next row begins elsewhere. Without masks, those are 0 where the task ended and
+    the episode was not cut off.
 
     Args:
         name: of the data.
@@ -470,16 +400,10 @@ def npz_dataset(
     if not paths:
         raise DatasetError(f'{name}: no files were given')
     space = env.action_space
-    assert isinstance(space, gymnasium.spaces.Box)
-    assert env.observation_space.shape is not None
-    widths = {
-        'observations': env.observation_space.shape,
-        'actions': space.shape,
-        'rewards': (),
-        'terminals': (),
-        'masks': (),
-    }
-    fix = 'correct what wrote it'
+    if not isinstance(space, Box):
+        raise DatasetError(f'{name}: actions are {space}; data needs vectors, a Box(low, high)')
+    columns = _columns(env.observation_space)
+    columns |= {'actions': Column(space.shape), 'rewards': Column(())}
     label = type(env.unwrapped).__name__ if env.spec is None else env.spec.id
     if provenance is None:
         provenance = {
@@ -487,43 +411,35 @@ def npz_dataset(
             'directory': str(paths[0].parent),
             'files': [path.name for path in paths],
         }
-    check = functools.partial(
-        check_npz, widths=widths, env_name=label, fix=fix, optional=('masks',)
-    )
-    read = functools.partial(_read_npz, low=space.low, high=space.high, fix=fix)
-    return open_shards(name, paths, provenance, check, read, fix)
+    check = functools.partial(layouts.check, columns=columns, env_name=label)
+    read = functools.partial(_read_own, columns=columns, low=space.low, high=space.high)
+    return open_shards(name, paths, provenance, check, read, 'correct what wrote it')
 
 
-def _read_npz(file: NpzFile, low: np.ndarray, high: np.ndarray, fix: str) -> Arrays:
-    terminals = file.read_flags('terminals')
-    observations, rewards, actions = map(file.read_numbers, ('observations', 'rewards', 'actions'))
-    masks = np.ones(len(terminals), np.float32)
-    if 'masks' in file:
-        masks = file.read_flags('masks').astype(np.float32)
-    actions[terminals], rewards[terminals] = (low + high) / 2, 0
-    for key, rows in (('observations', observations), ('rewards', rewards), ('actions', actions)):
-        check_finite(file.path, key, rows, fix)
+def _columns(space: gymnasium.Space) -> dict[str, Column]:
+    """Returns the arrays of observations: one, or one for each part of a Dict."""
+    parts = {'observations': space}
+    if isinstance(space, gymnasium.spaces.Dict):
+        parts = {f'observations/{name}': part for name, part in space.spaces.items()}
+    return {
+        key: Column(part.shape or (), np.uint8 if part.dtype == np.uint8 else np.float32)
+        for key, part in parts.items()
+    }
+
+
+def _read_own(
+    file: DataFile, columns: dict[str, Column], low: np.ndarray, high: np.ndarray
+) -> Rows:
+    arrays = layouts.read(file, columns)
+    actions, final = arrays['actions'], arrays['terminals']
+    actions[final] = (low + high) / 2
     slack = OUTSIDE * (high - low)
     outside = (actions < low - slack) | (actions > high + slack)
     if outside.any():
         row, part = np.argwhere(outside)[0]
         raise file.error(
             f'actions[{row}, {part}] is {actions[row, part]:g}, outside of the bounds '
-            f'{low[part]:g} to {high[part]:g}'
+            f'{low[part]:g} to {high[part]:g}, and so are {outside.any(axis=1).mean():.0%} of all'
         )
-    return {
-        'observations': observations,
-        'actions': to_unit(actions, low, high),
-        'rewards': rewards,
-        'masks': masks,
-        'terminals': terminals,
-    }
-
-
-def to_unit(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Maps actions [R, d_a] from `low` [d_a] and `high` [d_a] to [−1, 1], as float32.
-
-    None is quite at a bound: `ACTION_LIMIT`.
-    """
-    unit = (2 * (actions - low) / (high - low) - 1).astype(np.float32, copy=False)
-    return np.clip(unit, -ACTION_LIMIT, ACTION_LIMIT, out=unit)
+    arrays['actions'] = to_unit(actions, low, high)
+    return layouts.nest(arrays)

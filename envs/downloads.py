@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import re
 import urllib.error
 import urllib.request
 import zipfile
@@ -12,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from envs import locks
-from envs.npz import DAMAGE, DatasetError
+from envs.npz import DAMAGE
 from utils.errors import UserError
 
 
@@ -27,7 +26,7 @@ def download_file(
 
     Args:
         url: of the file.
-        path: where it shall be; directories are made if need be.
+        path: where it goes; directories are made if need be.
         otherwise: what else the user can do, for the error.
         verify: raises OSError for a file that is not intact; by default that of .npz files.
 
@@ -35,42 +34,24 @@ def download_file(
         The path.
 
     Raises:
-        DatasetError: a collection's manifest is in the way.
         UserError: the download failed.
     """
+    part = path.with_name(f'{path.name}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locks.hold(path.with_suffix('.lock'), 'downloading'):
+        with locks.hold(path.with_suffix('.lock'), part):
             if not path.exists():
-                if (manifest := path.with_suffix('.json')).exists():
-                    raise DatasetError(
-                        f'{manifest}: left over from a collection that is gone; delete it'
-                    )
-                _download(url, path, verify or _verify_npz)
-    except UserError:
-        raise
+                _fetch(url, part)
+                try:
+                    (verify or _verify_npz)(part)
+                except OSError:
+                    part.unlink()
+                    raise
+                part.replace(path)
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise UserError(f'{url}: download failed ({reason}). Try again, or {otherwise}') from error
     return path
-
-
-def _download(url: str, path: Path, verify: Callable[[Path], None]) -> None:
-    part = path.with_name(f'{path.name}.part')
-    for other in path.parent.iterdir():
-        if locks.is_unfinished(other.name, path.stem) and other != part and not other.is_dir():
-            other.unlink()  # of a version that did not go on
-    while True:
-        is_continued = _size(part) > 0
-        _fetch(url, part)
-        try:
-            verify(part)
-            break
-        except OSError:
-            part.unlink()
-            if not is_continued:  # else it may have been the beginning of another file
-                raise
-    part.replace(path)
 
 
 def _fetch(url: str, part: Path) -> None:
@@ -79,8 +60,6 @@ def _fetch(url: str, part: Path) -> None:
         before = _size(part)
         try:
             return _fetch_once(url, part)
-        except urllib.error.HTTPError:
-            raise
         except (OSError, http.client.HTTPException):
             if _size(part) <= before:
                 raise
@@ -88,39 +67,29 @@ def _fetch(url: str, part: Path) -> None:
 
 def _fetch_once(url: str, part: Path) -> None:
     start = _size(part)
-    request = urllib.request.Request(url)
-    if start:
-        request.add_header('Range', f'bytes={start}-')
+    request = urllib.request.Request(url, headers={'Range': f'bytes={start}-'} if start else {})
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not start:  # 416: there is nothing from `start` on
-            raise
-        error.close()
-        if error.headers.get('Content-Range') != f'bytes */{start}':
-            part.unlink()
-            _fetch_once(url, part)
-        return
+        if error.code == 416 and start:  # nothing is missing
+            return
+        raise
     with response:
-        span = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', response.headers.get('Content-Range') or '')
-        expected = None
-        if span and int(span[1]) == start:
-            expected = int(span[2])
-        else:  # the server sends all of it
+        if response.status != 206:  # the server sends all of it
             start = 0
-            if (length := response.headers.get('Content-Length')) is not None:
-                expected = int(length)
+        length = response.headers.get('Content-Length')
+        total = None if length is None else start + int(length)
         with (
             part.open('ab' if start else 'wb') as file,
             tqdm(
-                initial=start, total=expected, desc=url.split('/')[-1], unit='B', unit_scale=True
+                initial=start, total=total, desc=url.split('/')[-1], unit='B', unit_scale=True
             ) as bar,
         ):
             while chunk := response.read(1 << 20):
                 file.write(chunk)
                 bar.update(len(chunk))
-    if expected is not None and _size(part) != expected:
-        raise OSError(f'{_size(part)} of {expected} bytes arrived')
+    if total is not None and _size(part) != total:
+        raise OSError(f'{_size(part)} of {total} bytes arrived')
 
 
 def _size(path: Path) -> int:

@@ -1,18 +1,9 @@
-"""Reads .npz files that may hold anything; what cannot be right is a `DatasetError`.
+"""Data files of arrays (.npz): written one array at a time, and read with checks.
 
-NumPy's reader takes as much memory as a header promises, waits for ever at a named pipe, leaves
-bytes unchecked that a wrong header hides, and has many kinds of errors. Here a file is refused
-before memory is taken, whatever is read of an array is compared with its CRC-32, and numbers become
-float32 while they are read, without a second copy.
+Whatever is wrong with a file is a `DatasetError` of one line that names it.
 """
 
 import contextlib
-import io
-import math
-import os
-import stat
-import struct
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,68 +11,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from utils.errors import UserError
 
 REPLACE = 'delete it and download or collect it again'
-NUMBERS, FLAGS = 'fi', 'bfiu'  # kinds of types that can be numbers, and True or False
-FLAG_KEYS = ('terminals', 'masks')
 
-# What zipfile and NumPy raise when they meet damaged bytes.
+# What NumPy, zipfile and zlib raise when they meet bytes that make no sense.
 DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
+    *(OSError, EOFError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error),
 )
-
-_CHUNK = 1 << 20  # bytes of an array read at a time
-_HEADER = 1 << 14  # bytes that an array's header has at most
-_MOST_DEFLATED = 1032  # bytes that one byte of deflate can stand for
-_MOST_EXACT = 1 << 24  # float32 holds all integers up to here
-_UNREADABLE = 0x1 | 0x20 | 0x40  # flags of a zip entry: encrypted, patched, strongly encrypted
-_KINDS = {
-    stat.S_IFDIR: 'directory',
-    stat.S_IFIFO: 'named pipe',
-    stat.S_IFSOCK: 'socket',
-    stat.S_IFCHR: 'device',
-    stat.S_IFBLK: 'device',
-}
-
-Content = list[list[Any]]  # name, size and CRC-32 of each entry: equal for equal arrays
 
 
 class DatasetError(UserError):
     """A data file is missing, broken, or not what was asked for."""
 
 
-class Header(NamedTuple):
-    """What an array says of itself, and the bytes it takes to say so."""
+class Column(NamedTuple):
+    """What a row of an array holds.
+
+    Attributes:
+        shape: of a row.
+        dtype: that the array is read as: np.float32, of numbers of any type; np.uint8, as it is
+            stored; bool, of 0 and 1 in any type.
+    """
 
     shape: tuple[int, ...]
-    dtype: np.dtype
-    is_fortran: bool
-    offset: int
-
-    @property
-    def num_values(self) -> int:
-        """How many the array has."""
-        return math.prod(self.shape)
-
-
-class Checked(NamedTuple):
-    """What a check found: the rows of a file, and what identifies its content."""
-
-    num_rows: int
-    content: Content | None
+    dtype: type = np.float32
 
 
 def bad_file(path: Path, what: str, fix: str = REPLACE) -> DatasetError:
@@ -89,33 +46,33 @@ def bad_file(path: Path, what: str, fix: str = REPLACE) -> DatasetError:
     return DatasetError(f'{path}: {what}; {fix}')
 
 
-def check_regular_file(path: Path, fix: str = REPLACE) -> int:
-    """Returns the size of a file in bytes, without opening it.
+def write_npz(path: Path, episodes: list[dict[str, np.ndarray]]) -> None:
+    """Writes the rows of all `episodes` as `np.savez` would, and empties them.
 
-    Raises:
-        DatasetError: it is missing, empty, out of reach or no file, such as a named pipe.
+    One array at a time is put together, so that memory holds little more than the episodes.
     """
-    try:
-        status = path.stat()
-    except FileNotFoundError as error:
-        if path.is_symlink():
-            target = os.readlink(path)
-            raise bad_file(path, f'is a link to {target}, which is not there', fix) from error
-        raise bad_file(
-            path, 'is missing', 'put it there, or download or collect it again'
-        ) from error
-    except OSError as error:
-        raise bad_file(path, f'cannot be reached ({error.strerror})', fix) from error
-    if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), 'thing')
-        raise bad_file(path, f'is a {kind}, not a file', fix)
-    if not status.st_size:
-        raise bad_file(path, 'is empty', fix)
-    return status.st_size
+    with zipfile.ZipFile(path, 'w', allowZip64=True) as archive:
+        for key in list(episodes[0]):
+            rows = np.concatenate([episode.pop(key) for episode in episodes])
+            with archive.open(f'{key}.npy', 'w', force_zip64=True) as file:
+                np.lib.format.write_array(file, rows, allow_pickle=False)
+
+
+def read_array(file: NpzFile, key: str) -> np.ndarray:
+    """Reads an array to its last byte, so that its CRC-32 is compared even if its header is wrong.
+
+    Raises one of `DAMAGE` if it is damaged.
+    """
+    assert file.zip is not None  # it is open
+    with file.zip.open(f'{key}.npy') as member:
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        if member.read(1):
+            raise ValueError(f'{key} holds more than its header says')
+    return array
 
 
 @contextlib.contextmanager
-def open_npz(path: Path, fix: str = REPLACE) -> Iterator['NpzFile']:
+def open_npz(path: Path, fix: str = REPLACE) -> Iterator['DataFile']:
     """Opens a file for reading; no array has been read yet.
 
     Args:
@@ -123,13 +80,15 @@ def open_npz(path: Path, fix: str = REPLACE) -> Iterator['NpzFile']:
         fix: what to do about a bad file, for the error.
 
     Raises:
-        DatasetError: it is no file of arrays, or promises more than it holds.
+        DatasetError: it is missing, or no file of arrays.
     """
-    size = check_regular_file(path, fix)
-    with _reading(path, fix):
-        archive = zipfile.ZipFile(path)
-    with archive:
-        yield NpzFile(path, fix, archive, size)
+    with contextlib.ExitStack() as stack:
+        with _reading(path, fix):
+            raw = stack.enter_context(path.open('rb'))
+            if not zipfile.is_zipfile(raw):
+                raise ValueError('not a zip file, as .npz files are')
+            file = stack.enter_context(np.load(raw, allow_pickle=False))
+        yield DataFile(path, fix, file)
 
 
 @contextlib.contextmanager
@@ -137,230 +96,129 @@ def _reading(path: Path, fix: str) -> Iterator[None]:
     """Turns the errors of a file that cannot be read into a DatasetError that names it."""
     try:
         yield
-    except DatasetError:
-        raise
-    except MemoryError as error:
-        raise bad_file(path, 'needs more memory than there is', 'free some') from error
-    except PermissionError as error:
-        raise bad_file(path, f'cannot be read ({error.strerror})', 'make it readable') from error
+    except FileNotFoundError as error:
+        fix = 'put it there, or download or collect it again'
+        raise bad_file(path, 'is missing', fix) from error
     except OSError as error:
-        raise bad_file(path, f'cannot be read ({error.strerror or error})', fix) from error
+        reason = error.strerror or error
+        raise bad_file(path, f'cannot be read ({reason})', 'make it a readable file') from error
     except DAMAGE as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
+        reason = ' '.join(str(error).split())
         raise bad_file(
             path, f'cannot be read, it may be cut off or damaged ({reason})', fix
         ) from error
 
 
-class NpzFile:
+class DataFile:
     """An open .npz file, from `open_npz`.
 
     Attributes:
         path: of the file.
-        content: name, size and CRC-32 of each entry, ready for JSON.
     """
 
-    def __init__(self, path: Path, fix: str, archive: zipfile.ZipFile, size: int):
-        self.path, self._fix, self._archive = path, fix, archive
-        entries = archive.infolist()
-        self.content: Content = [[x.filename, x.file_size, x.CRC] for x in entries]
-        if len(archive.NameToInfo) < len(entries):
-            raise self.error('holds two arrays of one name')
-        if sum(entry.compress_size for entry in entries) > size:
-            raise self.error('promises more than it holds')
-        for entry in entries:
-            self._check_entry(entry, size)
+    def __init__(self, path: Path, fix: str, file: NpzFile):
+        self.path, self._fix, self._file = path, fix, file
 
     def __contains__(self, key: str) -> bool:
-        return f'{key}.npy' in self._archive.NameToInfo
+        return key in self._file.files
+
+    @property
+    def content(self) -> list[list[Any]]:
+        """Name, size and CRC-32 of each array, ready for JSON: equal for equal arrays."""
+        assert self._file.zip is not None
+        return [[x.filename, x.file_size, x.CRC] for x in self._file.zip.infolist()]
 
     def error(self, what: str) -> DatasetError:
         """Returns the error that names this file."""
         return bad_file(self.path, what, self._fix)
 
-    def _check_entry(self, entry: zipfile.ZipInfo, size: int) -> None:
-        if entry.flag_bits & _UNREADABLE:
-            raise self.error(f'{entry.filename!r} is encrypted')
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise self.error(f'{entry.filename!r} is compressed in a way that NumPy does not use')
-        is_stored = entry.compress_type == zipfile.ZIP_STORED
-        most = entry.compress_size * (1 if is_stored else _MOST_DEFLATED)
-        if (
-            entry.header_offset + entry.compress_size > size
-            or entry.file_size > most
-            or (is_stored and entry.file_size != most)
-        ):
-            raise self.error(f'{entry.filename!r} promises more than the file holds')
-        with _reading(self.path, self._fix):
-            self._archive.open(entry).close()  # compares both places that have its name
+    def header(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Returns shape and type of an array without reading it."""
+        assert self._file.zip is not None
+        with _reading(self.path, self._fix), self._file.zip.open(f'{key}.npy') as member:
+            if np.lib.format.read_magic(member) == (1, 0):
+                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+            else:
+                shape, _, dtype = np.lib.format.read_array_header_2_0(member)
+        return shape, dtype
 
-    def header(self, key: str) -> Header:
-        """Returns the header of an array that is in the file.
+    def check(self, columns: Mapping[str, Column], env_name: str) -> int:
+        """Checks names, shapes, types and lengths of arrays without reading them.
 
-        Raises:
-            DatasetError: it cannot be read, is of a type that makes no sense for `key`, or promises
-                more or less than there is.
-        """
-        entry = self._archive.getinfo(f'{key}.npy')
-        with _reading(self.path, self._fix), self._archive.open(entry) as file:
-            head = io.BytesIO(file.read(_HEADER))
-        try:
-            header = _parse_header(head)
-        except (MemoryError, *DAMAGE) as error:
-            raise self.error(f'{key} has no header that NumPy can read') from error
-        kinds, needed = NUMBERS, 'floating-point numbers (float32)'
-        if key in FLAG_KEYS:
-            kinds, needed = FLAGS, 'True or False (bool)'
-        if header.dtype.kind not in kinds:
-            raise self.error(f'{key} is of type {str(header.dtype)[:40]}, needs {needed}')
-        promised = header.offset + header.num_values * header.dtype.itemsize
-        if promised != entry.file_size or min(header.shape, default=0) < 0:
-            raise self.error(
-                f'{key} of shape {header.shape} needs {promised} bytes, but has {entry.file_size}'
-            )
-        return header
+        Args:
+            columns: the arrays that must be there.
+            env_name: what the data is for, for the error.
 
-    def _chunks(self, key: str, header: Header) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields the place of each piece of an array, and the piece, in the file's order."""
-        size = header.dtype.itemsize
-        step = _CHUNK // size
-        with _reading(self.path, self._fix), self._archive.open(f'{key}.npy') as file:
-            file.read(header.offset)
-            for start in range(0, header.num_values, step):
-                num_bytes = min(step, header.num_values - start) * size
-                data = file.read(num_bytes)  # the last one compares the CRC-32
-                if len(data) < num_bytes:
-                    raise EOFError(f'{key} is cut off')
-                yield start, np.frombuffer(data, header.dtype)
-
-    def read_numbers(self, key: str) -> np.ndarray:
-        """Reads an array of numbers as float32; too large ones become infinite.
+        Returns:
+            The number of rows, R.
 
         Raises:
-            DatasetError: it is damaged, or has integers that float32 cannot tell apart.
+            DatasetError: an array is missing or does not fit.
         """
-        header = self.header(key)
-        is_integer = header.dtype.kind == 'i'
-        with _reading(self.path, self._fix):
-            numbers = np.empty(header.num_values, np.float32)
-        for start, values in self._chunks(key, header):
-            if is_integer and max(-int(values.min()), int(values.max())) > _MOST_EXACT:
-                place = start + int(np.argmax((values > _MOST_EXACT) | (values < -_MOST_EXACT)))
-                raise self.error(
-                    f'{key} is {values[place - start]} in row {_row(header, place)}, beyond the '
-                    f'integers that float32 holds (±{_MOST_EXACT})'
-                )
-            with np.errstate(over='ignore', invalid='ignore'):
-                numbers[start : start + len(values)] = values
-        return _shaped(numbers, header)
+        if missing := [key for key in columns if key not in self]:
+            raise self.error(f'has no {", ".join(missing)}')
+        lengths = {}
+        for key, column in columns.items():
+            shape, dtype = self.header(key)
+            if not shape or shape[1:] != column.shape:
+                needs = ', '.join(map(str, ('R', *column.shape)))
+                raise self.error(f'{key} has shape {shape}, {env_name} needs ({needs})')
+            is_image = column.dtype is np.uint8
+            if dtype.kind not in 'fiub' or (is_image and dtype != np.uint8):
+                needs = 'uint8' if is_image else 'numbers (float32)'
+                raise self.error(f'{key} is of type {dtype}, {env_name} needs {needs}')
+            lengths[key] = shape[0]
+        if len(set(lengths.values())) > 1:
+            rows = ', '.join(f'{key} {length}' for key, length in lengths.items())
+            raise self.error(f'row counts differ: {rows}')
+        num_rows = next(iter(lengths.values()))
+        if not num_rows:
+            raise self.error('has no rows')
+        return num_rows
 
-    def read_flags(self, key: str) -> np.ndarray:
-        """Reads an array of True and False, in whatever type, as bool.
+    def read(self, key: str, dtype: type = np.float32) -> np.ndarray:
+        """Reads an array as a type of `Column`.
 
         Raises:
-            DatasetError: it is damaged, or has other numbers than 0 and 1.
+            DatasetError: it is damaged, or of bool has something else than 0 and 1.
         """
-        header = self.header(key)
         with _reading(self.path, self._fix):
-            flags = np.empty(header.num_values, bool)
-        for start, values in self._chunks(key, header):
-            if values.dtype == bool:
-                values = values.view(np.uint8)  # a byte of a damaged file can be more than 1
-            is_one = values == 1
-            wrong = ~is_one & (values != 0)
-            if wrong.any():
-                place = int(np.argmax(wrong))
-                raise self.error(
-                    f'{key} is {values[place]} in row {_row(header, start + place)}, must be '
-                    'True or False (1 or 0)'
-                )
-            flags[start : start + len(values)] = is_one
-        return _shaped(flags, header)
+            array = read_array(self._file, key)
+        if dtype is bool and array.dtype != bool and not np.isin(array, (0, 1)).all():
+            row = np.flatnonzero(~np.isin(array, (0, 1)))[0]
+            raise self.error(f'{key} is {array[row]} in row {row}, must be True or False (1 or 0)')
+        with np.errstate(over='ignore', invalid='ignore'):  # too large becomes infinite
+            return array.astype(dtype, copy=False)
 
+    def read_finite(self, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
+        """Reads arrays.
 
-def _parse_header(file: io.BytesIO) -> Header:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version in ((2, 0), (3, 0)):
-        shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise ValueError(f'version {version}')
-    return Header(shape, dtype, is_fortran, file.tell())
+        Raises:
+            DatasetError: one is damaged, or has a number that is not finite.
+        """
+        arrays = {key: self.read(key, column.dtype) for key, column in columns.items()}
+        for key, rows in arrays.items():
+            self.check_finite(key, rows)
+        return arrays
 
+    def check_finite(self, key: str, rows: np.ndarray) -> None:
+        """Raises DatasetError if some number of `rows` [R, ...] is not finite."""
+        # The extremes are finite if and only if everything is, and they need no temporary array.
+        if not np.isfinite([rows.min(), rows.max()]).all():
+            row = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0]
+            raise self.error(f'{key} is not finite in row {row} (as float32)')
 
-def _shaped(flat: np.ndarray, header: Header) -> np.ndarray:
-    if header.is_fortran:
-        return flat.reshape(header.shape[::-1]).T
-    return flat.reshape(header.shape)
+    def read_terminals(self) -> np.ndarray:
+        """Reads `terminals` [R] of a file in which each episode has a row for its final state.
 
-
-def _row(header: Header, place: int) -> int:
-    return int(np.unravel_index(place, header.shape, 'F' if header.is_fortran else 'C')[0])
-
-
-def check_npz(
-    path: Path,
-    widths: Mapping[str, tuple[int, ...]],
-    env_name: str,
-    fix: str = REPLACE,
-    optional: tuple[str, ...] = (),
-) -> Checked:
-    """Checks all of an .npz file that can be checked without reading it whole.
-
-    Args:
-        path: the file.
-        widths: its arrays, 'observations' and 'terminals' among them, and the shape of a row of
-            each.
-        env_name: what the data is for, for the error.
-        fix: what to do about a bad file, for the error.
-        optional: those of `widths` that may be missing.
-
-    Returns:
-        The number of its rows, and its content as it is now.
-
-    Raises:
-        DatasetError: the file is damaged, lacks an array, or does not fit the environment.
-    """
-    with open_npz(path, fix) as file:
-        widths = {key: w for key, w in widths.items() if key in file or key not in optional}
-        if missing := [key for key in widths if key not in file]:
-            raise file.error(f'has no {", ".join(missing)}')
-        shapes = {key: file.header(key).shape for key in widths}
-        for key, shape in shapes.items():
-            if shape[1:] != widths[key] or not shape:
-                needs = ', '.join(map(str, ('R', *widths[key])))
-                raise file.error(f'{key} has shape {shape}, {env_name} needs ({needs})')
-        if len({shape[0] for shape in shapes.values()}) > 1:
-            rows = ', '.join(f'{key} {shape[0]}' for key, shape in shapes.items())
-            raise file.error(f'row counts differ: {rows}')
-        needed = 4 * sum(map(math.prod, shapes.values()))
-        if needed > _memory():
-            gib = f'{needed / 2**30:.1f} GiB'
-            raise file.error(f'needs {gib} of memory, this machine has {_memory() / 2**30:.1f}')
-        _check_terminals(file, file.read_flags('terminals'))
-    return Checked(shapes['terminals'][0], file.content)
-
-
-def _check_terminals(file: NpzFile, terminals: np.ndarray) -> None:
-    if not len(terminals):
-        raise file.error('has no rows')
-    if not terminals.any():
-        raise file.error('terminals is True nowhere, so no episode ends')
-    if not terminals[-1]:
-        raise file.error('the last row is not terminal, so its last episode is cut off')
-    if terminals.all():
-        raise file.error('terminals is True in every row, so there is no transition')
-
-
-def _memory() -> int:
-    """Returns the bytes of memory that this machine has."""
-    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-
-
-def check_finite(path: Path, key: str, rows: np.ndarray, fix: str = REPLACE) -> None:
-    """Raises DatasetError if some number of `rows` [R, ...] is not finite."""
-    # The extremes are finite if and only if everything is, and they need no temporary array.
-    if not np.isfinite([rows.min(), rows.max()]).all():
-        row = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0]
-        raise bad_file(path, f'{key} is not finite in row {row} (as float32)', fix)
+        Raises:
+            DatasetError: they make no episodes.
+        """
+        terminals = self.read('terminals', bool)
+        if not terminals.any():
+            raise self.error('terminals is True nowhere, so no episode ends')
+        if not terminals[-1]:
+            raise self.error('the last row is not terminal, so its last episode is cut off')
+        if terminals.all():
+            raise self.error('terminals is True in every row, so there is no transition')
+        return terminals

@@ -1,5 +1,6 @@
 """The suites by name, and the environments and data of a task of any suite."""
 
+import dataclasses
 import importlib
 import json
 from collections.abc import Callable, Mapping
@@ -10,11 +11,13 @@ import numpy as np
 from absl import logging
 from gymnasium.spaces import Box
 
-from envs.datasets import ON_BAD_SHARD, Dataset, DatasetError, check_source
+from envs.datasets import ON_BAD_SHARD, DataRequest, Dataset, DatasetError
 from envs.ogbench import suite as ogbench
 from envs.robomimic import suite as robomimic
 from envs.suite import Suite, Task, Value
 from utils.errors import UserError
+
+SHARD_FIELDS = ('paths', 'num_rows', 'contents')  # of a `Dataset`, one entry for each shard
 
 _suites: dict[str, Suite] = {suite.name: suite for suite in (ogbench, robomimic)}
 
@@ -216,12 +219,7 @@ def make_dataset(
 
     Args:
         task: of `find_task`, or the name of a registered suite's environment.
-        source: 'auto' takes the files that are there, whatever made them, and downloads them if
-            there are none. 'download' takes or fetches the public files. 'collect' takes or makes
-            a scripted collection of exactly `num_episodes` and `seed`.
-        num_episodes: episodes to collect; by default as many as the public data set has.
-        seed: of the collection.
-        num_workers: processes that collect; by default one per core.
+        source, num_episodes, seed, num_workers: see `DataRequest`.
         on_bad_shard: what to do with a file that cannot be used: 'fail', or 'skip' it with a
             warning that names it.
         options: of the task's suite (`task.suite.options`).
@@ -232,25 +230,24 @@ def make_dataset(
         UserError: the download or the collection failed.
     """
     task = _as_task(task)
-    check_source(source, num_episodes)
+    request = DataRequest(source, num_episodes, seed, num_workers)
     if on_bad_shard not in ON_BAD_SHARD:
         raise UserError(f'on_bad_shard={on_bad_shard}: must be one of {", ".join(ON_BAD_SHARD)}')
-    dataset = task.suite.make_dataset(
-        task,
-        source=source,
-        num_episodes=num_episodes,
-        seed=seed,
-        num_workers=num_workers,
-        **check_options(task, options),
-    )
-    _judge_shards(dataset, on_bad_shard)
+    options = check_options(task, options)
+    dataset = task.suite.make_dataset(task, request=request, **options)
+    dataset = _without_bad_shards(dataset, on_bad_shard)
     logging.info('Offline data %s: %s', dataset.name, json.dumps(dataset.provenance))
     return dataset
 
 
-def _judge_shards(dataset: Dataset, on_bad_shard: str) -> None:
+def _without_bad_shards(dataset: Dataset, on_bad_shard: str) -> Dataset:
     problems = [problem for problem in dataset.problems if problem is not None]
-    if problems and (on_bad_shard == 'fail' or len(problems) == len(dataset)):
+    if not problems:
+        return dataset
+    if on_bad_shard == 'fail' or len(problems) == len(dataset):
         raise DatasetError(problems[0])
     for problem in problems:
         logging.warning('Skipping a shard. %s', problem)
+    good = [i for i, problem in enumerate(dataset.problems) if problem is None]
+    kept = {key: tuple(getattr(dataset, key)[i] for i in good) for key in SHARD_FIELDS}
+    return dataclasses.replace(dataset, **kept, problems=())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # importing them takes longer than all of this
     import gymnasium
     import numpy as np
 
-    from envs.datasets import Dataset
+    from envs.datasets import DataRequest, Dataset
 
 Value = bool | int | float | str | None
 
@@ -177,24 +177,12 @@ class Suite:
         """
         raise NotImplementedError
 
-    def make_dataset(
-        self,
-        task: Task,
-        *,
-        source: str = 'auto',
-        num_episodes: int | None = None,
-        seed: int = 0,
-        num_workers: int | None = None,
-        **options,
-    ) -> 'Dataset':
+    def make_dataset(self, task: Task, *, request: 'DataRequest', **options) -> 'Dataset':
         """Finds, downloads or collects the offline data of a task; see `envs.make_dataset`.
 
         Args:
             task: of `parse`.
-            source: 'auto', 'download' or 'collect'.
-            num_episodes: to collect; None: as many as the public data has.
-            seed: of the collection.
-            num_workers: processes that collect; None: one per core.
+            request: what is wanted, and how it may be made.
             options: values of all of the suite's `options`, also of those for environments only.
         """
         raise NotImplementedError
@@ -220,7 +208,7 @@ class Suite:
         self, path: 'Path', dataset_name: str, episodes: 'list[dict[str, np.ndarray]]'
     ) -> None:
         """Writes a file of collected episodes, and may empty them; by default an .npz file."""
-        from envs.collect import write_npz
+        from envs.npz import write_npz
 
         write_npz(path, episodes)
 

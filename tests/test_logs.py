@@ -1,7 +1,5 @@
 """What a run leaves behind: tables, its folder, a picture."""
 
-import errno
-import fcntl
 import logging
 
 import pytest
@@ -77,19 +75,6 @@ def test_what_is_not_known_is_an_empty_cell_and_what_is_not_finite_says_so(tmp_p
     log.write('online', 'online', 20, [{'episodes': 1, 'critic/loss': float('nan')}])
     log.close()
     assert [row['critic/loss'] for row in read_table(tmp_path / 'online.csv')] == ['', 'nan']
-
-
-def test_a_folder_without_locks_has_an_owner_and_says_so(tmp_path, monkeypatch, caplog):
-    def flock(*_):
-        raise OSError(errno.ENOSYS, 'Function not implemented')
-
-    monkeypatch.setattr(fcntl, 'flock', flock)
-    folder = logs.RunFolder(tmp_path / 'run')
-    assert [message.split('; ')[0] for message in caplog.messages] == [
-        f'{tmp_path / "run"}: its file system has no locks (flock)'
-    ]
-    assert not logs.is_at_work(tmp_path / 'run')
-    folder.close()
 
 
 def test_a_folder_has_one_owner_and_its_status_is_never_half_written(tmp_path):

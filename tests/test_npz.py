@@ -1,54 +1,28 @@
-"""Data files that hold anything at all: a clear error that names the file, or what is in it."""
+"""Data files as people have them: damaged, of another task, of other types. Bad ones are named."""
 
-import io
-import os
-import socket
-import struct
-import tracemalloc
-import warnings
-import zipfile
+import logging
 
+import gymnasium
 import numpy as np
 import pytest
 import toy_suite
-from hypothesis import HealthCheck, event, given, settings
-from hypothesis import strategies as st
+from gymnasium.spaces import Box
 from small_data import make_arrays, write
 
-from envs import npz
-from envs.datasets import DatasetError, npz_dataset, to_unit
+from envs import DatasetError
+from envs.datasets import npz_dataset
+from envs.layouts import to_unit
 
-EXAMPLES = int(os.environ.get('DATA_EXAMPLES', '200'))  # of each property
-KEYS = ('observations', 'actions', 'rewards', 'masks', 'terminals')
-
-
-def load(path):
-    return npz_dataset('x', [path], toy_suite.Push()).load(0)
+KEYS = tuple(make_arrays())
 
 
-def npy(rows, **header):
-    """Returns an array as .npy, with other entries in its header."""
-    file = io.BytesIO()
-    version = header.pop('version', (1, 0))
-    entries = np.lib.format.header_data_from_array_1_0(rows) | header
-    text = (repr(entries) + '\n').encode()
-    size = struct.pack('<H' if version == (1, 0) else '<I', len(text))
-    file.write(b'\x93NUMPY' + bytes(version) + size + text + rows.tobytes())
-    return file.getvalue()
-
-
-def write_members(path, members, compression=zipfile.ZIP_STORED):
-    """Writes bytes under names."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of two members of one name
-        with zipfile.ZipFile(path, 'w', compression) as archive:
-            for name, content in members:
-                archive.writestr(name, content)
-    return path
-
-
-def members(**changes):
-    return [(f'{key}.npy', npy(rows)) for key, rows in (make_arrays() | changes).items()]
+def load(path, env=None):
+    dataset = npz_dataset('x', [path], env or toy_suite.Push())
+    if dataset.problems[0]:
+        raise DatasetError(dataset.problems[0])
+    data = dataset.load(0)
+    assert dataset.num_rows == (len(data['rewards']),)
+    return data
 
 
 def refuses(path, message):
@@ -58,401 +32,241 @@ def refuses(path, message):
     assert '\n' not in str(caught.value)
 
 
-def with_value(key, value, dtype):
+def with_value(key, value, dtype=np.float32):
     rows = make_arrays()[key].astype(dtype)
     rows[4] = value
     return {key: rows}
 
 
-STRUCTURED = np.zeros(6, [('x', 'f4'), ('y', 'f4')])
-
-
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'terminals': np.array(['a', 'b'] * 3)}, 'terminals is of type <U1, needs True or False'),
-        (with_value('terminals', np.nan, float), 'terminals is nan in row 4, must be True or'),
-        (with_value('terminals', 0.5, float), 'terminals is 0.5 in row 4'),
-        (with_value('terminals', 2, np.uint8), 'terminals is 2 in row 4'),
-        ({'terminals': np.ones(6, bool)}, 'terminals is True in every row, so there is no trans'),
-        (with_value('masks', 0.5, float), 'masks is 0.5 in row 4'),
-        (with_value('masks', -1, int), 'masks is -1 in row 4'),
-        ({'observations': np.full((6, 3), 'a')}, 'observations is of type <U1, needs floating'),
-        ({'observations': np.zeros((6, 3), 'M8[s]')}, r'observations is of type datetime64\[s\]'),
-        ({'observations': np.zeros((6, 3), np.uint8)}, 'observations is of type uint8'),
-        ({'observations': np.zeros((6, 3), bool)}, 'observations is of type bool'),
-        ({'actions': np.zeros((6, 1), complex)}, 'actions is of type complex128'),
-        ({'actions': np.zeros((6, 1), object)}, 'actions is of type object'),
-        ({'rewards': STRUCTURED}, 'rewards is of type .*x.*, needs floating'),
-        ({'rewards': np.zeros(6, 'S3')}, r'rewards is of type \|S3'),
-        (with_value('observations', 1e300, float), 'observations is not finite in row 4'),
-        (with_value('observations', 2**40, int), 'observations is 1099511627776 in row 4, beyond'),
-        (with_value('actions', -(2**63), np.int64), 'actions is -9223372036854775808 in row 4'),
-        ({key: rows[:0] for key, rows in make_arrays().items()}, 'has no rows'),
-        ({key: rows[-1:] for key, rows in make_arrays().items()}, 'terminals is True in every row'),
+        ({'rewards': None, 'actions': None}, 'has no actions, rewards; correct what wrote it'),
+        ({'actions': np.zeros((6, 2))}, r'actions has shape \(6, 2\), Push needs \(R, 1\)'),
         ({'observations': np.float32(0)}, r'observations has shape \(\), Push needs \(R, 3\)'),
-        ({'terminals': np.array(True)}, r'terminals has shape \(\)'),
+        ({'masks': np.ones(5)}, 'row counts differ: .*masks 5'),
+        ({key: rows[:0] for key, rows in make_arrays().items()}, 'has no rows'),
+        ({'terminals': np.zeros(6)}, 'terminals is True nowhere, so no episode ends'),
+        ({'terminals': np.ones(6)}, 'terminals is True in every row, so there is no transition'),
+        ({'terminals': np.arange(6) == 2}, 'the last row is not terminal, .* is cut off'),
+        (with_value('terminals', 2, int), r'terminals is 2 in row 4, must be True or False'),
+        (with_value('masks', 0.5), r'masks is 0.5 in row 4'),
+        (with_value('masks', np.nan), 'masks is nan in row 4'),
+        ({'actions': np.zeros((6, 1), 'U3')}, 'actions is of type <U3, Push needs numbers'),
+        ({'actions': np.zeros((6, 1), object)}, 'actions is of type object'),
+        ({'rewards': np.zeros(6, complex)}, 'rewards is of type complex128'),
+        (with_value('observations', np.nan), 'observations is not finite in row 4'),
+        (with_value('observations', 1e300, float), r'observations is not finite in row 4 \(as fl'),
+        (with_value('rewards', -np.inf), 'rewards is not finite in row 4'),
     ],
 )
 def test_what_is_no_data_is_an_error_that_names_it(tmp_path, changes, message):
     refuses(write(tmp_path / 'x.npz', **changes), message)
 
 
-@pytest.mark.parametrize('dtype', ['<f2', '>f4', '<f8', '>f8', np.longdouble, '<i1', '>i8'])
-@pytest.mark.parametrize('order', 'CF')
-def test_numbers_of_other_types_and_orders_become_the_same_float32(tmp_path, dtype, order):
-    arrays = {
-        key: np.asarray(np.round(rows), dtype, order=order)
-        for key, rows in make_arrays().items() if key != 'terminals'
-    }  # fmt: skip
-    terminals = make_arrays()['terminals'].astype(dtype)
-    data = load(write(tmp_path / 'x.npz', **arrays, terminals=terminals))
-    np.testing.assert_array_equal(data['observations'], arrays['observations'])
-    np.testing.assert_array_equal(data['terminals'], terminals == 1)
-    assert {rows.dtype.str for rows in data.values()} == {'<f4', '|b1'}
-
-
-@pytest.mark.parametrize('chunk', [8, 20, 1 << 20])
+@pytest.mark.parametrize('dtype', ['<f2', '>f4', '<f8', '<i1', '>i8'])
 @pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
-def test_files_are_read_in_pieces_to_the_same(tmp_path, monkeypatch, chunk, save):
-    arrays = make_arrays()
-    save(tmp_path / 'x.npz', **arrays)
-    monkeypatch.setattr(npz, '_CHUNK', chunk)
-    assert_equal(load(tmp_path / 'x.npz'), meaning(arrays))
-    arrays['observations'] = np.asfortranarray(arrays['observations'].astype(int))
-    arrays['observations'][4, 1] = 2**25
-    save(tmp_path / 'x.npz', **arrays)
-    refuses(tmp_path / 'x.npz', 'observations is 33554432 in row 4')
-
-
-@pytest.mark.parametrize(
-    ('header', 'message'),
-    [
-        ({'shape': (5, 3)}, r'observations of shape \(5, 3\) needs \d+ bytes, but has'),
-        ({'shape': (10**12, 3)}, r'observations of shape \(10{12}, 3\) needs 12\d+ bytes'),
-        ({'shape': (-6, 3)}, r'observations of shape \(-6, 3\)'),
-        ({'shape': (-6, -3)}, r'observations of shape \(-6, -3\)'),
-        ({'shape': [6, 3]}, 'observations has no header that NumPy can read'),
-        ({'descr': 'nonsense'}, 'observations has no header'),
-        ({'descr': '<f8'}, 'needs 2'),
-        ({'descr': '|O'}, 'observations is of type object'),
-        ({'fortran_order': 1}, 'observations has no header'),
-        ({'more': 1}, 'observations has no header'),
-        ({'version': (9, 0)}, 'observations has no header'),
-        ({'descr': [('x', '<f4')] * 2}, 'observations has no header'),
-        ({'descr': 'x' * 20_000}, 'observations has no header'),
-    ],
-)
-def test_headers_that_promise_something_else_are_refused_before_memory_is_taken(
-    tmp_path, header, message
-):
-    rows = make_arrays()['observations']
-    content = [(k, npy(rows, **header) if k == 'observations.npy' else v) for k, v in members()]
-    path = write_members(tmp_path / 'x.npz', content)
-    tracemalloc.start()
-    refuses(path, message)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2**21
-
-
-def test_headers_nested_without_end_are_refused(tmp_path):
-    text = b'(' * 9000
-    header = b'\x93NUMPY\x01\x00' + struct.pack('<H', len(text)) + text
-    path = write_members(tmp_path / 'x.npz', [*members()[1:], ('observations.npy', header)])
-    refuses(path, 'observations has no header that NumPy can read')
-
-
-def test_compressed_files_cannot_promise_more_than_deflate_can_hold(tmp_path):
-    path = tmp_path / 'x.npz'
-    arrays = {key: np.concatenate([rows] * 10_000) for key, rows in make_arrays().items()}
-    np.savez_compressed(path, **arrays)
-    assert len(load(path)['rewards']) == 60_000
-    content = bytearray(path.read_bytes())
-    at = content.rindex(b'observations.npy') - 22  # the size in the directory
-    (size,) = struct.unpack_from('<I', content, at)
-    assert size == 128 + 4 * 3 * 60_000
-    struct.pack_into('<I', content, at, 2**31)
-    path.write_bytes(content)
-    refuses(path, "'observations.npy' promises more than the file holds")
-
-
-def test_more_than_the_memory_of_the_machine_is_refused(tmp_path, monkeypatch):
-    path = write(tmp_path / 'x.npz')
-    monkeypatch.setattr(npz, '_memory', lambda: 50)
-    refuses(path, 'needs 0.0 GiB of memory, this machine has 0.0')
+def test_numbers_of_other_types_become_the_same_float32(tmp_path, dtype, save):
+    arrays = {key: np.asfortranarray(np.round(rows), dtype) for key, rows in make_arrays().items()}
+    save(tmp_path / 'x.npz', **arrays, infos=np.array([{'more': 1}] * 6, object))
+    data = load(tmp_path / 'x.npz')
+    final = arrays['terminals'] == 1
+    np.testing.assert_array_equal(data['observations'], arrays['observations'])
+    np.testing.assert_array_equal(data['rewards'], np.where(final, 0, arrays['rewards']))
+    np.testing.assert_array_equal(data['masks'], arrays['masks'])
+    np.testing.assert_array_equal(data['terminals'], final)
+    actions = np.where(final[:, None], 0, arrays['actions'])
+    np.testing.assert_array_equal(data['actions'], to_unit(actions, *np.float32([[-2], [2]])))
+    assert {key: rows.dtype.str for key, rows in data.items()} == {
+        **dict.fromkeys(KEYS, '<f4'),
+        'terminals': '|b1',
+    }
 
 
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        ([*members(), members()[1]], 'holds two arrays of one name'),
-        ([(name[:-4], content) for name, content in members()], 'has no observations, actions'),
-        ([], 'has no observations'),
+        (lambda whole: b'', 'cut off or damaged .not a zip file'),
+        (lambda whole: b'1, 2, 3\n', 'cut off or damaged .not a zip file'),
+        (lambda whole: whole[:-100], 'cut off or damaged .not a zip file'),
+        (lambda whole: whole[:230] + b'x' + whole[231:], 'cut off or damaged .*CRC'),
+        (None, 'is missing; put it there, or download or'),
     ],
 )
-def test_other_archives_are_refused(tmp_path, content, message):
-    refuses(write_members(tmp_path / 'x.npz', content), message)
+def test_a_damaged_file_is_named(tmp_path, content, message):
+    path = write(tmp_path / 'x.npz')
+    whole = path.read_bytes()
+    path.unlink()
+    if content:
+        path.write_bytes(content(whole))
+    refuses(path, message)
 
 
-@pytest.mark.parametrize('compression', [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_other_kinds_of_compression_are_refused(tmp_path, compression):
-    path = write_members(tmp_path / 'x.npz', members(), compression)
-    refuses(path, 'compressed in a way that NumPy does not use')
+def test_a_directory_in_a_files_place_is_named(tmp_path):
+    refuses(tmp_path, r'cannot be read \(Is a directory\); make it a readable file')
 
 
-def test_encrypted_files_are_refused(tmp_path):
-    content = bytearray(write(tmp_path / 'x.npz').read_bytes())
-    content[content.index(b'PK\x01\x02') + 8] |= 1
-    (tmp_path / 'x.npz').write_bytes(content)
-    refuses(tmp_path / 'x.npz', "'observations.npy' is encrypted")
+class Seeing(toy_suite.Push):
+    """Observes a state, which the environment gives in doubles, and an image."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            'state': Box(-np.inf, np.inf, (2,), np.float64),
+            'image': Box(0, 255, (4, 5, 3), np.uint8),
+        }
+    )
 
 
-def test_an_array_whose_name_is_damaged_is_not_taken_for_one_that_was_left_out(tmp_path):
-    content = write(tmp_path / 'x.npz').read_bytes()
-    at = content.rindex(b'masks.npy')
-    (tmp_path / 'x.npz').write_bytes(content[:at] + b'n' + content[at + 1 :])
-    refuses(tmp_path / 'x.npz', 'cannot be read, it may be cut off or damaged .*differ')
+def test_observations_may_be_several_arrays_of_any_shape(tmp_path):
+    rng, arrays = np.random.default_rng(0), make_arrays()
+    del arrays['observations']
+    state, image = rng.normal(size=(6, 2)), rng.integers(0, 255, (6, 4, 5, 3), np.uint8)
+    path = tmp_path / 'x.npz'
+    parts = {'observations/state': state, 'observations/image': image}
+    np.savez(path, **arrays, **parts)
+    found = load(path, Seeing())['observations']
+    assert found.keys() == {'state', 'image'}
+    assert (found['state'].dtype, found['image'].dtype) == (np.float32, np.uint8)
+    np.testing.assert_array_equal(found['state'], state.astype(np.float32))
+    np.testing.assert_array_equal(found['image'], image)
+    np.savez(path, **arrays, **parts | {'observations/image': image / 255})
+    with pytest.raises(DatasetError, match='observations/image is of type float64, Seeing needs'):
+        load(path, Seeing())
+    np.savez(path, **make_arrays())
+    with pytest.raises(DatasetError, match='has no observations/image, observations/state'):
+        load(path, Seeing())
 
 
-def make_fifo(path):
-    os.mkfifo(path)
+# ---- rows that are transitions ------------------------------------------------------------------
 
 
-def make_socket(path):
-    os.chdir(path.parent)  # a socket's path must be short
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path.name)
+def episodes(number=4, length=5, solved=True):
+    """Returns episodes in a row for each state; with or without success in the even ones."""
+    rng, parts = np.random.default_rng(0), []
+    for episode in range(number):
+        success = solved and episode % 2 == 0
+        steps = length - (episode == 0)
+        final = np.arange(steps + 1) == steps
+        last = np.arange(steps + 1) == steps - 1
+        parts.append(
+            {
+                'observations': rng.normal(size=(steps + 1, 3)).astype(np.float32),
+                'actions': np.where(final[:, None], 0, rng.uniform(-2, 2, (steps + 1, 1))),
+                'rewards': np.where(final, 0.0, (success & last) - 1.0),
+                'masks': np.where(success & last, 0.0, 1.0),
+                'terminals': final,
+            }
+        )
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def transitions(arrays, *keys):
+    """Returns the same in a row for each transition, with the arrays that are named."""
+    rows = np.flatnonzero(~arrays['terminals'])
+    end, solved = arrays['terminals'][rows + 1], arrays['masks'][rows] == 0
+    flags = {
+        'next_observations': arrays['observations'][rows + 1],
+        'masks': arrays['masks'][rows],
+        'terminals': solved,  # as in D4RL
+        'ends': end,
+        'timeouts': end & ~solved,
+        'dones': end,
+    }
+    found = {key: arrays[key][rows] for key in ('observations', 'actions', 'rewards')}
+    found |= {key: flags[key] for key in keys}
+    if 'ends' in found:
+        found['terminals'] = found.pop('ends')
+    return found
 
 
 @pytest.mark.parametrize(
-    ('make', 'message'),
+    'keys',
     [
-        (make_fifo, 'is a named pipe, not a file'),
-        (make_socket, 'is a socket, not a file'),
-        (lambda path: path.symlink_to('/dev/zero'), 'is a device, not a file'),
-        (lambda path: path.mkdir(), 'is a directory, not a file'),
-        (lambda path: path.symlink_to('nowhere'), 'is a link to nowhere, which is not there'),
-        (lambda path: path.symlink_to(path), 'cannot be reached .*symbolic links'),
-        (lambda path: path.touch(), 'is empty'),
-        (lambda path: None, 'is missing; put it there, or download or'),
+        ('terminals', 'timeouts'),
+        ('terminals',),  # where the next row begins elsewhere, an episode ends
+        ('dones', 'timeouts'),
+        ('ends', 'timeouts'),
+        ('terminals', 'dones'),
+        ('ends', 'masks'),
+        ('dones', 'masks'),
+        ('masks',),
     ],
 )
-def test_what_is_no_file_is_named_and_not_opened(tmp_path, monkeypatch, make, message):
-    monkeypatch.chdir(tmp_path)
-    make(tmp_path / 'x.npz')
+def test_a_row_for_each_transition_is_read_with_the_last_of_each_episode(tmp_path, keys):
+    arrays = episodes()
+    np.savez(tmp_path / 'a.npz', **arrays)
+    np.savez(tmp_path / 'b.npz', **transitions(arrays, 'next_observations', *keys))
+    expected, found = load(tmp_path / 'a.npz'), load(tmp_path / 'b.npz')
+    for key in expected:
+        np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
+    assert (found['masks'] == 0).sum() == 2
+
+
+def test_of_transitions_each_part_of_an_observation_has_its_next_one(tmp_path):
+    arrays = episodes()
+    parts = {'observations/state': arrays['observations'][:, :2]}
+    parts['observations/image'] = np.arange(len(arrays['rewards']) * 60).reshape(-1, 4, 5, 3) % 256
+    parts['observations/image'] = parts['observations/image'].astype(np.uint8)
+    rows = np.flatnonzero(~arrays['terminals'])
+    np.savez(
+        tmp_path / 'x.npz',
+        **{key: arrays[key][rows] for key in ('actions', 'rewards', 'masks')},
+        **{key: values[rows] for key, values in parts.items()},
+        **{f'next_{key}': values[rows + 1] for key, values in parts.items()},
+    )
+    data = load(tmp_path / 'x.npz', Seeing())
+    np.testing.assert_array_equal(data['terminals'], arrays['terminals'])
+    for key, values in data['observations'].items():
+        np.testing.assert_array_equal(values, parts[f'observations/{key}'])
+
+
+def test_dones_alone_end_the_task_and_no_flags_cut_it_off(tmp_path):
+    arrays, path = episodes(), tmp_path / 'x.npz'
+    np.savez(path, **transitions(arrays, 'next_observations', 'dones'))
+    assert (load(path)['masks'] == 0).sum() == 4
+    np.savez(path, **transitions(arrays, 'next_observations'))
+    data = load(path)
+    assert data['masks'].all()
+    np.testing.assert_array_equal(data['terminals'], arrays['terminals'])
+
+
+@pytest.mark.parametrize(
+    ('keys', 'message'),
+    [
+        (('terminals', 'timeouts'), 'has timeouts, so that each row is a transition as in D4RL'),
+        (('dones',), 'has dones, so that each row is a transition .*; add next_observations, or'),
+        (('ends', 'masks'), 'masks is 0 in rows that terminals marks and nowhere else'),
+    ],
+)
+def test_transitions_without_their_next_states_are_refused(tmp_path, keys, message):
+    arrays = transitions(episodes(solved=True), *keys)
+    np.savez(tmp_path / 'x.npz', **{key: rows[:14] for key, rows in arrays.items()})
     refuses(tmp_path / 'x.npz', message)
 
 
-def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(13, 'Permission denied')
-
-    path = write(tmp_path / 'x.npz')
-    monkeypatch.setattr(zipfile, 'ZipFile', refuse)
-    refuses(path, r'cannot be read \(Permission denied\); make it readable')
+# ---- what looks wrong ---------------------------------------------------------------------------
 
 
-def test_a_file_that_changed_since_it_was_checked_is_refused(tmp_path):
-    path = write(tmp_path / 'x.npz')
-    dataset = npz_dataset('x', [path], toy_suite.Push())
-    before = dataset.fingerprint
-    os.utime(path, (0, 0))
-    dataset.load(0)  # only the content counts
-    write(path, **make_arrays(seed=1))
-    with pytest.raises(DatasetError, match=f'{path}: has changed since it was checked'):
-        dataset.load(0)
-    assert dataset.fingerprint == before
+def warnings(tmp_path, caplog, arrays):
+    caplog.clear()
+    np.savez(tmp_path / 'x.npz', **arrays)
+    with caplog.at_level(logging.WARNING):
+        load(tmp_path / 'x.npz')
+        load(tmp_path / 'x.npz')  # each is said once
+    return caplog.messages
 
 
-def test_large_files_with_64_bit_sizes_are_read(tmp_path):
-    with zipfile.ZipFile(tmp_path / 'x.npz', 'w') as archive:
-        for name, content in members():
-            with archive.open(name, 'w', force_zip64=True) as file:
-                file.write(content)
-    assert_equal(load(tmp_path / 'x.npz'), meaning(make_arrays()))
+def test_what_looks_inverted_is_warned_of(tmp_path, caplog):
+    arrays = episodes()
+    assert warnings(tmp_path, caplog, arrays) == []
+    (said,) = warnings(tmp_path, caplog, arrays | {'masks': 1 - arrays['masks']})
+    assert 'masks is 0 in 100% of the rows inside of episodes' in said
+    (said,) = warnings(tmp_path, caplog, arrays | {'rewards': -1 - arrays['rewards']})
+    assert 'all rewards of actions that end the task (-1 at most) are below all others (0' in said
 
 
-# ---- properties ---------------------------------------------------------------------------------
-
-
-def meaning(arrays):
-    """Returns what arrays that are data mean, by NumPy alone."""
-    with np.errstate(over='ignore'):
-        data = {key: np.array(rows).astype(np.float32) for key, rows in arrays.items()}
-    data['terminals'] = data['terminals'] == 1
-    data.setdefault('masks', np.ones(len(data['terminals']), np.float32))
-    data['rewards'][data['terminals']] = 0
-    data['actions'][data['terminals']] = 0
-    data['actions'] = to_unit(data['actions'], np.array([-2.0]), np.array([2.0]))
-    return data
-
-
-def assert_equal(data, expected):
-    for key in KEYS:
-        np.testing.assert_array_equal(data[key], expected[key], err_msg=key)
-
-
-def outcome(path, content, expected):
-    """Loads what is written; returns whether that was refused. If not, it must be as expected."""
-    path.write_bytes(content)
-    try:
-        data = load(path)
-    except DatasetError as error:
-        message = str(error)
-    else:
-        assert_equal(data, expected())
-        return 'equal'
-    assert message.startswith(f'{path}: ')
-    assert '\n' not in message
-    return 'refused'
-
-
-def whole_files():
-    """Yields files of the same arrays, stored, compressed, and with 64-bit sizes."""
-    for save in (np.savez, np.savez_compressed):
-        file = io.BytesIO()
-        save(file, **make_arrays())
-        yield file.getvalue()
-    file = io.BytesIO()
-    write_members(file, members())
-    yield file.getvalue()
-
-
-WHOLE = list(whole_files())
-EXPECTED = meaning(make_arrays())
-PLACES = st.integers(0, 2**20)
-
-
-@st.composite
-def damaged(draw):
-    """Returns a kind of damage, and the bytes of a whole file after it."""
-    content = bytearray(draw(st.sampled_from(WHOLE)))
-    kind = draw(st.sampled_from(['cut', 'flip', 'zeros', 'lost', 'added', 'moved', 'directory']))
-    start = draw(PLACES) % len(content)
-    size = draw(st.integers(1, 64))
-    end = start + size
-    if kind == 'cut':
-        del content[start:]
-    elif kind == 'flip':
-        for _ in range(draw(st.integers(1, 3))):
-            content[draw(PLACES) % len(content)] ^= 1 << draw(st.integers(0, 7))
-    elif kind == 'zeros':
-        content[start:end] = bytes(len(content[start:end]))
-    elif kind == 'lost':
-        del content[start:end]
-    elif kind == 'added':
-        content[start:start] = draw(st.binary(min_size=1, max_size=64))
-    elif kind == 'moved':
-        piece = content[start:end]
-        del content[start:end]
-        place = draw(PLACES) % (len(content) + 1)
-        content[place:place] = piece
-    else:  # in the directory and its end, where single bytes mean much
-        first = content.index(b'PK\x01\x02')
-        place = first + draw(PLACES) % (len(content) - first)
-        content[place] = draw(st.integers(0, 255))
-    return kind, bytes(content)
-
-
-SETTINGS = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-
-
-@SETTINGS
-@given(damaged())
-def test_a_damaged_file_is_refused_or_loads_as_if_it_were_whole(tmp_path, damage):
-    kind, content = damage
-    event(f'{kind}: {outcome(tmp_path / "x.npz", content, lambda: EXPECTED)}')
-
-
-DTYPES = [
-    '|b1', '|i1', '|u1', '<i2', '>i4', '<i8', '<u8', '<f2', '<f4', '>f4', '<f8', '>f8', '<f16',
-    '<c8', '<c16', '|O', '<U2', '|S4', '|V4', '<M8[s]', '<m8[D]', [('x', '<f4')],
-]  # fmt: skip
-SHAPES = st.one_of(
-    st.sampled_from([(6, 3), (6, 1), (6,), (3, 6), (5, 3), (7, 3), (), (18,), (6, 3, 1), (0, 3)]),
-    st.lists(st.integers(-2, 2**40), max_size=3).map(tuple),
-)
-VALUES = st.one_of(
-    st.floats(width=64), st.integers(-(2**62), 2**62), st.sampled_from([0, 1, 0.5, 1e38, 1e39])
-)
-
-
-@st.composite
-def rewritten(draw):
-    """Returns a kind of change, and a file of intact checksums whose arrays mean something else."""
-    kind = draw(
-        st.sampled_from(['header', 'value', 'type', 'swapped', 'dropped', 'twice', 'rows', 'zip'])
-    )
-    arrays = make_arrays()
-    key, other = draw(st.sampled_from(KEYS)), draw(st.sampled_from(KEYS))
-    if kind == 'value':
-        dtype = draw(st.sampled_from(['<f8', '<i8', '<f4', '>f2', '|u1']))
-        with np.errstate(all='ignore'):
-            rows = arrays[key].astype(dtype)
-            value = np.array(draw(VALUES))
-            rows[draw(st.integers(0, 5))] = value.astype(dtype)
-        arrays[key] = rows
-    elif kind == 'type':
-        with np.errstate(all='ignore'):
-            try:
-                arrays[key] = arrays[key].astype(draw(st.sampled_from(DTYPES)))
-            except (TypeError, ValueError):
-                arrays[key] = np.zeros(arrays[key].shape, 'O')
-    elif kind == 'swapped':
-        arrays[key], arrays[other] = arrays[other], arrays[key]
-    elif kind == 'dropped':
-        del arrays[key]
-    elif kind == 'rows':
-        number = draw(st.integers(0, 6))
-        for each in KEYS if draw(st.booleans()) else [key]:
-            arrays[each] = arrays[each][:number]
-    parts = {
-        f'{name}.npy': npy(rows) if not rows.dtype.hasobject else npy_of_objects(rows)
-        for name, rows in arrays.items()
-    }
-    if kind == 'header':
-        header = draw(
-            st.fixed_dictionaries(
-                {},
-                optional={
-                    'shape': SHAPES,
-                    'descr': st.sampled_from(DTYPES),
-                    'fortran_order': st.booleans(),
-                    'version': st.sampled_from([(1, 0), (2, 0), (3, 0), (4, 0)]),
-                },
-            )
-        )
-        parts[f'{key}.npy'] = npy(arrays[key], **header)
-    items = list(parts.items())
-    if kind == 'twice':
-        items.append((f'{key}.npy', parts[f'{other}.npy']))
-    compression = zipfile.ZIP_STORED
-    if kind == 'zip':
-        compression = draw(st.sampled_from([0, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]))
-        items = draw(st.permutations([*items, ('folder/', b''), ('note.txt', b'text')]))
-    file = io.BytesIO()
-    write_members(file, items, compression)
-    return kind, file.getvalue()
-
-
-def npy_of_objects(rows):
-    file = io.BytesIO()
-    np.lib.format.write_array(file, rows, allow_pickle=True)
-    return file.getvalue()
-
-
-@SETTINGS
-@given(rewritten())
-def test_a_file_of_other_arrays_is_refused_or_loads_as_what_numpy_reads(tmp_path, change):
-    kind, content = change
-
-    def expected():
-        with np.load(io.BytesIO(content)) as file:
-            return meaning({key: file[key] for key in KEYS if key in file})
-
-    event(f'{kind}: {outcome(tmp_path / "x.npz", content, expected)}')
+def test_rewards_in_final_rows_that_are_larger_than_all_others_are_warned_of(tmp_path, caplog):
+    arrays = transitions(episodes(), 'ends')
+    arrays = {key: rows[:14] for key, rows in arrays.items()}
+    (said,) = warnings(tmp_path, caplog, arrays)
+    assert 'the largest rewards are in rows that terminals marks' in said

@@ -24,7 +24,6 @@ class Shards:
     def __init__(self, num, bad=()):
         self.num_rows = tuple(range(3, 3 + num))
         self.paths = tuple(pathlib.Path(f'shard-{i:03}.npz') for i in range(num))
-        self.usable = tuple(range(num))
         self.bad, self.loaded, self.threads = bad, [], []
 
     def load(self, shard):
@@ -116,29 +115,13 @@ def test_a_bad_shard_is_named_and_fatal_or_skipped(caplog):
         ShardReader(Shards(2, bad=[0, 1]), 'skip').take()
 
 
-def test_shards_that_are_known_to_be_bad_are_skipped_without_a_word(caplog):
-    shards = Shards(4, bad=[1, 2])
-    shards.usable = (0, 3)
-    assert take(ShardReader(shards, 'skip', first=1), 3) == [3, 0, 3]
-    assert caplog.text == ''
-    shards.usable = ()
-    with pytest.raises(ValueError, match='None of the shards can be read'):
-        ShardReader(shards, 'skip').take()
-    with pytest.raises(ValueError, match=r'shard-001\.npz: cannot be read'):
-        take(ShardReader(shards), 2)
-
-
-def test_a_shard_that_is_gone_is_skipped():
-    shards = Shards(2)
-    load = shards.load
-
-    def load_or_fail(shard):
-        if shard == 0:
-            raise FileNotFoundError(2, 'No such file', 'shard-000.npz')
-        return load(shard)
-
-    shards.load = load_or_fail
-    assert take(ShardReader(shards, 'skip'), 2) == [1, 1]
+def test_episodes_that_are_all_shorter_than_a_chunk_are_warned_of_once(caplog):
+    with caplog.at_level(logging.WARNING):
+        ShardReader(Shards(2), horizon=2).take()
+        assert caplog.messages == []
+        take(ShardReader(Shards(2), horizon=5), 2)
+    (said,) = caplog.messages
+    assert 'no episode is as long as a chunk: the longest has 2 transitions, --horizon_l' in said
 
 
 def test_a_run_skips_a_shard_that_is_bad_from_the_start(tmp_path, caplog):

@@ -371,7 +371,7 @@ def test_so_does_one_in_an_evaluation_and_one_while_simulators_are_placed(
         SimulatorError, match=r'\(evaluate\): .* At online step 60 its state is saved'
     ):
         start(config, at)
-    assert checkpoints.find(config.directory).name == 'online-000000060'
+    assert checkpoints.find(config.directory).name == 'online-000000060.npz'
     (faults / '0-bug-1').unlink()
     assert_equal_outcomes(start(config).directory, undisturbed)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from envs.datasets import collect_command, npz_dataset, obtain, run_collection
+from envs.datasets import npz_dataset, obtain
 from envs.suite import Interface, Option, Part, Suite, Task
 
 ENV_NAME, DATASET = 'toy-push-v0', 'toy-data-v0'
@@ -118,29 +118,17 @@ class Toy(Suite):
             4.0,
         )
 
-    def make_dataset(
-        self,
-        task,
-        *,
-        source='auto',
-        num_episodes=None,
-        seed=0,
-        num_workers=None,
-        toy_dataset_dir=None,
-        **options,
-    ):
+    def make_dataset(self, task, *, request, toy_dataset_dir=None, **options):
         if toy_dataset_dir is None:
             raise ValueError('--toy_dataset_dir: say where the data is or shall be')
-        directory, num_episodes = Path(toy_dataset_dir), num_episodes or 100
-        command = collect_command(DATASET, num_episodes, suite=self)
+        directory = Path(toy_dataset_dir)
         paths, provenance = obtain(
             DATASET,
             directory,
-            source,
-            num_episodes=num_episodes,
-            seed=seed,
+            request,
+            num_episodes=100,
+            suite=self.reference,
             download=lambda: write_dataset(directory),
-            collect=lambda: run_collection(command, directory, seed, num_workers),
         )
         return npz_dataset(DATASET, paths, self.make_env(task), provenance)
 

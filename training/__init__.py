@@ -2,7 +2,7 @@
 
 from training.config import RunConfig
 from training.interruption import Interrupted
-from training.run import Result, code_problem, load_agent, load_policy, read_metadata, train
+from training.run import Result, code_problem, load_agent, load_agents, load_policy, train
 
 __all__ = [
     'Interrupted',
@@ -10,7 +10,7 @@ __all__ = [
     'RunConfig',
     'code_problem',
     'load_agent',
+    'load_agents',
     'load_policy',
-    'read_metadata',
     'train',
 ]

@@ -185,7 +185,7 @@ class RunConfig:
                 'of one agent, so all seeds would be the same; use --num_seeds=1'
             )
         if self.restore_path:
-            checkpoints.candidates(self.restore_path)
+            checkpoints.find(self.restore_path)
         if not self.dataset_proportion > 0:
             raise UserError(f'--dataset_proportion={self.dataset_proportion}: must be above 0')
         envs.check_options(self.task.suite, self.env_options)

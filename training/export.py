@@ -186,7 +186,7 @@ def export_policy(
     if 'safetensors' in formats:
         _extra('safetensors', 'safetensors')
     path = checkpoints.find(checkpoint, 'checkpoint')
-    agent, metadata = load_agent(path, seed)
+    agent, metadata = load_agent(checkpoint, seed)
     if seed is not None and seed not in metadata['seeds']:
         there_are = ', '.join(map(str, metadata['seeds']))
         raise UserError(f'--seed={seed}: not in {path}; it has {there_are}')

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import errno
-import fcntl
 import importlib.metadata
 import io
 import json
@@ -15,7 +14,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import Any
+
+from filelock import Timeout
 
 from envs import locks
 from training.wandb_runs import WandbRuns
@@ -131,28 +132,16 @@ class RunFolder:
         """
         self.path = path
         self._made = [each for each in [path, *path.parents] if not each.exists()]
-        while True:
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-                self._lock = (path / LOCK).open('w')
-            except OSError as error:
-                self._remove_if_empty()
-                raise UserError(
-                    f'--save_dir: cannot write {path} ({error.strerror}); choose a directory of '
-                    'yours'
-                ) from error
-            free = locks.flock(self._lock.fileno())
-            if free is None:
-                logging.warning(
-                    '%s: its file system has no locks (flock); see to it that no other process '
-                    'makes this run.', path
-                )  # fmt: skip
-            if free is False:
-                self._lock.close()
-                raise UserError(_who_is_at_work(path))
-            if _is_open_at(self._lock, path / LOCK):
-                return
-            self._lock.close()  # its owner removed it when it ended
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = locks.acquire(path / LOCK, timeout=1)  # `is_at_work` holds it for a moment
+        except Timeout:
+            raise UserError(_who_is_at_work(path)) from None
+        except OSError as error:
+            self._remove_if_empty()
+            raise UserError(
+                f'--save_dir: cannot write {path} ({error.strerror}); choose a directory of yours'
+            ) from error
 
     def write_status(self, status: str, **more) -> None:
         """Updates `status.json`; fields that are not given keep their values.
@@ -173,7 +162,7 @@ class RunFolder:
     def close(self) -> None:
         """Releases the lock; a folder that was made here and has nothing in it goes again."""
         self._remove_if_empty()
-        self._lock.close()
+        self._lock.release()
 
     def _remove_if_empty(self) -> None:
         if not self._made or any(path.name != LOCK for path in self.path.glob('*')):
@@ -190,20 +179,9 @@ def _who_is_at_work(folder: pathlib.Path) -> str:
     return f'{folder}: this run is at work already{who}; wait for it, or start another with --fresh'
 
 
-def _is_open_at(file: IO, path: pathlib.Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except OSError:
-        return False
-
-
 def is_at_work(folder: pathlib.Path) -> bool:
-    """Tells whether a process holds the folder of a run; False if the file system cannot tell."""
-    try:
-        with (folder / LOCK).open() as file:
-            return locks.flock(file.fileno(), fcntl.LOCK_SH) is False
-    except FileNotFoundError:
-        return False
+    """Whether a process holds the folder of a run; False if the file system cannot tell."""
+    return locks.is_held(folder / LOCK)
 
 
 def read_status(folder: pathlib.Path) -> dict[str, Any]:

@@ -41,27 +41,6 @@ from utils.errors import NotFinite, UserError
 from utils.spec import Spec
 
 GROUPS = ('agents', 'replays', 'totals', 'play')  # of a checkpoint; 'play' is there online only
-METADATA = {  # of a checkpoint
-    'config': dict,
-    'description': dict,
-    'seeds': list,
-    'data': str,
-    'seconds': (int, float),
-    'phase': str,
-    'step': int,
-    'reported': int,
-    'shard': int,
-    'scores': list,
-    'tables': dict,
-}
-DESCRIPTION = {
-    'agent': dict,
-    'transition': dict,
-    'horizon_length': int,
-    'discount': (int, float),
-    'frame_stack': int,
-    'p_aug': (int, float),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +164,13 @@ class _Run:
         stack.callback(self.checkpoints.close)
         saved = self._newest_checkpoint()
         first = saved[0]['shard'] if saved else 0
-        shards = ShardReader(dataset, config.on_bad_shard, first, config.dataset_proportion)
+        shards = ShardReader(
+            dataset,
+            config.on_bad_shard,
+            first,
+            config.dataset_proportion,
+            config.horizon_length,
+        )
         stack.callback(shards.close)
         shard, rows = shards.take()
         say(
@@ -262,8 +247,6 @@ class _Run:
 
     def _newest_checkpoint(self) -> tuple[dict, Arrays] | None:
         saved = self.checkpoints.newest(*GROUPS)
-        if saved:
-            _check_metadata(saved[0], str(self.folder.path))
         if saved and saved[0]['data'] != self.fingerprint:
             raise UserError(
                 f'{self.folder.path}: this run began with other data of the same name; put that '
@@ -419,23 +402,21 @@ def describe(config: RunConfig, spec: Spec) -> dict[str, Any]:
     }
 
 
-def _check_metadata(metadata: dict, where: str) -> None:
-    """Raises CheckpointError unless it is the metadata of a run's checkpoint."""
-    checkpoints.check_metadata(metadata, METADATA, where)
-    checkpoints.check_metadata(metadata['description'], DESCRIPTION, f'{where}: description')
-    if not metadata['seeds']:
-        raise checkpoints.CheckpointError(f'{where}: it has no seeds')
+def load_agents(path: str | pathlib.Path) -> tuple[list[Agent], dict]:
+    """Loads the agents of all seeds that were trained together.
 
 
-def read_metadata(path: pathlib.Path) -> dict:
-    """Returns what a checkpoint says of its run.
+    Args:
+        path: of a checkpoint, or of a run, whose newest whole checkpoint is taken.
+
+    Returns:
+        The agents, in the order of the metadata's `seeds`, and the checkpoint's metadata.
 
     Raises:
-        CheckpointError: it is damaged, or not of a run.
+        CheckpointError: there is no whole checkpoint.
     """
-    metadata = checkpoints.load(path)[0]
-    _check_metadata(metadata, str(path))
-    return metadata
+    agents, metadata = _load_stacked(path)
+    return [_pick(agents, i) for i in range(len(metadata['seeds']))], metadata
 
 
 def load_agent(
@@ -444,7 +425,7 @@ def load_agent(
     """Loads the agent of one seed.
 
     Args:
-        path: of a checkpoint, or of a run, whose newest whole checkpoint is taken.
+        path: see `load_agents`.
         seed: one of the seeds trained together. By default, or if it is none of them, the first.
         description: of the agent that the arrays must fit; by default the checkpoint's.
 
@@ -454,17 +435,22 @@ def load_agent(
     Raises:
         CheckpointError: there is no whole checkpoint, or it is of another agent.
     """
-    path = checkpoints.find(path)
-    metadata, arrays = checkpoints.load(path, 'agents')
-    _check_metadata(metadata, str(path))
+    agents, metadata = _load_stacked(path, description)
     seeds = metadata['seeds']
-    index = seeds.index(seed) if seed in seeds else 0
-    template = jax.eval_shape(partial(make_agent, description or metadata['description'], 0))
-    template = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((len(seeds), *x.shape), x.dtype), template
-    )
-    agents = checkpoints.unflatten({'agents': template}, arrays, str(path))['agents']
-    return jax.tree.map(lambda x: jax.numpy.asarray(x[index]), agents), metadata
+    return _pick(agents, seeds.index(seed) if seed in seeds else 0), metadata
+
+
+def _load_stacked(path: str | pathlib.Path, description: dict | None = None) -> tuple[Agent, dict]:
+    """Returns the agents of all seeds as one of arrays [S, …], and the metadata."""
+    metadata, arrays = checkpoints.load(path, 'agents')
+    num_seeds = len(metadata['seeds'])
+    one = jax.eval_shape(partial(make_agent, description or metadata['description'], 0))
+    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_seeds, *x.shape), x.dtype), one)
+    return checkpoints.unflatten({'agents': template}, arrays, str(path))['agents'], metadata
+
+
+def _pick(agents: Agent, index: int) -> Agent:
+    return jax.tree.map(lambda x: jax.numpy.asarray(x[index]), agents)
 
 
 def load_policy(path: str | pathlib.Path, seed: int | None = None) -> Agent:

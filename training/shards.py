@@ -2,9 +2,11 @@
 
 import itertools
 import logging
+import pathlib
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
+import numpy as np
 
 from envs import Dataset
 from utils.errors import UserError
@@ -24,22 +26,23 @@ class ShardReader:
         on_bad_shard: str = 'fail',
         first: int = 0,
         proportion: float = 1.0,
+        horizon: int = 1,
     ):
         """Starts no reading yet.
 
         Args:
             dataset: from `envs.make_dataset`.
             on_bad_shard: what to do with a shard that cannot be used: 'fail', or 'skip' it with a
-                warning that names it. Those that are known to be bad are skipped without one:
-                `envs.make_dataset` gave it.
+                warning that names it.
             first: number of the shard to begin with.
             proportion: of each shard's transitions to use, the first ones.
+            horizon: transitions in a chunk. If no episode has as many, a warning says so.
         """
         self._dataset, self._skip = dataset, on_bad_shard == 'skip'
-        self._proportion = proportion
+        self._proportion, self._horizon = proportion, horizon
         self._size = max(dataset.num_rows) if len(dataset.paths) > 1 else None
-        shards = dataset.usable if self._skip else range(len(dataset.paths))
-        self._order = itertools.cycle(sorted(shards, key=lambda shard: (shard < first, shard)))
+        num_shards = len(dataset.paths)
+        self._order = itertools.cycle((first + i) % num_shards for i in range(num_shards))
         self._executor = ThreadPoolExecutor(1, thread_name_prefix='shards')
         self._coming: Future | None = None
 
@@ -69,8 +72,7 @@ class ShardReader:
 
     def _load(self) -> tuple[int, Rows]:
         for _ in self._dataset.paths:
-            if (shard := next(self._order, None)) is None:
-                break
+            shard = next(self._order)
             try:
                 rows = self._dataset.load(shard)
             except (ValueError, OSError) as error:
@@ -80,5 +82,16 @@ class ShardReader:
                 continue
             if self._proportion < 1:
                 rows = first_transitions(rows, self._proportion)
+            self._warn_of_short_episodes(self._dataset.paths[shard], rows['terminals'])
             return shard, jax.block_until_ready(Rows.from_dataset(rows, self._size))
         raise UserError(f'None of the shards can be read: {self._dataset.paths[0]}, …')
+
+    def _warn_of_short_episodes(self, path: pathlib.Path, terminals: np.ndarray) -> None:
+        longest = int(np.diff(np.flatnonzero(terminals), prepend=-1).max()) - 1
+        if longest < self._horizon:
+            logging.warning(
+                '%s: no episode is as long as a chunk: the longest has %d transitions, '
+                '--horizon_length=%d; a policy learns from whole chunks, so choose a shorter one.',
+                path, longest, self._horizon,
+            )  # fmt: skip
+            self._horizon = 0  # once is enough

@@ -3,6 +3,7 @@
 Source: OGBench (arXiv 2410.20092), package `ogbench`.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.ogbench.names import DATASET_NAMES, ENV_NAMES, parse_dataset, parse_task
@@ -11,7 +12,7 @@ from envs.suite import Interface, Option, Script, Suite, Task
 if TYPE_CHECKING:
     import gymnasium
 
-    from envs.datasets import Dataset
+    from envs.datasets import DataRequest, Dataset
 
 
 class OGBench(Suite):
@@ -60,10 +61,7 @@ class OGBench(Suite):
         self,
         task: Task,
         *,
-        source: str = 'auto',
-        num_episodes: int | None = None,
-        seed: int = 0,
-        num_workers: int | None = None,
+        request: 'DataRequest',
         sparse: bool = False,
         ogbench_dataset_dir: str | None = None,
         **options,
@@ -71,9 +69,7 @@ class OGBench(Suite):
         from envs.ogbench import data
 
         directory = ogbench_dataset_dir or self.dataset_dir or '.'
-        return data.make_dataset(
-            task.details, directory, source, num_episodes, seed, num_workers, sparse
-        )
+        return data.make_dataset(task.details, Path(directory).expanduser(), request, sparse)
 
     def interface(self, task: Task, **options) -> Interface:
         from envs.ogbench.interface import describe

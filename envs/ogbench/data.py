@@ -15,12 +15,21 @@ from ogbench.relabel_utils import relabel_dataset
 from ogbench.utils import DATASET_URL
 
 from envs import datasets
-from envs.datasets import ACTION_LIMIT, Arrays, Dataset, DatasetError, files_in
+from envs.datasets import (
+    DataRequest,
+    Dataset,
+    DatasetError,
+    as_command,
+    collect_arguments,
+    files_in,
+)
 from envs.downloads import download_file
-from envs.npz import NpzFile, check_finite, check_npz
+from envs.layouts import Arrays, clip_actions
+from envs.npz import Column, DataFile
 from envs.ogbench.names import PlayTask, is_large, large_name, plain_name, scene_of
 from envs.ogbench.tasks import make_env
 
+STATE = {'qpos', 'button_states'}  # decide the rewards
 RELABEL_ROWS = 100_000  # rows given rewards at a time, to bound temporary memory
 PUBLIC_EPISODES = {
     'cube-single': 1000,
@@ -36,15 +45,7 @@ PUBLIC_EPISODES = {
 }
 
 
-def make_dataset(
-    task: PlayTask,
-    directory: str | Path,
-    source: str,
-    num_episodes: int | None,
-    seed: int,
-    num_workers: int | None,
-    sparse: bool,
-) -> Dataset:
+def make_dataset(task: PlayTask, directory: Path, request: DataRequest, sparse: bool) -> Dataset:
     """Finds, downloads or collects the data of a task; see `envs.make_dataset`.
 
     Actions are clipped to ±ACTION_LIMIT. Rewards and masks are those of the row's own state, as
@@ -52,36 +53,26 @@ def make_dataset(
 
     Args:
         task: whose data, with whose rewards.
-        directory: where the files are or shall be.
-        source: 'auto', 'download' or 'collect'.
-        num_episodes: to collect; None: as many as the public data has.
-        seed: of the collection.
-        num_workers: processes that collect; None: one per core.
+        directory: where the files are, or go.
+        request: what is wanted; by default as many episodes as the public data has.
         sparse: turns any non-zero reward into −1.
     """
-    name, directory = task.dataset, Path(directory).expanduser()
-    if num_episodes is None:
-        num_episodes = public_episodes(name)
+    name = task.dataset
+    num_episodes = request.num_episodes or public_episodes(name)
     paths, provenance = datasets.obtain(
         name,
         directory,
-        source,
+        request,
         num_episodes=num_episodes,
-        seed=seed,
+        num_shards=num_shards(name, num_episodes),
         download=functools.partial(download, name, directory),
-        collect=functools.partial(
-            datasets.run_collection,
-            collect_command(name, num_episodes),
-            directory,
-            seed,
-            num_workers,
-        ),
         manifest_keys=('episodes', 'seed', 'ogbench'),
         find=find_files,
     )
     env = make_env(task)
-    check = functools.partial(check_npz, widths=row_shapes(env), env_name=task.env_id)
-    read = functools.partial(_read_shard, env=env, sparse=sparse)
+    columns = row_columns(env)
+    check = functools.partial(_check_shard, columns=columns, env_name=task.env_id)
+    read = functools.partial(_read_shard, columns=columns, env=env, sparse=sparse)
     return datasets.open_shards(name, paths, provenance, check, read)
 
 
@@ -110,10 +101,9 @@ def public_episodes(name: str) -> int:
     return 100_000 if is_large(name) else PUBLIC_EPISODES[scene_of(name)]
 
 
-def collect_command(name: str, num_episodes: int, directory: Path | None = None) -> str:
-    """The command that collects data like `name`, in shards of 1M transitions where those are."""
-    num_shards = -(-num_episodes // 1000) if is_large(name) else 1
-    return datasets.collect_command(name, num_episodes, num_shards, save_dir=directory)
+def num_shards(name: str, num_episodes: int) -> int:
+    """The files that data like `name` lies in: of 1M transitions each, where there are several."""
+    return -(-num_episodes // 1000) if is_large(name) else 1
 
 
 def download(name: str, directory: Path) -> Path:
@@ -123,7 +113,9 @@ def download(name: str, directory: Path) -> Path:
         DatasetError: this data set is not downloaded automatically.
         UserError: the download failed; the message has the command that collects such data.
     """
-    command = collect_command(name, public_episodes(name), directory)
+    num_episodes = public_episodes(name)
+    shards = num_shards(name, num_episodes)
+    command = as_command(collect_arguments(name, num_episodes, shards, save_dir=directory))
     if is_large(name):
         folder = directory if directory.name == name else directory / name
         raise DatasetError(
@@ -136,45 +128,41 @@ def download(name: str, directory: Path) -> Path:
     return download_file(url, directory / f'{name}.npz', otherwise)
 
 
-def row_shapes(env: gymnasium.Env) -> dict[str, tuple[int, ...]]:
-    """The arrays that a file must have, and the shape of a row of each.
+def row_columns(env: gymnasium.Env) -> dict[str, Column]:
+    """The arrays that a file must have besides terminals.
 
     Args:
         env: the environment that the data is for; is reset.
     """
     env.reset()  # builds the model
     scene: Any = env.unwrapped
-    shapes = {
-        'observations': scene.observation_space.shape,
-        'actions': scene.action_space.shape,
-        'terminals': (),
-        'qpos': (scene.model.nq,),
+    columns = {
+        'observations': Column(scene.observation_space.shape),
+        'actions': Column(scene.action_space.shape),
+        'qpos': Column((scene.model.nq,)),
     }
     if scene._num_buttons:
-        shapes['button_states'] = (scene._num_buttons,)
-    return shapes
+        columns['button_states'] = Column((scene._num_buttons,))
+    return columns
 
 
-def _read_shard(file: NpzFile, env: gymnasium.Env, sparse: bool) -> Arrays:
-    state = {key: file.read_numbers(key) for key in ('qpos', 'button_states') if key in file}
-    for key in state:
-        check_finite(file.path, key, state[key])
+def _check_shard(file: DataFile, columns: dict[str, Column], env_name: str) -> int:
+    num_rows = file.check({**columns, 'terminals': Column((), bool)}, env_name)
+    file.read_terminals()
+    return num_rows
+
+
+def _read_shard(
+    file: DataFile, columns: dict[str, Column], env: gymnasium.Env, sparse: bool
+) -> Arrays:
+    state = file.read_finite({key: columns[key] for key in columns.keys() & STATE})
     rewards, masks = _label(state, env)
     del state  # before the next large array is read
-    terminals = file.read_flags('terminals')
-    observations, actions = file.read_numbers('observations'), file.read_numbers('actions')
-    for key, rows in (('observations', observations), ('actions', actions)):
-        check_finite(file.path, key, rows)
-    np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT, out=actions)
+    arrays = file.read_finite({key: columns[key] for key in ('observations', 'actions')})
+    clip_actions(arrays['actions'], file.path)
     if sparse:
         rewards[rewards != 0] = -1
-    return {
-        'observations': observations,
-        'actions': actions,
-        'rewards': rewards,
-        'masks': masks,
-        'terminals': terminals,
-    }
+    return {**arrays, 'rewards': rewards, 'masks': masks, 'terminals': file.read_terminals()}
 
 
 def _label(state: Arrays, env: gymnasium.Env) -> tuple[np.ndarray, np.ndarray]:

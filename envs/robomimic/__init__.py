@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import gymnasium
     import numpy as np
 
-    from envs.datasets import Dataset
+    from envs.datasets import DataRequest, Dataset
 
 
 # What numbers in observations and actions mean; the lengths and angles of actions are those of the
@@ -84,17 +84,14 @@ class Robomimic(Suite):
         self,
         task: Task,
         *,
-        source: str = 'auto',
-        num_episodes: int | None = None,
-        seed: int = 0,
-        num_workers: int | None = None,
+        request: 'DataRequest',
         robomimic_dataset_dir: str | None = None,
         **options,
     ) -> 'Dataset':
         from envs.robomimic import data
 
         directory = self._directory(robomimic_dataset_dir)
-        return data.make_dataset(task.details, directory, source, num_episodes, seed, num_workers)
+        return data.make_dataset(task.details, directory, request)
 
     def interface(
         self, task: Task, *, robomimic_dataset_dir: str | None = None, **options

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 
 from envs import datasets
-from envs.datasets import Dataset, DatasetError
+from envs.datasets import DataRequest, Dataset, DatasetError
 from envs.downloads import download_file
 from envs.robomimic import files
 from envs.robomimic.names import SCRIPTED, SUFFIX, RobomimicTask
@@ -23,45 +23,26 @@ URL = 'https://huggingface.co/datasets/robomimic/robomimic_datasets/resolve/main
 SCRIPTED_EPISODES = 200
 
 
-def make_dataset(
-    task: RobomimicTask,
-    directory: Path,
-    source: str,
-    num_episodes: int | None,
-    seed: int,
-    num_workers: int | None,
-) -> Dataset:
+def make_dataset(task: RobomimicTask, directory: Path, request: DataRequest) -> Dataset:
     """Finds, downloads or collects the data of a task; see `envs.make_dataset`.
 
     Args:
         task: whose data.
-        directory: where the files are or shall be.
-        source: 'auto', 'download' or 'collect'.
-        num_episodes: to collect; None: SCRIPTED_EPISODES.
-        seed: of the collection.
-        num_workers: processes that collect; None: one per core.
+        directory: where the files are, or go.
+        request: what is wanted; by default SCRIPTED_EPISODES are collected.
     """
     if task.kind == SCRIPTED:
-        num_episodes = num_episodes or SCRIPTED_EPISODES
         paths, provenance = datasets.obtain(
             task.dataset,
             directory,
-            source,
-            num_episodes=num_episodes,
-            seed=seed,
+            request,
+            num_episodes=SCRIPTED_EPISODES,
             download=functools.partial(_refuse_download, task, directory),
-            collect=functools.partial(
-                datasets.run_collection,
-                datasets.collect_command(task.dataset, num_episodes),
-                directory,
-                seed,
-                num_workers,
-            ),
             manifest_keys=('episodes', 'seed', 'robosuite'),
             find=functools.partial(datasets.find_files, suffix=SUFFIX),
         )
     else:
-        paths, provenance = _obtain_public(task, directory, source)
+        paths, provenance = _obtain_public(task, directory, request.source)
     num_rows = tuple(files.check_file(path, task) for path in paths)
     read_shard = functools.partial(files.read_file, task=task)
     return Dataset(task.dataset, tuple(paths), num_rows, provenance, read_shard)
@@ -96,7 +77,8 @@ def public_path(task: RobomimicTask, directory: Path) -> Path:
 def collect_command(task: RobomimicTask, directory: Path) -> str:
     """Returns the command that collects scripted demonstrations of the same task."""
     name = RobomimicTask(task.task, SCRIPTED).dataset
-    return datasets.collect_command(name, SCRIPTED_EPISODES, save_dir=directory)
+    arguments = datasets.collect_arguments(name, SCRIPTED_EPISODES, save_dir=directory)
+    return datasets.as_command(arguments)
 
 
 def _refuse_download(task: RobomimicTask, directory: Path) -> Path:

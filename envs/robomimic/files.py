@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 from robomimic.envs.env_base import EnvType
 
-from envs.datasets import ACTION_LIMIT, Arrays, bad_file
+from envs.layouts import Arrays, clip_actions
+from envs.npz import bad_file
 from envs.robomimic.names import ACTION_DIM, SCRIPTED, RobomimicTask
 from utils.errors import UserError
 
@@ -118,7 +119,7 @@ def read_file(path: Path, task: RobomimicTask) -> Arrays:
     becomes the final row. A demonstration without success counts as cut off, whatever its `dones`.
 
     Returns:
-        See `envs.datasets.Dataset.load`. Actions are clipped to ±ACTION_LIMIT.
+        See `envs.datasets.Dataset.load`.
 
     Raises:
         DatasetError: as for `check_file`, or a number is not finite.
@@ -128,7 +129,9 @@ def read_file(path: Path, task: RobomimicTask) -> Arrays:
         for name, demo in _demos(file, path, task):
             length = _check_demo(name, demo, path, task)
             episodes.append(_read_demo(name, demo, length, path, task))
-    return {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
+    rows = {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
+    clip_actions(rows['actions'], path)
+    return rows
 
 
 def write_file(path: Path, task: RobomimicTask, episodes: list[Arrays]) -> None:
@@ -164,8 +167,6 @@ def write_file(path: Path, task: RobomimicTask, episodes: list[Arrays]) -> None:
 def _open(path: Path, task: RobomimicTask) -> Iterator[Node]:
     """Opens a file; turns the errors of a damaged one into a DatasetError that names it."""
     try:
-        if path.exists() and not path.is_file():
-            raise bad_file(path, 'is not a regular file', _fix(task))
         with h5py.File(path, 'r', locking=False) as file:
             yield file
     except UserError:
@@ -191,7 +192,7 @@ def _env_args(file: Node, path: Path, task: RobomimicTask) -> dict[str, Any]:
         env_args = json.loads(text)
         name, kind, settings = (env_args[key] for key in ('env_name', 'type', 'env_kwargs'))
         robots = settings['robots']
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise bad_file(
             path, f'its env_args are not those of an environment ({error!r})', _fix(task)
         ) from error
@@ -276,7 +277,7 @@ def _read_demo(name: str, demo: Node, length: int, path: Path, task: RobomimicTa
     solved[:-1] = demo['rewards'][:length]
     return {
         'observations': observations,
-        'actions': np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT),
+        'actions': actions,
         'rewards': solved - 1,
         'masks': 1 - solved,
         'terminals': np.arange(length + 1) == length,

@@ -1,0 +1,216 @@
+"""What the rows of a data file mean, in either of two layouts, and what of it looks wrong.
+
+- A row for each state: the last row of an episode is its final state, whose action and reward mean
+  nothing. So a state is stored once, and is the next state of the row before it. All data is turned
+  into this layout.
+- A row for each transition, as in D4RL: `next_observations` beside `observations`.
+"""
+
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.npz import Column, DataFile
+
+ACTION_LIMIT = 1 - 1e-5  # of actions in data, which so lie inside the open interval
+OUTSIDE = 1e-3  # how far an action may leave its bounds, as a part of their range
+BLOCK = 10_000  # rows compared at a time, to bound temporary memory
+
+# What may end an episode in a file of transitions: with the task, or cut off by a time limit.
+ENDED, CUT = ('terminals', 'terminations', 'dones'), ('timeouts', 'truncations')
+
+Arrays = dict[str, np.ndarray]
+
+
+def nest(arrays: Arrays) -> dict[str, Any]:
+    """Returns arrays with those called 'observations/<name>' in a dict of their own."""
+    parts = {key.partition('/')[2]: rows for key, rows in arrays.items() if '/' in key}
+    others: dict[str, Any] = {key: rows for key, rows in arrays.items() if '/' not in key}
+    return {'observations': parts} | others if parts else others
+
+
+def check(file: DataFile, columns: Mapping[str, Column], env_name: str) -> int:
+    """Checks a file of either layout as far as that goes without reading all of it.
+
+    Args:
+        file: to check.
+        columns: of observations, 'actions' and 'rewards'.
+        env_name: what the data is for, for errors.
+
+    Returns:
+        The number of rows that `read` makes of it.
+
+    Raises:
+        DatasetError: it is of neither layout, or does not fit the environment.
+    """
+    if _has_transitions(file, columns):
+        flags = _flags(file, (*ENDED, *CUT, 'masks'))
+        file.check({**columns, **_next(columns), **flags}, env_name)
+        return len(read(file, columns)['terminals'])
+    if flags := [key for key in (*ENDED[1:], *CUT) if key in file]:
+        raise file.error(
+            f'has {flags[0]}, so that each row is a transition as in D4RL, but no '
+            'next_observations, so that the state after the last action of an episode is unknown; '
+            'add next_observations, or a final row for each episode that terminals marks'
+        )
+    flags = {'terminals': Column((), bool), **_flags(file, ('masks',))}
+    num_rows = file.check({**columns, **flags}, env_name)
+    file.read_terminals()
+    return num_rows
+
+
+def _has_transitions(file: DataFile, columns: Mapping[str, Column]) -> bool:
+    return any(key in file for key in _next(columns))
+
+
+def _next(columns: Mapping[str, Column]) -> dict[str, Column]:
+    return {f'next_{key}': columns[key] for key in columns if key.startswith('observations')}
+
+
+def _flags(file: DataFile, keys: tuple[str, ...]) -> dict[str, Column]:
+    return {key: Column((), bool) for key in keys if key in file}
+
+
+def read(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
+    """Reads a file of either layout.
+
+    Args:
+        file: that `check` found right.
+        columns: of observations, 'actions' and 'rewards'.
+
+    Returns:
+        These, masks [R] float32 and terminals [R] bool, in R rows, of which one is the final state
+        of each episode. There actions and rewards are 0, and masks 1.
+
+    Raises:
+        DatasetError: the file is damaged, or holds numbers that make no sense.
+    """
+    read_layout = _read_transitions if _has_transitions(file, columns) else _read_states
+    arrays = read_layout(file, columns)
+    final = arrays['terminals']
+    for key, value in (('actions', 0), ('rewards', 0), ('masks', 1)):
+        arrays[key][final] = value
+    for key in columns:
+        file.check_finite(key, arrays[key])
+    _warn_of_inversion(file.path, arrays)
+    return arrays
+
+
+def _read_states(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
+    terminals = file.read_terminals()
+    arrays = {key: file.read(key, column.dtype) for key, column in columns.items()}
+    masks = np.ones(len(terminals), np.float32)
+    if 'masks' in file:
+        masks = file.read('masks', bool).astype(np.float32)
+    if masks[~terminals].all() and not masks[terminals].all():
+        raise file.error(
+            'masks is 0 in rows that terminals marks and nowhere else, so these rows seem to be '
+            'transitions, but no next_observations say where they lead; add next_observations, or '
+            'a final row for each episode'
+        )
+    final, others = arrays['rewards'][terminals], arrays['rewards'][~terminals]
+    if final.max() > others.max() and final.min() < final.max():  # not one number to fill in
+        _warn(
+            f'{file.path}: the largest rewards are in rows that terminals marks. They are left '
+            'out, as such a row is the final state of an episode. If these rows are transitions, '
+            'add next_observations.'
+        )
+    return {**arrays, 'masks': masks, 'terminals': terminals}
+
+
+def _read_transitions(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
+    flags = {key: file.read(key, bool) for key in _flags(file, (*ENDED, *CUT))}
+    arrays = file.read_finite({**columns, **_next(columns)})
+    num_rows = len(arrays['rewards'])
+    cut = np.zeros(num_rows, bool)
+    for key in CUT:
+        cut |= flags.get(key, False)
+    masks = np.ones(num_rows, np.float32)
+    if 'masks' in file:
+        masks = file.read('masks', bool).astype(np.float32)
+    elif ended := [key for key in ENDED if key in flags]:
+        masks[flags[ended[0]] & ~cut] = 0
+    ends = functools.reduce(np.logical_or, flags.values(), np.zeros(num_rows, bool))
+    for key in _next(columns):
+        ends[:-1] |= _differ(arrays[key][:-1], arrays[key.removeprefix('next_')][1:])
+    ends[-1] = True
+    return rows_from_transitions({**arrays, 'masks': masks}, ends)
+
+
+def _differ(states: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns in which rows [R] two arrays [R, ...] differ by more than rounding."""
+    found = np.zeros(len(states), bool)
+    for start in range(0, len(states), BLOCK):
+        rows = slice(start, start + BLOCK)
+        same = np.isclose(states[rows], others[rows], rtol=1e-5, atol=1e-6)
+        found[rows] = ~same.reshape(len(same), -1).all(axis=1)
+    return found
+
+
+def rows_from_transitions(transitions: Arrays, ends: np.ndarray) -> Arrays:
+    """Stores each state once: adds a row for the final state of each episode.
+
+    Args:
+        transitions: arrays [T, ...]; of each 'next_<key>' only the rows that end an episode count.
+        ends: bool [T], where an episode ends. The last row must be one.
+
+    Returns:
+        The arrays [T + episodes, ...] without 'next_<key>', zero in final rows where there is no
+        'next_<key>', and terminals, True in final rows.
+    """
+    terminals = np.zeros(len(ends) + ends.sum(), bool)
+    terminals[np.flatnonzero(ends) + 1 + np.arange(ends.sum())] = True
+    found = {'terminals': terminals}
+    for key in [key for key in transitions if not key.startswith('next_')]:
+        rows = transitions.pop(key)
+        found[key] = np.zeros((len(terminals), *rows.shape[1:]), rows.dtype)
+        found[key][~terminals] = rows
+        if f'next_{key}' in transitions:
+            found[key][terminals] = transitions.pop(f'next_{key}')[ends]
+    return found
+
+
+def to_unit(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Maps actions [R, d_a] from `low` [d_a] and `high` [d_a] to [−1, 1], as float32.
+
+    None is quite at a bound: `ACTION_LIMIT`.
+    """
+    unit = (2 * (actions - low) / (high - low) - 1).astype(np.float32, copy=False)
+    return np.clip(unit, -ACTION_LIMIT, ACTION_LIMIT, out=unit)
+
+
+def clip_actions(actions: np.ndarray, path: Path) -> np.ndarray:
+    """Clips actions [R, d_a] to ±ACTION_LIMIT in place; warns of those outside of [−1, 1]."""
+    largest = np.maximum(actions.max(axis=1), -actions.min(axis=1))
+    if number := int((largest > 1 + OUTSIDE).sum()):
+        _warn(
+            f'{path}: {number:,} of {len(actions):,} actions lie outside of [-1, 1], by up to '
+            f'{largest.max() - 1:.3g}; they are clipped.'
+        )
+    return np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT, out=actions)
+
+
+def _warn_of_inversion(path: Path, arrays: Arrays) -> None:
+    rewards, ended, final = arrays['rewards'], arrays['masks'] == 0, arrays['terminals']
+    last = np.roll(final, -1)  # the transition into a final state
+    inside, others = ended[~final & ~last], rewards[~final & ~ended]
+    if inside.sum() > len(inside) / 2:
+        _warn(
+            f'{path}: masks is 0 in {inside.mean():.0%} of the rows inside of episodes. 0 means '
+            'that the action ended the task, 1 that it goes on; is it the other way round here?'
+        )
+    elif ended.any() and len(others) and rewards[ended].max() < others.min():
+        _warn(
+            f'{path}: all rewards of actions that end the task ({rewards[ended].max():g} at most) '
+            f'are below all others ({others.min():g} at least); is the sign right?'
+        )
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Warns once, however often a file is read."""
+    logging.warning(message)
