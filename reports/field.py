@@ -22,7 +22,7 @@ from absl import app, flags, logging
 
 from reports import field_problems as problems
 from reports.style import BLUE, GREEN, ORANGE, RED
-from reports.videos import SUFFIXES, check_path, write_video
+from training.clips import SUFFIXES, check_path, write_video
 from utils.errors import UserError
 
 matplotlib.use('Agg')
