@@ -102,7 +102,7 @@ def entries_of(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
                  'steps_to_95': steps.median() if len(steps) else None,
                  'seeds_to_95': steps.count() if len(steps) else ''}
             )  # fmt: skip
-    return pd.DataFrame(entries)
+    return pd.DataFrame(entries).sort_values('phase', kind='stable', ignore_index=True)
 
 
 def lines_of(plan: Plan) -> dict[str, list[str]]:

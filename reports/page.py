@@ -1,6 +1,7 @@
 """A page with tables and curves, in one file that opens without a network."""
 
 import html as markup
+import itertools
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -54,7 +55,7 @@ def html(
     ]
     for grid in grids:
         cells = grid.cells.rename(index=markup.escape, columns=markup.escape)
-        table = cells.to_html(escape=False, border=0)
+        table = cells.to_html(escape=False, border=0, bold_rows=False)
         note = f'<p>{markup.escape(grid.note)}</p>'
         parts += [f'<h2>{markup.escape(grid.heading)}</h2>', table, note]
     parts += ['<h2>Curves</h2>', figure]
@@ -82,8 +83,9 @@ def figure(scores: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -
     if not tasks:
         return '<p>No results yet.</p>'
     plot, owners = graph.Figure(), []
-    for task, method in ((task, method) for task in tasks for method in methods):
-        line = found[(found['task'] == task) & (found['method'] == method)]
+    lines = dict(list(found.groupby(['task', 'method'])))
+    for task, method in (key for key in itertools.product(tasks, methods) if key in lines):
+        line = lines[task, method]
         band = pd.concat([line[['total_step', 'low']], line[['total_step', 'high']][::-1]])
         edge = band['low'].fillna(band['high'])
         look = {'name': method, 'legendgroup': method, 'visible': task == tasks[0]}

@@ -74,7 +74,7 @@ def grid(entries: pd.DataFrame, heading: str, markup: Markup) -> Grid:
     note = f'± is the standard deviation (n - 1) over {entries["planned_seeds"].max()} seeds'
     if entries['seeds'].between(1, entries['planned_seeds'] - 1).any():
         note += '; cells with fewer say so'
-    return Grid(heading, cells, f'{note}.')
+    return Grid(heading, cells.rename_axis(index=None, columns=None), f'{note}.')
 
 
 def cell(entry: pd.Series, rank: float, markup: Markup) -> str:
