@@ -274,7 +274,7 @@ def write(
         paths.append(directory / f'{name}.{suffix}')
         paths[-1].write_text(text)
     paths.append(directory / f'{name}-results.csv')
-    results.to_csv(paths[-1], index=False, columns=runs.COLUMNS)
+    results[runs.COLUMNS].drop_duplicates().to_csv(paths[-1], index=False)
     for kind, figure in figures.items():
         for suffix in ('png', 'pdf') if figure else ():
             paths.append(directory / f'{name}-{kind}.{suffix}')
