@@ -14,8 +14,8 @@ from absl import app, flags, logging
 
 import envs
 from experiments.command_line import one_line_errors, refuse_arguments
-from reports.videos import SUFFIXES, check_path, grid, strip, write_picture, write_video
 from training import RunConfig, load_agents
+from training.clips import SUFFIXES, check_path, grid, strip, write_picture, write_video
 from training.evaluation import evaluate
 from training.videos import FPS, open_renderer, record
 from utils.seeds import stack

@@ -23,7 +23,7 @@ from absl import app, flags
 
 from experiments import command_line, engines, progress, slurm
 from experiments.plans import Cell, Plan, make_plan
-from reports import results
+from reports import runs
 from utils.errors import UserError
 
 COMMANDS = ('plan', 'run', 'status', 'gather', 'report')
@@ -57,13 +57,12 @@ def main(command: str, argv: list[str]) -> None:
     for cell in plan.runs:
         cell.config.check()
     if FLAGS.skip_gathered and command in ('plan', 'run', 'status'):
-        count, plan = progress.without_gathered(plan, results.read(results_path()))
+        count, plan = progress.without_gathered(plan, runs.read_results(results_path()))
         print(f'{results_path()} has {count} runs, which are left out', file=sys.stderr)
         if not plan.cells:
             return
-    {'plan': show_plan, 'run': run, 'status': show_status, 'gather': gather, 'report': report}[
-        command
-    ](plan)
+    commands = {'plan': show_plan, 'run': run, 'status': show_status, 'gather': gather}
+    (commands | {'report': partial(report, any_version=not argv[1:])})[command](plan)
 
 
 def show_plan(plan: Plan) -> None:
@@ -130,19 +129,19 @@ def results_path() -> pathlib.Path:
 
 
 def gather(plan: Plan) -> None:
-    rows = [row for cell in plan.runs for row in progress.results_of(cell)]
-    total = results.merge(results_path(), rows)
-    print(f'{results_path()}: {len(rows)} rows of this plan, {total} in all')
+    found = progress.results_of(plan.runs)
+    total = runs.gather(results_path(), found)
+    seeds = len(found[runs.SEED].drop_duplicates())
+    print(f'{results_path()}: {seeds} seeds of this plan, {total} evaluations in all')
 
 
-def report(plan: Plan) -> None:
+def report(plan: Plan, any_version: bool) -> None:
     from experiments.report import write  # matplotlib and plotly are slow to import
 
-    found = [row for cell in plan.runs for row in progress.results_of(cell)]
-    rows = results.newest(results.read(results_path()), found)
+    table = progress.with_gathered(progress.results_of(plan.runs), results_path())
     default = pathlib.Path(plan.runs[0].config.save_dir).expanduser() / 'report'
     directory = pathlib.Path(FLAGS.output or default)
-    for path in write(plan, rows, directory, FLAGS.published):
+    for path in write(plan, table, directory, FLAGS.published, any_version):
         print(path)
 
 

@@ -1,6 +1,5 @@
 """How far the runs of a plan are, and how long they take: read from the folders they leave."""
 
-import csv
 import dataclasses
 import json
 import math
@@ -8,12 +7,14 @@ import os
 import pathlib
 import re
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
+import pandas as pd
+
 from experiments.plans import Cell, Plan
-from reports import results
+from reports import runs
 from training import RunConfig, code_problem
 from training.logs import is_at_work, newest_copy, read_status, write_json
 
@@ -33,13 +34,11 @@ class Progress:
         status: 'done', 'running', 'interrupted' (also: killed), 'failed', 'planned', or 'changed':
             the code has changed since.
         part: of its steps that are done, 0 to 1.
-        seconds: that it took so far.
         error: why it failed, or what has changed.
     """
 
     status: str
     part: float = 0.0
-    seconds: float = 0.0
     error: str = ''
 
 
@@ -59,16 +58,7 @@ def look(config: RunConfig) -> Progress:
         name, error = 'changed', problem
     elif name == 'running':  # it was killed
         name = 'interrupted'
-    seconds = max((float(row['seconds']) for row in _rows(folder, 'eval')), default=0.0)
-    return Progress(name, 1.0 if name == 'done' else part, seconds, error)
-
-
-def _rows(folder: pathlib.Path, table: str) -> list[dict[str, str]]:
-    try:
-        with (folder / f'{table}.csv').open(newline='') as file:
-            return list(csv.DictReader(file))
-    except OSError:
-        return []
+    return Progress(name, 1.0 if name == 'done' else part, error)
 
 
 # ---- rates --------------------------------------------------------------------------------------
@@ -88,17 +78,14 @@ def measure(config: RunConfig) -> dict[str, float] | None:
     compilation were before that.
     """
     rates, before = {}, 0.0
-    table = _rows(newest_copy(config.directory), 'eval')
-    for phase in ('offline', 'online'):
-        rows = [row for row in table if row['phase'] == phase]
-        if not rows:
-            continue
-        if int(rows[0]['step']) == 0:
-            before = float(rows[0]['seconds'])
-        seconds, steps = float(rows[-1]['seconds']), int(rows[-1]['step'])
-        if steps:
-            rates[phase] = (seconds - before) / steps
-        before = seconds
+    table = runs.read_run(newest_copy(config.directory))
+    for phase, rows in table[table['metric'] == 'seconds'].groupby('phase'):
+        first, last = rows.iloc[0], rows.iloc[-1]
+        if first['step'] == 0:
+            before = first['value']
+        if last['step']:
+            rates[phase] = (last['value'] - before) / last['step']
+        before = last['value']
     return rates or None
 
 
@@ -184,27 +171,33 @@ def available_gpus() -> list[str]:
     return sorted(path.name[6:] for path in pathlib.Path('/dev').glob('nvidia[0-9]*'))
 
 
-def results_of(cell: Cell) -> list[dict[str, Any]]:
-    """Returns the rows of results that a run has so far."""
-    return results.rows_of(cell.name, cell.task, newest_copy(cell.config.directory))
+def results_of(cells: Iterable[Cell]) -> pd.DataFrame:
+    """Returns the results that runs have so far."""
+    parts = [
+        runs.read_run(newest_copy(cell.config.directory), method=cell.name, task=cell.task)
+        for cell in cells
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
-def is_gathered(cell: Cell, rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Tells whether rows of results have the end of all seeds of a run."""
+def with_gathered(results: pd.DataFrame, path: pathlib.Path) -> pd.DataFrame:
+    """Returns results and those in a file that were gathered of other seeds, tasks or methods."""
+    both = pd.concat([runs.read_results(path), results], ignore_index=True)
+    return runs.newest(both, runs.SEED)
+
+
+def is_gathered(cell: Cell, results: pd.DataFrame) -> bool:
+    """Tells whether results have the end of all seeds of a run."""
     config = cell.config
     phase = 'online' if config.online_steps else 'offline'
-    end = str(config.online_steps or config.offline_steps)
-    found = {
-        int(row['seed'])
-        for row in rows
-        if (row['identity'], row['phase'], str(row['step'])) == (config.identity, phase, end)
-    }
-    return found >= set(config.seeds)
+    ends = results[(results['identity'] == config.identity) & (results['phase'] == phase)]
+    ends = ends[ends['step'] == (config.online_steps or config.offline_steps)]
+    return {*ends['seed']} >= {*config.seeds}
 
 
-def without_gathered(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> tuple[int, Plan]:
-    """Returns how many runs are whole in rows of results, and the plan of the others."""
-    left = tuple(cell for cell in plan.cells if not is_gathered(cell, rows))
+def without_gathered(plan: Plan, results: pd.DataFrame) -> tuple[int, Plan]:
+    """Returns how many runs are whole in results, and the plan of the others."""
+    left = tuple(cell for cell in plan.cells if not is_gathered(cell, results))
     others = dataclasses.replace(plan, cells=left)
     return len(plan.runs) - len(others.runs), others
 

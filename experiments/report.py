@@ -1,21 +1,16 @@
-"""The report of a plan: tables, curves, aggregates and a page, from the results that are there."""
+"""The report of a plan: tables, curves, aggregates and a page, from the results that there are."""
 
-import csv
+import itertools
 import pathlib
-import statistics
-from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
-import numpy as np
+import pandas as pd
 from absl.flags import FlagValues
+from matplotlib.figure import Figure
 
 from experiments.methods import method_settings
-from experiments.plans import Cell, Plan
-from reports import aggregates, page, panels, tables
-from reports.panels import Curve
-from reports.results import Seed, by_seed
-from reports.tables import Grid, Markup, Number, Published, Table
-from training import RunConfig
+from experiments.plans import Plan
+from reports import aggregates, curves, page, runs, tables
+from reports.tables import Grid, Markup
 
 PAPER = pathlib.Path(__file__).parent / 'paper'
 CONTRADICTIONS = (
@@ -27,83 +22,87 @@ SMALL = (
     'These runs are small: other tasks, networks, batches and numbers of steps than in the paper. '
     'Compare methods with each other, not with published numbers.'
 )
-
-Found = Mapping[Cell, Sequence[Seed]]  # the seeds of each cell that there are
-
-
-def final(seed: Seed, phase: str, config: RunConfig, last: int = 1) -> float | None:
-    """Returns what a seed came to at the end of a phase, or the mean of its `last` evaluations.
-
-    The one at step 0, before the phase, is none of them. None if the phase is not complete.
-    """
-    steps = {'offline': config.offline_steps, 'online': config.online_steps}[phase]
-    points = {step: success for step, success in getattr(seed, phase).items() if step}
-    if steps not in points:
-        return None
-    return float(np.mean([points[step] for step in sorted(points)[-last:]]))
+CELL = ['row', 'task']
 
 
-def ends_of(cell: Cell, seeds: Sequence[Seed], phase: str, last: int = 1) -> tuple[float, ...]:
-    """Returns what the seeds of a cell came to, see `final`; of complete phases alone."""
-    values = [final(seed, phase, cell.config, last) for seed in seeds]
-    return tuple(value for value in values if value is not None)
-
-
-def steps_to(seed: Seed, success: float = 95.0) -> float | None:
-    """Returns the first online step at which a seed reached a success; None if it never did."""
-    reached = [step for step in sorted(seed.online) if seed.online[step] >= success]
-    return float(reached[0]) if reached else None
-
-
-def seeds_of(plan: Plan, rows: Sequence[Mapping[str, str]]) -> dict[Cell, list[Seed]]:
-    """Returns the seeds of each cell that there are, of runs with its settings alone.
+def select(
+    plan: Plan, table: pd.DataFrame, warn: runs.Warn = runs.warn_user, any_version: bool = False
+) -> pd.DataFrame:
+    """Returns the results that belong to a plan, with its `row` and the `end` of the phase.
 
     Args:
         plan: of the cells.
-        rows: of results; later ones of the same key count.
+        table: of results.
+        warn: called with a line for what is left out, or of another version.
+        any_version: a cell without results of its settings takes those of its name and task that
+            another version of the code made, whose settings had other defaults or names.
     """
-    seeds = by_seed(rows)
-    return {
-        cell: [seed for seed in seeds.get(_key(cell), ()) if seed.seed in cell.config.seeds]
-        for cell in plan.cells
-    }
+    parts, earlier = [table.assign(row='', end=0).iloc[:0]], {}
+    for cell in plan.cells:
+        config, name = cell.config, f'{cell.name}, {cell.task}'
+        mine = table[(table['method'] == cell.name) & (table['task'] == cell.task)]
+        mine = mine[mine['seed'].isin(config.seeds)]
+        same = mine[mine['identity'] == config.identity]
+        if same.empty and any_version and len(mine):
+            same = mine[mine['identity'] == mine['identity'].iloc[-1]]
+            earlier.setdefault(cell.row, set()).update(same['commit'].str[:8])
+        if same['data'].nunique() > 1:
+            warn(f'{name}: runs on several data sets; only the last one is reported')
+            same = same[same['data'] == same['data'].iloc[-1]]
+        ends = {'offline': config.offline_steps, 'online': config.online_steps}
+        parts.append(same.assign(row=cell.row, end=same['phase'].map(ends)))
+    if earlier:
+        rows = '; '.join(f'{row} ({", ".join(sorted(made))})' for row, made in earlier.items())
+        warn(f'Made by earlier commits, where their settings had another identity: {rows}')
+    return pd.concat(parts, ignore_index=True)
 
 
-def _key(cell: Cell) -> tuple[str, str, str]:
-    return cell.name, cell.task, cell.config.identity
+# ---- tables -------------------------------------------------------------------------------------
 
 
-def make_table(plan: Plan, seeds: Found, last: int = 1) -> Table:
-    """Returns the table of a plan.
+def ends_of(scores: pd.DataFrame, last: int = 1) -> pd.Series:
+    """Returns the score at the end of each complete phase, by phase, row, task and seed.
 
     Args:
-        plan: of it.
-        seeds: of each cell.
-        last: evaluations that an entry is the mean of; the paper's are of one.
+        scores: of a plan, see `select` and `runs.scores`.
+        last: evaluations that it is the mean of. The one at step 0, before the phase, is none.
     """
-    published = read_published(plan) if plan.scale == 'paper' and last == 1 else {}
-    named = lines_of(plan)
-    if len(plan.tasks) > 1:
-        named |= {'average': plan.tasks}
-    phases = {}
-    for phase in plan.phases:
-        entries: dict[tuple[str, str], tuple[float, ...]] = {}
-        planned = {}
-        for cell in plan.cells:
-            entries[cell.row, cell.task] = ends_of(cell, seeds[cell], phase, last)
-            planned[cell.row, cell.task] = cell.config.num_seeds
-        lines = {}
-        for line, tasks in named.items():
-            lines[line] = {
-                row: _entry(
-                    [entries[row, task] for task in tasks],
-                    max(planned[row, task] for task in tasks),
-                    published.get((phase, row, line)),
-                )
-                for row in plan.rows
-            }
-        phases[phase] = lines
-    return Table(plan.rows, phases)
+    key = ['phase', *CELL, 'seed']
+    trained = scores[scores['step'] > 0].sort_values('step')
+    complete = trained.groupby(key)['step'].transform('max') == trained['end']
+    return trained[complete].groupby(key).tail(last).groupby(key)['value'].mean()
+
+
+def entries_of(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
+    """Returns the entries of a plan's table, a row for each phase, task (or line) and method (row).
+
+    Besides what `tables.grid` takes, they have the mean of the last three evaluations (last3_…) and
+    the online steps to 95% success: the median of the seeds that got there, and how many did. Where
+    a line has several tasks, means are over tasks, of the seeds that all tasks have.
+    """
+    lines, speeds = lines_of(plan), speeds_of(plan, scores)
+    if len(plan.tasks) > 1 and scores['metric'].nunique() < 2:
+        lines |= {'average': plan.tasks}
+    by_task = [ends_of(scores, last).unstack('task').reindex(columns=plan.tasks) for last in (1, 3)]
+    published = read_published(plan) if plan.scale == 'paper' else {}
+    entries = []
+    for line, tasks in lines.items():
+        means = [each[tasks].dropna().mean(axis=1).groupby(['phase', 'row']) for each in by_task]
+        final, last3 = ({key: values.to_numpy() for key, values in each} for each in means)
+        for phase, row in itertools.product(plan.phases, plan.rows):
+            mean, std, note = published.get((phase, row, line), (None, None, ''))
+            steady = tables.statistics(last3.get((phase, row), []))
+            steps = speeds.get((line, row), ()) if phase == 'online' else ()
+            entries.append(
+                {'phase': phase, 'task': line, 'method': row,
+                 **tables.statistics(final.get((phase, row), []), None if note else mean),
+                 'planned_seeds': plan.cells[0].config.num_seeds,
+                 'published_mean': mean, 'published_std': std,
+                 'last3_mean': steady['mean'], 'last3_std': steady['std'],
+                 'steps_to_95': steps.median() if len(steps) else None,
+                 'seeds_to_95': steps.count() if len(steps) else ''}
+            )  # fmt: skip
+    return pd.DataFrame(entries).sort_values('phase', kind='stable', ignore_index=True)
 
 
 def lines_of(plan: Plan) -> dict[str, list[str]]:
@@ -111,134 +110,103 @@ def lines_of(plan: Plan) -> dict[str, list[str]]:
     return dict(plan.groups) if plan.by_group else {task: [task] for task in plan.tasks}
 
 
-def _entry(values: list[tuple[float, ...]], planned: int, published: Published | None) -> Number:
-    """Returns the mean over tasks, seed by seed, of the seeds that all tasks have."""
-    complete = min(len(each) for each in values)
-    if not complete:
-        return Number((), planned, published)
-    means = np.mean([each[:complete] for each in values], axis=0)
-    return Number(tuple(means.tolist()), planned, published)
+def read_published(plan: Plan) -> dict[tuple[str, str, str], tuple[float, float, str]]:
+    """Returns mean, std (%) and note of the paper's table, by phase, row and line.
+
+    An entry with a note is not to be compared with ours.
+    """
+    table = pd.read_csv(PAPER / 'tables.csv', dtype={'table': str}).fillna({'note': ''})
+    table = table[(table['table'] == plan.table) & table['mean'].notna()]
+    # 'lambda=1.0' is the row that is called 'lambda=1'.
+    rows = table['setting'].fillna(table['method']).str.removesuffix('.0')
+    keys = zip(table['phase'], rows, table['task'], strict=True)
+    return dict(
+        zip(keys, zip(table['mean'], table['std'], table['note'], strict=True), strict=True)
+    )
 
 
-def read_published(plan: Plan) -> dict[tuple[str, str, str], Published]:
-    """Returns what the paper's table has, by phase, row and line."""
-    found = {}
-    with (PAPER / 'tables.csv').open(newline='') as file:
-        for row in csv.DictReader(file):
-            if row['table'] == plan.table and row['mean']:
-                name = _same(row['setting'] or row['method'])
-                std = float(row['std']) if row['std'] else None
-                entry = Published(float(row['mean']), std, row['note'])
-                found[row['phase'], name, row['task']] = entry
-    return found
-
-
-def _same(setting: str) -> str:
-    """'lambda=1.0' is the row that is called 'lambda=1'."""
-    return setting.removesuffix('.0')
-
-
-def scores_of(plan: Plan, seeds: Found) -> dict[str, aggregates.Scores]:
-    """Returns the scores of rows at the end of the last phase, see `aggregates.shared_scores`."""
-    ends: dict[str, dict[str, np.ndarray]] = {}
-    for cell in plan.cells:
-        if values := ends_of(cell, seeds[cell], plan.phases[-1]):
-            ends.setdefault(cell.task, {})[cell.row] = np.array(values)
-    return aggregates.shared_scores(plan.rows, ends)
-
-
-def speeds_of(plan: Plan, seeds: Found) -> dict[str, dict[str, list[float | None]]]:
-    """Returns the online steps to 95% success of all seeds, by line and row; see `steps_to`."""
+def speeds_of(plan: Plan, scores: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+    """Returns the first online step with 95% success of each seed, by line and row; NaN: none."""
+    online = scores[(scores['phase'] == 'online') & (scores['metric'] == 'success')]
+    reached = online.assign(step=online['step'].where(online['value'] >= 95))
+    first = reached.groupby([*CELL, 'seed'])['step'].min().reset_index()
     return {
-        line: {
-            row: [
-                steps_to(seed)
-                for cell in plan.cells
-                if cell.row == row and cell.task in tasks
-                for seed in seeds[cell]
-            ]
-            for row in plan.rows
-        }
-        for line, tasks in lines_of(plan).items()
+        (line, row): first['step'][(first['row'] == row) & first['task'].isin(tasks)]
+        for (line, tasks), row in itertools.product(lines_of(plan).items(), plan.rows)
     }
 
 
-def speed_grid(plan: Plan, speeds: Mapping[str, Mapping[str, list[float | None]]]) -> Grid:
-    """Returns the table of online steps to 95% success."""
+def grids_of(plan: Plan, scores: pd.DataFrame, entries: pd.DataFrame, markup: Markup) -> list[Grid]:
+    """Returns the tables of a report as texts."""
+    score = runs.score_name(scores['metric']).replace(' (%)', ' in %')
+    steady = entries.assign(mean=entries['last3_mean'], std=entries['last3_std'])
+    found = [
+        tables.grid(each[each['phase'] == phase], heading.format(phase), markup)
+        for each, heading in (
+            (entries, f'End of the {{}} phase, {score}'),
+            (steady.drop(columns='published_mean'),
+             f'Last three evaluations of the {{}} phase, mean {score}'),
+        )
+        for phase in plan.phases
+    ]  # fmt: skip
+    if 'online' in plan.phases:
+        texts: dict[str, dict[str, str]] = {row: {} for row in plan.rows}
+        for (line, row), steps in speeds_of(plan, scores).items():
+            median = f'{steps.median():,.0f} ' if steps.count() else ''
+            texts[row][line] = f'{median}({steps.count()} of {len(steps)})' if len(steps) else ''
+        note = 'The median of the seeds that got there; (2 of 3) says how many did.'
+        found.append(Grid('Online steps to 95% success', pd.DataFrame(texts), note))
+    return found
 
-    def text(steps: list[float | None]) -> str:
-        reached = [step for step in steps if step is not None]
-        median = f'{np.median(reached):,.0f} ' if reached else ''
-        return f'{median}({len(reached)} of {len(steps)})' if steps else ''
 
-    lines = {line: [text(each[row]) for row in plan.rows] for line, each in speeds.items()}
-    note = 'The median of the seeds that got there; (2 of 3) says how many did.'
-    return Grid('Online steps to 95% success', plan.rows, lines, note)
+# ---- pictures, and how the results came to be ---------------------------------------------------
 
 
-def curves_of(plan: Plan, seeds: Found) -> dict:
-    """Returns the curve of each row on each task that has results: {task: {row: Curve}}.
+def published_curves() -> pd.DataFrame:
+    """Returns published curves: source, task, method, total_step, mean (%)."""
+    table = pd.read_csv(PAPER / 'curves.csv')
+    return table.assign(total_step=1e6 * table['step_millions'])
 
-    Only steps that all seeds have reached are in it.
+
+def aggregate(plan: Plan, scores: pd.DataFrame) -> Figure | None:
+    """Draws the aggregates of all rows with results at the end of the last phase.
+
+    They are over the tasks on which all of these rows have some; None if there are no such tasks.
     """
-    found: dict[str, dict[str, Curve]] = {}
-    for cell in plan.cells:
-        offline = cell.config.offline_steps
-        points = [_points(seed, offline) for seed in seeds[cell]]
-        if not points:
-            continue
-        steps = sorted(set.intersection(*map(set, points)))
-        if steps:
-            values = np.array([[each[step] for each in points] for step in steps])
-            curve = Curve(np.array(steps) / 1e6, values, offline / 1e6)
-            found.setdefault(cell.task, {})[cell.row] = curve
-    return found
+    phase, ends = plan.phases[-1], ends_of(scores)
+    ends = ends[ends.index.get_level_values('phase') == phase]
+    found = {key: values.to_numpy() for key, values in ends.groupby(CELL)}
+    rows = [row for row in plan.rows if any(row == other for other, _ in found)]
+    tasks = [task for task in plan.tasks if all((row, task) in found for row in rows)]
+    if not rows or not tasks:
+        return None
+    by_row = {row: [found[row, task] for task in tasks] for row in rows}
+    where = f'{len(tasks)} tasks that all have' if len(tasks) > 1 else '1 task'
+    heading = f'End of the {phase} phase, {where}, 95% intervals'
+    score = runs.score_name(scores['metric'][scores['task'].isin(tasks)])
+    return aggregates.draw(by_row, score, heading, plan.rows)
 
 
-def _points(seed: Seed, offline: int) -> dict[int, float]:
-    """Success by step of both phases; the end of one is the start of the other."""
-    online = {offline + step: success for step, success in seed.online.items()}
-    return online | seed.offline
-
-
-def published_curves() -> dict[tuple[str, str], list[tuple[str, np.ndarray]]]:
-    """Returns source and curve [T, 2] (millions of steps, %) by task and method."""
-    lines: dict[tuple[str, str, str], list] = {}
-    with (PAPER / 'curves.csv').open(newline='') as file:
-        for row in csv.DictReader(file):
-            key = row['task'], row['method'], row['source']
-            lines.setdefault(key, []).append((float(row['step_millions']), float(row['mean'])))
-    found: dict[tuple[str, str], list] = {}
-    for (task, method, source), points in lines.items():
-        found.setdefault((task, method), []).append((source, np.array(points)))
-    return found
-
-
-def how(plan: Plan, rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+def how(plan: Plan, results: pd.DataFrame) -> pd.DataFrame:
     """Returns hours, commits, versions and devices of each row of a plan."""
     found = []
     for row in plan.rows:
-        cells = [cell for cell in plan.cells if cell.row == row]
-        keys = {_key(cell) for cell in cells}
-        mine = [r for r in rows if (r['method'], r['task'], r['identity']) in keys]
-        ends: dict[tuple, float] = {}
-        for r in mine:
-            key = r['task'], r['seed']
-            ends[key] = max(ends.get(key, 0.0), float(r['seconds']))
-        hours = f'{statistics.median(ends.values()) / 3600:.2f}' if ends else ''
+        mine = results[results['row'] == row]
+        seconds = mine[mine['metric'] == 'seconds'].groupby(['task', 'seed'])['value'].max()
+        texts = {name: sorted({*mine[name]} - {''}) for name in runs.HOW}
         found.append(
             {
                 'method': row,
-                'hours of a run, median': hours,
-                'commit': ', '.join(sorted({(r['commit'] or '')[:8] for r in mine})),
-                'versions': ' or '.join(sorted({r['versions'] for r in mine} - {''})),
-                'device': ', '.join(sorted({r['device'] for r in mine})),
+                'hours of a run, median': f'{seconds.median() / 3600:.2f}' if len(seconds) else '',
+                'commit': ', '.join(commit[:8] for commit in texts['commit']),
+                'versions': ' or '.join(texts['versions']),
+                'device': ', '.join(texts['device']),
             }
         )
-    return found
+    return pd.DataFrame(found)
 
 
-def settings_of(plan: Plan) -> list[dict[str, str]]:
+def settings_of(plan: Plan) -> pd.DataFrame:
     """Returns the flags of each row and the tasks that share them, flag files and methods read."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell in sorted(plan.cells, key=lambda cell: plan.rows.index(cell.row)):
@@ -247,70 +215,70 @@ def settings_of(plan: Plan) -> list[dict[str, str]]:
         given = [f'--{name}={value}' for name, value in usual.items()]
         given += FlagValues().read_flags_from_files(list(cell.arguments))
         text = ' '.join(flag for flag in given if not flag.startswith('--env_name='))
-        found.setdefault((cell.row, text), []).append(panels.short(cell.task))
-    return [
-        {'method': row, 'tasks': ', '.join(tasks), 'flags': text}
-        for (row, text), tasks in found.items()
-    ]
+        found.setdefault((cell.row, text), []).append(curves.short(cell.task))
+    return pd.DataFrame(
+        [
+            {'method': row, 'tasks': ', '.join(tasks), 'flags': text}
+            for (row, text), tasks in found.items()
+        ]
+    )
 
 
 def write(
-    plan: Plan, rows: Sequence[Mapping[str, str]], directory: pathlib.Path, with_published: bool
+    plan: Plan,
+    table: pd.DataFrame,
+    directory: pathlib.Path,
+    with_published: bool,
+    any_version: bool = False,
 ) -> list[pathlib.Path]:
     """Writes the report; returns its files.
 
     Args:
         plan: what is reported.
-        rows: of results; later ones of the same key count.
+        table: of results.
         directory: for the files; is made.
         with_published: lays the published curves below ours.
+        any_version: see `select`.
     """
+    notes = [SMALL] if plan.scale == 'small' else [CONTRADICTIONS]
+
+    def warn(line: str) -> None:
+        runs.warn_user(line)
+        notes.append(f'{line}.')
+
+    results = select(plan, table, warn, any_version)
+    scores = runs.scores(results, warn)
+    by_row = scores.assign(method=scores['row'])
+    entries = entries_of(plan, scores)
+    figures = {
+        'curves': curves.draw(
+            by_row, plan.tasks, plan.rows, published_curves() if with_published else None
+        ),
+        'aggregate': aggregate(plan, scores),
+    }
+    title = f'% {plan.title} (packages booktabs and amssymb)\n'
+    markdown = map(tables.markdown, grids_of(plan, scores, entries, tables.MARKDOWN))
+    latex = map(tables.latex, grids_of(plan, scores, entries, tables.LATEX))
+    texts = {
+        'md': '\n'.join([f'# {plan.title}\n', *markdown, *notes, '']),
+        'tex': '\n'.join([title, *latex, *map(tables.escaped, notes), '']),
+        'html': page.html(
+            plan.title, notes, grids_of(plan, scores, entries, page.MARKUP),
+            page.figure(by_row, plan.tasks, plan.rows),
+            {'How': how(plan, results), 'Settings': settings_of(plan)},
+        ),
+        'csv': entries.round(2).to_csv(index=False),
+    }  # fmt: skip
     directory.mkdir(parents=True, exist_ok=True)
     name = f'{plan.scale}-table-{plan.table}' if plan.table else f'{plan.scale}-methods'
-    seeds = seeds_of(plan, rows)
-    final, steady = make_table(plan, seeds), make_table(plan, seeds, last=3)
-    speeds = speeds_of(plan, seeds)
-
-    def grids(markup: Markup) -> list[Grid]:
-        return [
-            *tables.grids(final, 'End of the {} phase, success in %', markup),
-            *tables.grids(steady, 'Last three evaluations of the {} phase, mean in %', markup),
-            *([speed_grid(plan, speeds)] if 'online' in plan.phases else []),
-        ]
-
-    notes = [SMALL] if plan.scale == 'small' else [CONTRADICTIONS]
-    head = f'% {plan.title} (packages booktabs and amssymb)\n'
-    files = {
-        f'{name}.md': '\n'.join(
-            [f'# {plan.title}\n', *map(tables.markdown, grids(tables.MARKDOWN)), *notes, '']
-        ),
-        f'{name}.tex': '\n'.join(
-            [head, *map(tables.latex, grids(tables.LATEX)), *map(tables.escaped, notes), '']
-        ),
-        f'{name}.csv': tables.as_csv(final, steady, speeds),
-    }
     paths = []
-    for file, content in files.items():
-        (directory / file).write_text(content)
-        paths.append(directory / file)
-    curves = curves_of(plan, seeds)
-    figures = {
-        'curves': panels.draw(
-            plan.tasks, plan.rows, curves, published_curves() if with_published else {}
-        )
-    }
-    if scores := scores_of(plan, seeds):
-        figures['aggregate'] = aggregates.draw(plan.rows, scores, plan.phases[-1])
+    for suffix, text in texts.items():
+        paths.append(directory / f'{name}.{suffix}')
+        paths[-1].write_text(text)
+    paths.append(directory / f'{name}-results.csv')
+    results[runs.COLUMNS].drop_duplicates().to_csv(paths[-1], index=False)
     for kind, figure in figures.items():
-        for suffix in ('png', 'pdf'):
+        for suffix in ('png', 'pdf') if figure else ():
             paths.append(directory / f'{name}-{kind}.{suffix}')
             figure.savefig(paths[-1], dpi=150)
-        plt.close(figure)
-    paths.append(directory / f'{name}.html')
-    paths[-1].write_text(
-        page.html(
-            plan.title, notes, grids(page.MARKUP), page.curves(plan.rows, plan.tasks, curves),
-            {'How': how(plan, rows), 'Settings': settings_of(plan)},
-        )
-    )  # fmt: skip
     return paths

@@ -23,7 +23,7 @@ from absl import app, flags, logging
 
 import agents
 from agents.base import Agent
-from reports.videos import check_path
+from training.clips import check_path
 from utils.errors import UserError
 from utils.keys import key_for
 from utils.replay import Batch, Replay, Rows

@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from figures import field_problems as problems
-from reports.videos import SUFFIXES, check_path, write_video
+from training.clips import SUFFIXES, check_path, write_video
 from utils.errors import UserError
 
 matplotlib.use('Agg')

@@ -1,115 +1,94 @@
 """Methods over all tasks at once: mean, interquartile mean, probability of improvement.
 
-Intervals are stratified bootstraps: seeds are drawn anew within each task.
-Source: Agarwal et al., Deep RL at the edge of the statistical precipice (arXiv 2108.13264).
+A statistic takes the scores of each task, `[…, seeds]`, and reduces the last axis. Intervals are
+stratified bootstraps: seeds are drawn anew within each task. Source: Agarwal et al., Deep RL at the
+edge of the statistical precipice (arXiv 2108.13264). Their rliable wants equally many seeds on
+every task.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import scipy.stats
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.style import colours
 
-RESAMPLES = 2000
-Scores = list[np.ndarray]  # of each task, [seeds], %
+RESAMPLES = 10_000
+Scores = Sequence[np.ndarray]  # of each task, […, seeds]
 
 
-def mean(scores: Scores) -> float:
+def mean(scores: Scores) -> np.ndarray:
     """Returns the mean over tasks of the mean over seeds."""
-    return float(np.mean([np.mean(each) for each in scores]))
+    return np.mean([each.mean(axis=-1) for each in scores], axis=0)
 
 
-def interquartile_mean(scores: Scores) -> float:
+def interquartile_mean(scores: Scores) -> np.ndarray:
     """Returns the mean of the middle half of all scores, of all tasks and seeds."""
-    return float(scipy.stats.trim_mean(np.concatenate(scores), 0.25))
+    return scipy.stats.trim_mean(np.concatenate(scores, axis=-1), 0.25, axis=-1)
 
 
-def improvement(scores: Scores, others: Scores) -> float:
+def improvement(scores: Scores, others: Scores) -> np.ndarray:
     """Returns the probability that a seed beats a seed of another method, mean over tasks.
 
     A tie counts half.
     """
     each = []
     for x, y in zip(scores, others, strict=True):
-        difference = np.subtract.outer(x, y)
-        each.append(np.mean(difference > 0) + 0.5 * np.mean(difference == 0))
-    return float(np.mean(each))
+        difference = x[..., :, None] - y[..., None, :]
+        each.append(((np.sign(difference) + 1) / 2).mean(axis=(-2, -1)))
+    return np.mean(each, axis=0)
 
 
-def interval(
-    statistic: Callable[..., float], *scores: Scores, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """Returns the 95% interval of a statistic of one or two methods."""
+def interval(statistic: Callable[..., np.ndarray], *methods: Scores) -> tuple[float, float]:
+    """Returns the 95% interval of a statistic of one or two methods' scores, `[seeds]` per task."""
     rng = np.random.default_rng(0)
-
-    def drawn(of: Scores) -> Scores:
-        return [rng.choice(each, len(each)) for each in of]
-
-    found = [statistic(*(drawn(each) for each in scores)) for _ in range(resamples)]
-    low, high = np.percentile(found, [2.5, 97.5])
+    drawn = [[rng.choice(each, (RESAMPLES, len(each))) for each in scores] for scores in methods]
+    low, high = np.percentile(statistic(*drawn), [2.5, 97.5])
     return float(low), float(high)
 
 
-def shared_scores(
-    rows: Sequence[str], ends: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, Scores]:
-    """Returns the scores of each row that has some, on the tasks on which all of these rows do.
-
-    Args:
-        rows: in their order.
-        ends: [seeds] of tasks and rows, where there are any.
-    """
-    rows = [row for row in rows if any(row in each for each in ends.values())]
-    shared = [each for each in ends.values() if all(row in each for row in rows)]
-    return {row: [each[row] for each in shared] for row in rows} if shared else {}
-
-
-def draw(rows: Sequence[str], scores: Mapping[str, Scores], phase: str) -> Figure:
+def draw(
+    scores: Mapping[str, Scores], score: str, heading: str, methods: Sequence[str] = ()
+) -> Figure:
     """Draws mean, interquartile mean and DFP's probability of improvement, with intervals.
 
     Args:
-        rows: all that have a colour.
-        scores: of those that are drawn, at least one, on the same tasks.
-        phase: whose end it is.
+        scores: by method, at least one, on the same tasks.
+        score: its name.
+        heading: above the panels.
+        methods: those that share out the colours; default: those of `scores`.
     """
-    palette, shown = colours(rows), list(scores)
+    palette, shown = colours(methods or scores), list(scores)
     ours = 'DFP' if 'DFP' in shown else shown[-1]
-    others = [row for row in shown if row != ours]
+    others = [method for method in shown if method != ours]
     across = 3 if others else 2
-    figure, axes = plt.subplots(
-        1, across, figsize=(3.7 * across, 0.45 * len(shown) + 1.6), layout='constrained'
-    )
-    count = len(scores[ours])
-    where = f'{count} tasks that all have' if count > 1 else '1 task'
-    figure.suptitle(f'End of the {phase} phase, {where}, 95% intervals', size=10)
-    statistics = (('mean over tasks (%)', mean), ('interquartile mean (%)', interquartile_mean))
-    for axis, (title, statistic) in zip(axes, statistics, strict=False):
-        for place, row in enumerate(shown):
-            _bar(axis, place, statistic(scores[row]), interval(statistic, scores[row]),
-                 palette[row])  # fmt: skip
-        _label(axis, shown, title, 100)
+    figure = Figure(figsize=(3.7 * across, 0.45 * len(shown) + 1.6), layout='constrained')
+    figure.suptitle(heading, size=10)
+    axes = figure.subplots(1, across)
+    for axis, statistic, title in (
+        (axes[0], mean, f'mean over tasks, {score}'),
+        (axes[1], interquartile_mean, f'interquartile mean, {score}'),
+    ):
+        _bars(axis, {method: (statistic, [scores[method]]) for method in shown}, palette, title)
+        if score.endswith('(%)'):
+            axis.set_xlim(-2, 102)
     if others:
-        for place, row in enumerate(others):
-            value = improvement(scores[ours], scores[row])
-            found = interval(improvement, scores[ours], scores[row])
-            _bar(axes[2], place, value, found, palette[row])
+        pairs = {other: (improvement, [scores[ours], scores[other]]) for other in others}
+        _bars(axes[2], pairs, palette, f'P({ours} beats it)')
         axes[2].axvline(0.5, color='0.5', linewidth=0.8, linestyle='--')
-        _label(axes[2], others, f'P({ours} beats it)', 1)
+        axes[2].set_xlim(-0.02, 1.02)
     return figure
 
 
-def _bar(axis, place: int, value: float, found: tuple[float, float], colour: str) -> None:
-    low, high = found
-    axis.barh(place, high - low, left=low, height=0.6, color=colour, alpha=0.45)
-    axis.plot([value, value], [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
-
-
-def _label(axis, rows: Sequence[str], title: str, most: float) -> None:
-    axis.set_xlim(-0.02 * most, 1.02 * most)
-    axis.set_yticks(range(len(rows)), rows)
-    axis.set_ylim(len(rows) - 0.5, -0.5)
+def _bars(axis: Axes, lines: Mapping[str, tuple], palette: Mapping[str, str], title: str) -> None:
+    for place, (method, (statistic, scores)) in enumerate(lines.items()):
+        value, (low, high) = statistic(*scores), interval(statistic, *scores)
+        colour = palette[method]
+        axis.barh(place, high - low, left=low, height=0.6, color=colour, alpha=0.45)
+        axis.plot([value, value], [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
+    axis.set_yticks(range(len(lines)), lines)
+    axis.set_ylim(len(lines) - 0.5, -0.5)
     axis.set_title(title, fontsize=10)
     axis.grid(alpha=0.3, axis='x')

@@ -1,11 +1,14 @@
 """A page with tables and curves, in one file that opens without a network."""
 
 import html as markup
+import itertools
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
 import plotly.graph_objects as graph
 import plotly.io
 
+from reports import curves, runs
 from reports.style import colours
 from reports.tables import Grid, Markup
 
@@ -33,7 +36,7 @@ def html(
     notes: Sequence[str],
     grids: Sequence[Grid],
     figure: str,
-    about: Mapping[str, Sequence[Mapping[str, str]]],
+    about: Mapping[str, pd.DataFrame],
 ) -> str:
     """Returns the page.
 
@@ -41,8 +44,8 @@ def html(
         title: of it.
         notes: above the tables.
         grids: the tables; their cells are in `MARKUP`.
-        figure: of `curves`.
-        about: how the results came to be: lines of texts by their headings, in named tables.
+        figure: of `figure`.
+        about: how the results came to be: tables of texts, by their headings.
     """
     title = markup.escape(title)
     parts = [
@@ -51,84 +54,68 @@ def html(
         *(f'<p class="note">{markup.escape(note)}</p>' for note in notes),
     ]
     for grid in grids:
-        parts += [f'<h2>{markup.escape(grid.heading)}</h2>', _table(grid)]
+        cells = grid.cells.rename(index=markup.escape, columns=markup.escape)
+        table = cells.to_html(escape=False, border=0, bold_rows=False)
+        note = f'<p>{markup.escape(grid.note)}</p>'
+        parts += [f'<h2>{markup.escape(grid.heading)}</h2>', table, note]
     parts += ['<h2>Curves</h2>', figure]
-    for name, rows in about.items():
-        parts += [f'<h2>{name}</h2>', _about(rows)]
+    for name, texts in about.items():
+        table = texts.map(_words).to_html(escape=False, border=0, index=False, classes='about')
+        parts += [f'<h2>{name}</h2>', table]
     return '\n'.join([*parts, '</body></html>\n'])
-
-
-def _table(grid: Grid) -> str:
-    lines = ['<table><tr><th></th>', *(f'<th>{markup.escape(c)}</th>' for c in grid.columns)]
-    lines.append('</tr>')
-    for line, cells in grid.lines.items():
-        lines.append(f'<tr><td>{markup.escape(line)}</td>')
-        lines += [f'<td>{text}</td>' for text in cells]
-        lines.append('</tr>')
-    return ''.join([*lines, f'</table><p>{markup.escape(grid.note)}</p>'])
-
-
-def curves(columns: Sequence[str], tasks: Sequence[str], found: Mapping[str, Mapping]) -> str:
-    """Returns the figure of one task at a time, with a menu of tasks; the legend hides methods.
-
-    Args:
-        columns: methods, all that have a colour.
-        tasks: in their order.
-        found: curves of tasks and methods, where there are any.
-    """
-    tasks = [task for task in tasks if task in found]
-    if not tasks:
-        return '<p>No results yet.</p>'
-    palette, figure, owners = colours(columns), graph.Figure(), []
-    for task in tasks:
-        for row, curve in found[task].items():
-            shown = task == tasks[0]
-            band = curve.band()
-            if band is not None:
-                low, high = band
-                steps = [*curve.steps, *curve.steps[::-1]]
-                figure.add_scatter(
-                    x=steps, y=[*high, *low[::-1]], fill='toself', fillcolor=palette[row],
-                    opacity=0.18, line={'width': 0}, legendgroup=row, showlegend=False,
-                    hoverinfo='skip', visible=shown,
-                )  # fmt: skip
-                owners.append(task)
-            figure.add_scatter(
-                x=curve.steps, y=curve.mean, name=row, legendgroup=row, visible=shown,
-                mode='lines+markers', line={'color': palette[row]}, marker={'size': 4},
-                hovertemplate='%{y:.1f}% at %{x:.3f}M',
-            )  # fmt: skip
-            owners.append(task)
-    buttons = [
-        {'label': task, 'method': 'update', 'args': [{'visible': [o == task for o in owners]},
-         {'shapes': _shade(found[task])}]}
-        for task in tasks
-    ]  # fmt: skip
-    figure.update_layout(
-        updatemenus=[{'buttons': buttons, 'x': 0, 'xanchor': 'left', 'y': 1.15, 'yanchor': 'top'}],
-        shapes=_shade(found[tasks[0]]),
-        template='plotly_white', height=560, hovermode='x unified',
-        xaxis={'title': 'updates (offline), then environment steps (online), millions'},
-        yaxis={'title': 'success (%)', 'range': [-3, 103]},
-    )  # fmt: skip
-    return plotly.io.to_html(figure, include_plotlyjs=True, full_html=False, div_id='curves')
-
-
-def _shade(curves: Mapping) -> list[dict]:
-    boundary = max(curve.boundary for curve in curves.values())
-    shape = {'type': 'rect', 'x0': 0, 'x1': boundary, 'y0': 0, 'y1': 1, 'yref': 'paper'}
-    return [shape | {'fillcolor': '#eee', 'layer': 'below', 'line': {'width': 0}}]
-
-
-def _about(rows: Sequence[Mapping[str, str]]) -> str:
-    names = ''.join(f'<th>{markup.escape(name)}</th>' for name in rows[0])
-    lines = [f'<table class="about"><tr>{names}</tr>']
-    for row in rows:
-        cells = ''.join(f'<td>{_words(text)}</td>' for text in row.values())
-        lines.append(f'<tr>{cells}</tr>')
-    return ''.join([*lines, '</table>'])
 
 
 def _words(text: str) -> str:
     """Returns a text whose lines end between words, not after the hyphens of a flag."""
     return ' '.join(f'<span>{markup.escape(word)}</span>' for word in text.split(' '))
+
+
+def figure(scores: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -> str:
+    """Returns the curves of one task at a time, with a menu of tasks; the legend hides methods.
+
+    Args:
+        scores: see `runs.scores`.
+        tasks: in the order of the menu.
+        methods: all that have a colour.
+    """
+    found, palette = curves.curves(scores), colours(methods)
+    tasks = [task for task in tasks if task in set(found['task'])]
+    if not tasks:
+        return '<p>No results yet.</p>'
+    plot, owners = graph.Figure(), []
+    lines = dict(list(found.groupby(['task', 'method'])))
+    for task, method in (key for key in itertools.product(tasks, methods) if key in lines):
+        line = lines[task, method]
+        band = pd.concat([line[['total_step', 'low']], line[['total_step', 'high']][::-1]])
+        edge = band['low'].fillna(band['high'])
+        look = {'name': method, 'legendgroup': method, 'visible': task == tasks[0]}
+        plot.add_scatter(
+            **look, x=band['total_step'], y=edge, fill='toself', fillcolor=palette[method],
+            opacity=0.18, line={'width': 0}, mode='lines', showlegend=False, hoverinfo='skip',
+        )  # fmt: skip
+        plot.add_scatter(
+            **look, x=line['total_step'], y=line['mean'], mode='lines+markers',
+            line={'color': palette[method]}, marker={'size': 4}, hovertemplate='%{y:.1f} at %{x}',
+        )  # fmt: skip
+        owners += [task, task]
+    layouts = {task: _layout(scores[scores['task'] == task]) for task in tasks}
+    buttons = [
+        {'label': task, 'method': 'update',
+         'args': [{'visible': [owner == task for owner in owners]}, layout]}
+        for task, layout in layouts.items()
+    ]  # fmt: skip
+    plot.update_layout(
+        updatemenus=[{'buttons': buttons, 'x': 0, 'xanchor': 'left', 'y': 1.15, 'yanchor': 'top'}],
+        template='plotly_white', height=560, hovermode='x unified', **layouts[tasks[0]],
+        xaxis={'title': 'updates (offline), then environment steps (online)'},
+    )  # fmt: skip
+    return plotly.io.to_html(plot, include_plotlyjs=True, full_html=False, div_id='curves')
+
+
+def _layout(scores: pd.DataFrame) -> dict:
+    """Returns what of the figure depends on the task: the offline phase grey, and the y axis."""
+    score = runs.score_name(scores['metric'])
+    axis = {'title': score, 'range': [-3, 103] if score.endswith('(%)') else None}
+    shape = {'type': 'rect', 'x0': 0, 'x1': curves.boundary(scores), 'y0': 0, 'y1': 1}
+    shape |= {'yref': 'paper', 'fillcolor': '#eee', 'layer': 'below', 'line': {'width': 0}}
+    return {'shapes': [shape], 'yaxis': axis}

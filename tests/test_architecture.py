@@ -14,9 +14,9 @@ ALLOWED = {
     'utils': set(),
     'envs': {'utils'},
     'agents': {'utils'},
-    'reports': {'agents', 'envs', 'utils'},
-    'figures': {'reports', 'agents', 'utils'},
-    'training': {'reports', 'agents', 'envs', 'utils'},
+    'reports': {'utils'},
+    'figures': {'training', 'agents', 'utils'},
+    'training': {'agents', 'envs', 'utils'},
 }
 OURS = {*ALLOWED, *PROGRAMS, 'experiments', 'benchmarks', 'examples', 'tests'}
 

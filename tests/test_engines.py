@@ -14,13 +14,14 @@ from types import SimpleNamespace
 
 import pytest
 import toy_suite
+from result_files import long_table
 from small_runs import AGENT
 
 from experiments import engines, progress, slurm
 from experiments.engines import Slot, run_here, slots
 from experiments.plans import make_plan
 from experiments.progress import look
-from reports import results
+from reports import runs
 from training.logs import RunFolder
 from utils.errors import UserError
 
@@ -75,18 +76,18 @@ def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
     assert lines == []
     assert progress.summary(plan.runs) == {'done': 2}
 
-    rows = [row for cell in plan.runs for row in progress.results_of(cell)]
+    table = progress.results_of(plan.runs)
+    assert table['versions'].str.match(r'jax [\d.]+; mujoco [\d.]+; python 3').all()
+    assert {*table['data'].str.len()} == {16}  # a fingerprint
     path = tmp_path / 'results.csv'
-    assert all(re.match(r'jax [\d.]+; mujoco [\d.]+; python 3', row['versions']) for row in rows)
-    assert results.merge(path, rows) == results.merge(path, rows) == len(rows)
-    seeds = results.by_seed(results.read(path))
-    assert set(seeds) == {
-        (cell.name, toy_suite.ENV_NAME, cell.config.identity) for cell in plan.runs
+    assert runs.gather(path, table) == runs.gather(path, table)
+    ends = runs.read_results(path).groupby([*runs.GROUP[:3], 'seed', 'phase'])['step'].max()
+    assert ends.to_dict() == {
+        (cell.name, toy_suite.ENV_NAME, cell.config.identity, seed, phase): steps
+        for cell in plan.runs
+        for seed in (0, 1)
+        for phase, steps in (('offline', 20), ('online', 500))
     }
-    for each in seeds.values():
-        assert [seed.seed for seed in each] == [0, 1]
-        assert max(each[0].offline) == 20
-        assert max(each[0].online) == 500
 
 
 def test_a_run_that_fails_is_tried_again_and_then_named(tmp_path):
@@ -209,13 +210,12 @@ def test_the_program_leaves_out_what_was_gathered(tmp_path, programs):
     cells = make_plan(methods=['DFP', 'MVP'], tasks=[CUBE]).runs
 
     def gather(cell):
+        about = {'method': cell.row, 'task': CUBE, 'identity': cell.config.identity}
         ends = [
-            dict.fromkeys(results.COLUMNS, '')
-            | {'method': cell.row, 'identity': cell.config.identity}
-            | {'seed': seed, 'phase': 'online', 'step': 1_000_000}
+            about | {'seed': seed, 'phase': 'online', 'step': 1_000_000, 'success': 1}
             for seed in cell.config.seeds
         ]
-        results.merge(tmp_path / 'results.csv', ends)
+        runs.gather(tmp_path / 'results.csv', long_table(ends, tmp_path / 'ends.csv'))
 
     gather(cells[0])
     done = programs(*arguments)

@@ -1,12 +1,16 @@
 """What a run leaves behind: tables, its folder, a picture."""
 
+import csv
 import logging
 
 import pytest
 
-from reports import curves
-from reports.curves import read_table
-from training import logs
+from training import learning_curve, logs
+
+
+def read_table(path):
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_written(tmp_path):
@@ -35,12 +39,13 @@ def test_a_table_goes_on_after_the_rows_that_are_to_be_kept(tmp_path):
         logs.Table(path, 100)
 
 
-def test_a_log_writes_a_row_for_each_seed_and_draws_the_curve(tmp_path):
+@pytest.mark.parametrize('score', ['success', 'return'])
+def test_a_log_writes_a_row_for_each_seed_and_draws_the_curve(tmp_path, score):
     log = logs.RunLog(tmp_path, 'title', [3, 4], {}, seconds=1000.0)
-    log.write('eval', 'offline', 0, [{'success': 0.1}, {'success': 0.2}])
-    log.write('eval', 'online', 50, [{'success': 0.5}, {'success': 0.7}])
+    log.write('eval', 'offline', 0, [{score: 0.1}, {score: 0.2}])
+    log.write('eval', 'online', 50, [{score: 0.5}, {score: 0.7}])
     rows = read_table(tmp_path / 'eval.csv')
-    assert [(row['step'], row['seed'], row['success']) for row in rows] == [
+    assert [(row['step'], row['seed'], row[score]) for row in rows] == [
         ('0', '3', '0.1'), ('0', '4', '0.2'), ('50', '3', '0.5'), ('50', '4', '0.7'),
     ]  # fmt: skip
     assert float(rows[0]['seconds']) >= 1000
@@ -53,7 +58,7 @@ def test_a_log_writes_a_row_for_each_seed_and_draws_the_curve(tmp_path):
 def test_the_curve_is_drawn_again_now_and_then_and_has_every_row_in_the_end(tmp_path, monkeypatch):
     drawn, now = [], [0.0]
     monkeypatch.setattr(
-        curves, 'learning_curve', lambda *_: drawn.append(len(read_table(tmp_path / 'eval.csv')))
+        learning_curve, 'draw', lambda *_: drawn.append(len(read_table(tmp_path / 'eval.csv')))
     )
     monkeypatch.setattr(logs.time, 'monotonic', lambda: now[0])
     log = logs.RunLog(tmp_path, 'title', [0], {})
@@ -107,7 +112,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch, capl
     if problem == 'directory':
         (tmp_path / 'learning_curve.png').mkdir()
     else:
-        monkeypatch.setattr(curves, 'learning_curve', lambda *_: 1 / 0)
+        monkeypatch.setattr(learning_curve, 'draw', lambda *_: 1 / 0)
     log = logs.RunLog(tmp_path, 'title', [3], {})
     log.write('eval', 'offline', 0, [{'success': 0.1}])
     log.close()

@@ -6,7 +6,7 @@ python -m pip install -r tests/requirements-page.txt
 import shutil
 
 import pytest
-from test_tables import ROWS, TASKS, plan  # noqa: F401
+from test_tables import TASKS, plan, results  # noqa: F401
 
 from experiments.report import write
 
@@ -14,9 +14,9 @@ browser = next(filter(None, map(shutil.which, ('chromium', 'google-chrome', 'chr
 
 
 @pytest.mark.skipif(browser is None, reason='there is no Chromium, see requirements-page.txt')
-def test_a_reader_chooses_task_and_methods(plan, tmp_path):  # noqa: F811
+def test_a_reader_chooses_task_and_methods(plan, results, tmp_path):  # noqa: F811
     api = pytest.importorskip('playwright.sync_api', reason='see tests/requirements-page.txt')
-    paths = write(plan, ROWS, tmp_path, with_published=False)
+    paths = write(plan, results, tmp_path / 'out', with_published=False)
     (path,) = (path for path in paths if path.suffix == '.html')
     errors = []
     with api.sync_playwright() as playwright:
@@ -29,7 +29,8 @@ def test_a_reader_chooses_task_and_methods(plan, tmp_path):  # noqa: F811
 
         def shown():
             script = """() => document.getElementById("curves").data
-                .filter(x => x.visible === true && x.name).map(x => [x.name, x.y.length])"""
+                .filter(x => x.visible === true && x.showlegend !== false)
+                .map(x => [x.name, x.y.length])"""
             return page.evaluate(script)
 
         before = shown()

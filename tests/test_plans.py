@@ -3,6 +3,7 @@
 import csv
 import pathlib
 
+import pandas as pd
 import pytest
 
 from experiments.plans import TABLES, make_plan
@@ -114,15 +115,15 @@ def test_what_cannot_be_planned_is_an_error(arguments, message):
 
 def test_a_run_is_gathered_once_all_its_seeds_have_their_end():
     (cell,) = make_plan(methods=['DFP'], tasks=[CUBE], seeds=2).cells
-    end = {'identity': cell.config.identity, 'phase': 'online', 'step': '1000000'}
-    rows = [end | {'seed': '0'}, end | {'seed': '1'}]
+    end = {'identity': cell.config.identity, 'phase': 'online', 'step': 1_000_000}
+    rows = pd.DataFrame([end | {'seed': 0}, end | {'seed': 1}])
     assert is_gathered(cell, rows)
     assert not is_gathered(cell, rows[:1])
-    for change in ({'step': '900000'}, {'phase': 'offline'}, {'identity': 'another'}):
-        assert not is_gathered(cell, [rows[0], rows[1] | change])
+    for change in ({'step': 900_000}, {'phase': 'offline'}, {'identity': 'another'}):
+        assert not is_gathered(cell, pd.DataFrame([end | {'seed': 0}, end | {'seed': 1} | change]))
     (offline,) = make_plan(methods=['DFP-offline'], tasks=[CUBE], seeds=1).cells
-    row = {'identity': offline.config.identity, 'seed': '0', 'phase': 'offline', 'step': '1000000'}
-    assert is_gathered(offline, [row])
+    row = {'identity': offline.config.identity, 'seed': 0, 'phase': 'offline', 'step': 1_000_000}
+    assert is_gathered(offline, pd.DataFrame([row]))
 
 
 def test_the_memory_of_a_gpu_grows_with_seeds_and_proposals():

@@ -15,7 +15,8 @@ from test_envs import gl_backend
 
 from envs import find_task, make_vector_env, recording
 from envs.recording import Frames, Recording, Renderer
-from reports.videos import (
+from training import load_policy, train
+from training.clips import (
     BORDER,
     PLAYING,
     SUCCESS,
@@ -27,7 +28,6 @@ from reports.videos import (
     write_picture,
     write_video,
 )
-from training import load_policy, train
 from training.evaluation import evaluate
 from training.videos import proposal_values, record
 from utils.errors import UserError

@@ -298,10 +298,10 @@ class RunLog:
             return
         self._outdated = False
         try:
-            from reports.curves import learning_curve  # matplotlib is slow to import
+            from training import learning_curve  # matplotlib is slow to import
 
-            file = self._folder / 'eval.csv'
-            learning_curve({'success': [file]}, self._folder / 'learning_curve.png', self._title)
+            picture = self._folder / 'learning_curve.png'
+            learning_curve.draw(self._folder / 'eval.csv', picture, self._title)
         except Exception as error:  # no picture is worth a training run
             problem = ' '.join(f'{type(error).__name__}: {error}'.split())
             logging.warning('learning_curve.png: not drawn (%s); the run goes on.', problem)

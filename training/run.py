@@ -189,7 +189,7 @@ class _Run:
             saved[0]['seconds'] if saved else 0.0,
         )
         stack.callback(self.log.close)
-        self._describe(dataset.provenance)
+        self._describe(dataset.provenance | {'fingerprint': dataset.fingerprint})
         videos = RunVideos(config, place / 'videos')
         stack.callback(videos.close)
         self.resources = loop.Resources(

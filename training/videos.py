@@ -10,7 +10,7 @@ import numpy as np
 
 from envs.episodes import episode_seed
 from envs.recording import Renderer
-from reports.videos import Clip, grid, write_video
+from training.clips import Clip, grid, write_video
 from training.config import RunConfig
 from utils.errors import UserError
 from utils.keys import key_for
