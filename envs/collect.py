@@ -205,14 +205,10 @@ def _find_same(save_dir: Path, name: str, suffix: str, made_by: dict[str, Any]) 
 
 
 def _refuse_to_overwrite(save_dir: Path, name: str, suffix: str) -> None:
-    taken = [
-        save_dir / f'{name}{suffix}',
-        save_dir / name,
-        *save_dir.glob(f'{name}-[0-9]*{suffix}'),
-    ]
-    if not (
-        save_dir / f'{name}.json'
-    ).exists():  # else it is from a collection killed in `_publish`
+    taken = [save_dir / f'{name}{suffix}', save_dir / name]
+    taken += save_dir.glob(f'{name}-[0-9]*{suffix}')
+    manifest = save_dir / f'{name}.json'
+    if not manifest.exists():  # else a collection was killed in `_publish`
         taken.append(save_dir / f'{name}-val{suffix}')
     for path in taken:
         if path.exists():
