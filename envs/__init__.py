@@ -26,8 +26,8 @@ from envs.registry import (
     register,
     suites,
 )
+from envs.simulators import SimulatorError, Simulators, Start, make_simulators, start_workers
 from envs.suite import Interface, Option, Part, Script, Suite, Task
-from envs.vector import SimulatorError, end, make_vector_env, start_workers
 
 __all__ = [
     'Dataset',
@@ -37,15 +37,16 @@ __all__ = [
     'Part',
     'Script',
     'SimulatorError',
+    'Simulators',
+    'Start',
     'Suite',
     'Task',
     'check_options',
-    'end',
     'find_task',
     'load_suite',
     'make_dataset',
     'make_env',
-    'make_vector_env',
+    'make_simulators',
     'register',
     'start_workers',
     'suites',

@@ -33,8 +33,8 @@ def test_metrics_are_read_by_seed_on_one_axis(folder):
 def test_every_metric_of_a_run_has_a_panel_and_an_explanation(folder):
     metrics, _ = read_run(folder)
     drawn = {name for panel in PANELS for name in found_in(panel, metrics)}
-    others = {'eval/return', 'eval/length', 'eval/replaced_workers'}
-    others |= {'episodes', 'replaced_workers'}
+    others = {'eval/return', 'eval/length', 'eval/simulator_failures'}
+    others |= {'episodes', 'simulator_failures'}
     assert set(metrics) == drawn | others
     text = DOCS.read_text()
     for name in metrics:

@@ -16,7 +16,6 @@ import envs
 from envs import DatasetError, Option, Suite, Task, check_options, find_task, load_suite
 from envs.collect import collect
 from envs.datasets import ACTION_LIMIT, npz_dataset
-from envs.vector import end
 
 TOY = find_task(toy_suite.ENV_NAME, 'toy_suite:suite')
 CUBE = 'cube-double-play-singletask-task2-v0'
@@ -272,15 +271,15 @@ def test_actions_outside_by_rounding_are_within(tmp_path):
 
 
 def test_a_suite_of_ones_own_plays_in_processes():
-    env = envs.make_vector_env(TOY, 3, 2, 'evaluate', toy_time_limit=4)
-    env.set_attr('queue', [((i, 10 + i),) for i in range(3)])
-    env.reset()
+    simulators = envs.make_simulators(TOY, 3, 2, toy_time_limit=4)
+    simulators.begin({i: envs.Start(10 + i) for i in range(3)})
     lengths = np.zeros(3)
     for _ in range(2):
-        _, _, _, _, info = env.step(np.full((3, 2, 1), 1.0, np.float32))
-        lengths += info['length']
-    end(env)
-    assert info['finished'].any()
+        chunks = dict.fromkeys(simulators.playing, np.full((2, 1), 1.0, np.float32))
+        for i, (transitions, _) in simulators.play(chunks).items():
+            lengths[i] += transitions['length']
+    simulators.end()
+    assert not simulators.playing
     for i, length in enumerate(lengths):
         alone = envs.make_env(TOY, toy_time_limit=4)
         alone.reset(seed=10 + i)
@@ -294,7 +293,6 @@ def test_a_suite_of_ones_own_plays_in_processes():
 def test_a_suite_defined_in_the_main_program_plays_and_collects_in_processes(tmp_path):
     code = """
     import envs, numpy as np, jax, toy_suite
-    from functools import partial
 
     class Mine(toy_suite.Toy):
         name = 'mine'
@@ -302,20 +300,20 @@ def test_a_suite_defined_in_the_main_program_plays_and_collects_in_processes(tmp
             return Env()
 
     class Env(toy_suite.Push):
-        pass
+        def reset(self, **options):
+            assert 'jax' not in __import__('sys').modules
+            return super().reset(**options)
 
     envs.register(Mine())
-    env = envs.make_vector_env(toy_suite.ENV_NAME, 2, 5, 'evaluate')
-    env.set_attr('probe', [partial(eval, "'jax' in __import__('sys').modules")] * 2)
-    env.reset()
-    print(env.call('probe'))
+    simulators = envs.make_simulators(toy_suite.ENV_NAME, 2, 5)
+    print(len(simulators.begin({i: envs.Start(i) for i in range(2)})))
 
     from envs.collect import collect
     print(len(collect(toy_suite.DATASET, 2, 'here', num_workers=2, suite=Mine())))
     """
     path = tmp_path / 'program.py'
     path.write_text(textwrap.dedent(code))
-    assert run_python(path) == '(False, False)\n1\n'
+    assert run_python(path) == '2\n1\n'
 
 
 def run_python(path):

@@ -8,7 +8,6 @@ import time
 from functools import partial
 from typing import Any
 
-import gymnasium
 import jax
 
 import envs
@@ -95,7 +94,7 @@ def train(
 
     Raises:
         UserError: a setting cannot work, or data or a checkpoint is not what is needed.
-        SimulatorError: a simulator failed again and again, see `envs.vector.ParallelEnvs`.
+        SimulatorError: a simulator failed again and again, see `envs.simulators.Simulators`.
         Interrupted: a signal asked the run to stop. Its state is saved; call again to continue.
     """
     config.check()
@@ -141,8 +140,7 @@ class _Run:
         self.folder = RunFolder(place)
         stack.callback(self.folder.close)
         stack.push(self._note_error)
-        eval_env = self._open_eval_env()
-        eval_env.reset_async()  # builds the scenes while the data is read
+        eval_simulators = self._open_eval_simulators()  # they get ready while the data is read
         self.machine = describe_machine()
         say('On {host}: {device}, Python {python}: {command}'.format(**self.machine))
         warn_of_unused_gpu()
@@ -164,6 +162,13 @@ class _Run:
         say(
             f'{dataset.name} ({dataset.provenance["source"]}): {int(rows.num_starts):,} transitions'
         )
+        self.description = {
+            'agent': config.agent,
+            'observation_dim': rows.observations.shape[-1],
+            'action_dim': rows.actions.shape[-1],
+            'horizon_length': config.horizon_length,
+            'discount': config.discount,
+        }
         data = [jax.device_put(rows, device) for device in jax.local_devices()[: config.num_seeds]]
         self.state = self._first_state(saved, data, shard)
         self.saved = self._identify(self.state) if saved else None
@@ -184,8 +189,8 @@ class _Run:
             data=data,
             shards=shards,
             log=self.log,
-            eval_env=eval_env,
-            make_play_env=partial(self._open_envs, config.num_seeds, 'play'),
+            eval_simulators=eval_simulators,
+            make_simulators=partial(self._open_simulators, config.num_seeds),
             check=interruption.check,
             on_metrics=on_metrics,
             show_progress=show_progress,
@@ -197,38 +202,30 @@ class _Run:
             handler.addFilter(self.resources.clear_bar)
             stack.callback(handler.removeFilter, self.resources.clear_bar)
         stack.push(self._note_error)  # first of all that is closed, which may take a while
-        eval_env.reset_wait()
-        if self.state.play is not None:
-            loop.place_simulators(self.state.play, self.resources)
+        if eval_simulators is not None:
+            eval_simulators.wait()
         say(f'Resuming at {self.where} in {place}' if saved else f'Writing to {place}')
         interruption.wait_for_check()
 
-    def _open_eval_env(self):
-        """Starts the environments of all evaluations, and learns the agent's sizes from them."""
-        config, horizon = self.config, self.config.horizon_length
-        per_seed = max(1, min(config.eval_envs // config.num_seeds, config.eval_episodes))
-        env = self._open_envs(per_seed * config.num_seeds, 'evaluate')
-        self.description = {
-            'agent': config.agent,
-            'observation_dim': gymnasium.spaces.flatdim(env.single_observation_space),
-            'action_dim': gymnasium.spaces.flatdim(env.single_action_space) // horizon,
-            'horizon_length': horizon,
-            'discount': config.discount,
-        }
-        return env
-
-    def _open_envs(self, num_envs: int, mode: str):
+    def _open_eval_simulators(self) -> envs.Simulators | None:
+        """Starts the simulators of all evaluations, if there are any."""
         config = self.config
-        env = envs.make_vector_env(
+        if not config.eval_episodes:
+            return None
+        per_seed = max(1, min(config.eval_envs // config.num_seeds, config.eval_episodes))
+        return self._open_simulators(per_seed * config.num_seeds)
+
+    def _open_simulators(self, num_envs: int) -> envs.Simulators:
+        config = self.config
+        simulators = envs.make_simulators(
             config.task,
             num_envs,
             config.horizon_length,
-            mode,
             worker_timeout=config.worker_timeout,
             **config.env_options,
         )
-        self._stack.callback(envs.end, env)
-        return env
+        self._stack.callback(simulators.end)
+        return simulators
 
     def _note_error(self, kind: type | None, error: BaseException | None, _) -> None:
         """Writes into the status why the run is left, if it began and is left by an exception."""

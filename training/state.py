@@ -38,10 +38,10 @@ class Play(flax.struct.PyTreeNode):
     """Where each of S seeds is in its environment, as NumPy arrays.
 
     The simulators are not part of it: an episode with the same seed and the same actions is the
-    same episode again (`envs.episodes.EndlessPlay`).
+    same episode again.
     """
 
-    observations: np.ndarray  # [S, d_s], where the next chunk begins
+    observations: np.ndarray  # [S, d_s], where the next chunk begins, but not of a new episode
     env_steps: np.ndarray  # [S], taken
     trained_steps: np.ndarray  # [S], of those whose updates are made
     episodes: np.ndarray  # [S], number of the episode being played
@@ -50,7 +50,7 @@ class Play(flax.struct.PyTreeNode):
     pending: dict[str, np.ndarray]  # transitions of the last chunks [S, …], not in replay yet
     finished: np.ndarray  # [S], episodes ended since the last row of the tables
     succeeded: np.ndarray  # [S], of those
-    replaced: np.ndarray  # [S], simulators replaced since then
+    failures: np.ndarray  # [S], of simulators since then
 
     @classmethod
     def create(cls, num_seeds: int, horizon: int, observation_dim: int, action_dim: int) -> 'Play':
@@ -66,7 +66,7 @@ class Play(flax.struct.PyTreeNode):
             pending=no_transitions(num_seeds, horizon, observation_dim, action_dim),
             finished=count,
             succeeded=count,
-            replaced=count,
+            failures=count,
         )
 
     @property
