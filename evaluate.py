@@ -48,7 +48,6 @@ def main(argv) -> None:
             check_path(FLAGS.video, 'video', (*SUFFIXES, '.png'))
             renderer = open_renderer(config, FLAGS.video_frame_skip)
             opened.callback(renderer.close)
-        envs.start_workers(config.task)
         simulators = envs.make_simulators(
             config.task,
             min(FLAGS.eval_envs, FLAGS.eval_episodes),

@@ -26,8 +26,9 @@ from envs.registry import (
     register,
     suites,
 )
-from envs.simulators import SimulatorError, Simulators, Start, make_simulators, start_workers
+from envs.simulators import Simulators, Start, make_simulators
 from envs.suite import Interface, Option, Part, Script, Suite, Task
+from envs.workers import SimulatorError
 
 __all__ = [
     'Dataset',
@@ -48,6 +49,5 @@ __all__ = [
     'make_env',
     'make_simulators',
     'register',
-    'start_workers',
     'suites',
 ]

@@ -16,8 +16,9 @@ import numpy as np
 
 from envs.episodes import ActionChunks, Observation
 from envs.processes import environment_variables
-from envs.simulators import WORKER_TIMEOUT, SimulatorError, Worker
+from envs.simulators import WORKER_TIMEOUT
 from envs.suite import Task
+from envs.workers import SimulatorError, Worker
 from utils.errors import UserError
 
 BACKENDS = ('egl', 'osmesa')  # of MUJOCO_GL, tried in this order

@@ -6,49 +6,24 @@ were. A run that is resumed begins in the same way.
 """
 
 import atexit
-import contextlib
-import faulthandler
 import logging
-import multiprocessing
-import signal
-import sys
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from multiprocessing import forkserver
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.vector.utils import CloudpickleWrapper
 
 from envs.episodes import ActionChunks, Observation, map_observation
-from envs.processes import (
-    environment_variables,
-    glfw_found,
-    obey_parent_alone,
-    python_path,
-    signals_held_back,
-    without_main,
-)
-from envs.suite import Suite, Task
+from envs.suite import Task
+from envs.workers import SimulatorError, Worker, start_fork_server
 from utils.errors import UserError
 
 WORKER_TIMEOUT = 120.0  # seconds
 Answer = tuple[dict[str, Any], bool] | None  # of `ActionChunks.play`; None: given up
 
-_forkserver = multiprocessing.get_context('forkserver')
 _open: weakref.WeakSet['Simulators'] = weakref.WeakSet()
-
-
-class SimulatorError(UserError):
-    """A simulator failed twice at the same place, or cannot be made.
-
-    Its own traceback, if it raised something, is the error's note.
-    """
 
 
 def make_simulators(
@@ -77,7 +52,7 @@ def make_simulators(
     task = find_task(task) if isinstance(task, str) else task
     check_options(task, options)
     make = partial(_make_chunks, task, horizon_length, **options)
-    return Simulators(make, num_envs, task.env_name, worker_timeout, task.suite)
+    return Simulators(make, num_envs, task.env_name, worker_timeout, task.suite.preload)
 
 
 def _make_chunks(task: Task, horizon_length: int, **options) -> ActionChunks:
@@ -86,25 +61,6 @@ def _make_chunks(task: Task, horizon_length: int, **options) -> ActionChunks:
     chunks = ActionChunks(make_env(task, **options), horizon_length)
     chunks.begin(0)  # the first time, it builds a scene
     return chunks
-
-
-def start_workers(suite: Task | Suite | None = None) -> None:
-    """Starts the process that simulators are forked from, and returns at once.
-
-    That process imports what the others need, once for all of them. Call this early, so that it is
-    ready when simulators are needed. If it runs already, nothing happens.
-
-    Args:
-        suite: whose environments will be made (or a task of it); its `preload` is imported, too.
-    """
-    if isinstance(suite, Task):
-        suite = suite.suite
-    modules = suite.preload if suite is not None else ()
-    forkserver.set_forkserver_preload(['envs.simulators', 'envs.registry', *modules])
-    # Before Python 3.13 the fork server is told nothing of sys.path.
-    variables = environment_variables(PYTHONPATH=python_path(), **glfw_found())
-    with signals_held_back(), without_main(), variables:
-        forkserver.ensure_running()
 
 
 class Start(NamedTuple):
@@ -145,7 +101,7 @@ class Simulators:
         num_envs: int,
         name: str,
         timeout: float,
-        suite: Suite | None = None,
+        preload: Sequence[str] = (),
     ):
         """Starts the processes.
 
@@ -154,10 +110,10 @@ class Simulators:
             num_envs: N.
             name: of the environment, in messages.
             timeout: seconds without an answer after which a simulator counts as failed.
-            suite: of the environment, see `start_workers`.
+            preload: modules that the environment needs, see `start_fork_server`.
         """
         self.num_envs = num_envs
-        self._make, self._name, self._timeout, self._suite = make, name, timeout, suite
+        self._make, self._name, self._timeout, self._preload = make, name, timeout, preload
         self._episodes: dict[int, Start] = {}  # those that are open
         self._placed: set[int] = set()  # simulators that are where their episodes are
         self._chunks: dict[int, np.ndarray] = {}  # to execute
@@ -170,15 +126,10 @@ class Simulators:
     def _start(self) -> None:
         self._is_made, self._is_asked = False, False
         self._placed.clear()
-        start_workers(self._suite)
+        start_fork_server(self._preload)
         for i in range(self.num_envs):
             name = f'{self._name}: simulator {i + 1} of {self.num_envs}'
             self._workers.append(Worker(self._make, name, self._timeout))
-
-    @property
-    def processes(self) -> list[BaseProcess]:
-        """The processes that are at work now."""
-        return [worker.process for worker in self._workers]
 
     @property
     def playing(self) -> set[int]:
@@ -195,9 +146,7 @@ class Simulators:
         self._placed -= starts.keys()
         return self._persist(lambda: self._place(starts))
 
-    def play(
-        self, chunks: Mapping[int, np.ndarray]
-    ) -> dict[int, tuple[dict[str, Any], bool] | None]:
+    def play(self, chunks: Mapping[int, np.ndarray]) -> dict[int, Answer]:
         """Executes chunks, `ask` and `answers` in one."""
         self.ask(chunks)
         return self.answers()
@@ -320,103 +269,7 @@ def _is_same(observation: Any, known: Any) -> bool:
     return all(same.values()) if isinstance(same, dict) else same
 
 
-class Worker:
-    """An object in a process of its own. First `ask` for a method, then get its `answer`.
-
-    The first answer, None, is there without being asked for: the object is made.
-    """
-
-    def __init__(
-        self, make: Callable[[], Any], name: str, timeout: float, context: Any = _forkserver
-    ):
-        """Starts the process.
-
-        Args:
-            make: makes the object there.
-            name: of the process, in messages.
-            timeout: the most seconds to wait for an answer.
-            context: of `multiprocessing`.
-        """
-        self._name, self._timeout = name, timeout
-        self._pipe, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(
-            target=work, args=(theirs, CloudpickleWrapper(make)), daemon=True
-        )
-        with theirs, signals_held_back(), without_main():
-            self.process.start()
-
-    def ask(self, name: str, *arguments: Any) -> None:
-        """Lets the object call a method."""
-        with contextlib.suppress(OSError):  # a dead process is found when it should answer
-            self._pipe.send((name, arguments))
-
-    def answer(self, deadline: float | None = None) -> Any:
-        """Returns what the method returned.
-
-        Args:
-            deadline: in seconds of `time.monotonic`; by default, after the time-out.
-
-        Raises:
-            UserError: the method raised one.
-            SimulatorError: it raised something else, or there is no answer.
-        """
-        left = self._timeout if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            if not self._pipe.poll(left):
-                raise SimulatorError(
-                    f'{self._name} gave no answer for {self._timeout:g} s (--worker_timeout)'
-                )
-            kind, content = self._pipe.recv()
-        except (EOFError, OSError):
-            raise SimulatorError(f'{self._name} {self._how_it_died()}') from None
-        if kind == 'wrong':
-            raise UserError(content)
-        if kind == 'raised':
-            error = SimulatorError(f'{self._name} raised {content.strip().splitlines()[-1]}')
-            error.add_note(content.rstrip())
-            raise error
-        return content
-
-    def _how_it_died(self) -> str:
-        self.process.join(1.0)
-        status = self.process.exitcode
-        if status is None or status >= 0:
-            return f'died (status {status})'
-        hint = '; is there too little memory?' if status == -signal.SIGKILL else ''
-        return f'died ({signal.Signals(-status).name}{hint})'
-
-    def end(self) -> None:
-        """Kills the process. May be called again."""
-        if self.process.is_alive():
-            self.process.kill()
-        self._pipe.close()
-        self.process.join()
-
-
 @atexit.register
 def _end_all() -> None:  # runs before multiprocessing waits for processes that are still there
     for simulators in list(_open):
         simulators.end()
-
-
-def work(pipe: Connection, make: Callable[[], Any]) -> None:
-    """Makes an object and calls its methods for the parent, until that closes the pipe."""
-    obey_parent_alone()
-    if sys.stderr is not None:
-        faulthandler.enable()
-    made: list[Any] = []
-    with contextlib.suppress(EOFError, OSError):  # the parent is gone, or wants no more
-        _answer(pipe, lambda: made.append(make()))
-        while made:
-            name, arguments = pipe.recv()
-            _answer(pipe, getattr(made[0], name), *arguments)
-
-
-def _answer(pipe: Connection, function: Callable, *arguments: Any) -> None:
-    try:
-        answer = 'answer', function(*arguments)
-    except UserError as error:
-        answer = 'wrong', str(error)
-    except Exception:
-        answer = 'raised', traceback.format_exc()
-    pipe.send(answer)

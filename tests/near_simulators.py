@@ -1,6 +1,7 @@
 """Simulators without processes, for tests of what uses them."""
 
-from envs.simulators import SimulatorError, Simulators
+from envs.simulators import Simulators
+from envs.workers import SimulatorError
 
 
 class NearWorker:

@@ -11,7 +11,7 @@ import pytest
 from near_simulators import NearSimulators
 
 from envs.episodes import ActionChunks, episode_seed
-from envs.simulators import SimulatorError
+from envs.workers import SimulatorError
 from training import loop, updates
 from training.config import RunConfig
 from training.loop import Resources, advance, next_stop

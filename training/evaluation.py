@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from envs.episodes import episode_seed
-from envs.simulators import SimulatorError, Simulators, Start
+from envs.simulators import Simulators, Start
+from envs.workers import SimulatorError
 from training.updates import on_each_device
 from utils.errors import NotFinite
 from utils.keys import key_for

@@ -17,7 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from envs.episodes import episode_seed
-from envs.simulators import SimulatorError, Simulators, Start
+from envs.simulators import Simulators, Start
+from envs.workers import SimulatorError
 from training import updates
 from training.config import RunConfig
 from training.evaluation import evaluate
