@@ -58,8 +58,11 @@ def make_simulators(
 def _make_chunks(task: Task, horizon_length: int, **options) -> ActionChunks:
     from envs.registry import make_env
 
-    chunks = ActionChunks(make_env(task, **options), horizon_length)
-    chunks.begin(0)  # the first time, it builds a scene
+    env: Any = make_env(task, **options)
+    chunks = ActionChunks(env, horizon_length)
+    # The first time takes longest, and shows at once if the environment is not as it should be.
+    chunks.begin(0)
+    chunks.play(np.zeros((1, *env.action_space.shape)))
     return chunks
 
 

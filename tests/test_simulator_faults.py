@@ -307,7 +307,7 @@ def test_an_episode_that_always_fails_ends_the_run_and_the_same_command_goes_on_
 
 def test_so_does_one_in_an_evaluation_which_counts_it_as_a_failure(tmp_path, faults, undisturbed):
     config = faulty_config(tmp_path, faults)
-    at = At({('online', 'online', 60): lambda: order(faults, ('bug', 1))})  # then it evaluates
+    at = At({('online', 'online', 60): lambda: order(faults, ('bug', 2))})  # then it evaluates
     with pytest.raises(SimulatorError, match=r'twice after 0 .* At online step 60 its state is'):
         start(config, at)
     result = start(config)
