@@ -63,14 +63,20 @@ class Worker:
             name: of the process, in messages.
             timeout: the most seconds to wait for an answer.
             context: of `multiprocessing`.
+
+        Raises:
+            SimulatorError: this machine cannot start it.
         """
         self._name, self._timeout = name, timeout
-        self._pipe, theirs = context.Pipe()
-        self.process = context.Process(
-            target=work, args=(theirs, CloudpickleWrapper(make)), daemon=True
-        )
-        with theirs, signals_held_back(), without_main():
-            self.process.start()
+        try:
+            self._pipe, theirs = context.Pipe()
+            self.process = context.Process(
+                target=work, args=(theirs, CloudpickleWrapper(make)), daemon=True
+            )
+            with theirs, signals_held_back(), without_main():
+                self.process.start()
+        except (EOFError, OSError) as error:
+            raise SimulatorError(f'{name} could not be started ({error!r})') from error
 
     def ask(self, name: str, *arguments: Any) -> None:
         """Lets the object call a method."""

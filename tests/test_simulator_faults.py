@@ -21,7 +21,7 @@ import toy_suite
 from faulty_suite import order
 from small_runs import AGENT, assert_equal_outcomes, make_config, outcome, read_table
 
-from envs import SimulatorError, Simulators, Start, find_task, make_simulators
+from envs import SimulatorError, Simulators, Start, find_task, make_simulators, workers
 from training import Interrupted, checkpoints, train
 from training.evaluation import evaluate
 from training.logs import read_status
@@ -166,6 +166,15 @@ def test_a_simulator_that_cannot_be_made_is_an_error():
         simulators.wait()
     simulators.end()
     assert set(multiprocessing.active_children()) == before
+
+
+def test_so_is_one_that_cannot_be_started(make, faults, monkeypatch):
+    simulators = make(1)
+    begin(simulators)
+    order(faults, ('die', 2))
+    monkeypatch.setattr(workers.forkserver_context, 'Pipe', partial(os.close, -1))
+    with pytest.raises(SimulatorError, match=r'1 of 1 could not be started \(OSError'):
+        play(simulators, 2)
 
 
 def test_the_program_itself_makes_no_environment(make, monkeypatch):
