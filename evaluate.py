@@ -47,21 +47,23 @@ def main(argv) -> None:
             check_path(FLAGS.video, 'video', (*SUFFIXES, '.png'))
             renderer = open_renderer(config, FLAGS.video_frame_skip)
             opened.callback(renderer.close)
-        envs.start_workers(config.task)
-        env = envs.make_vector_env(
+        simulators = envs.make_simulators(
             config.task,
             min(FLAGS.eval_envs, FLAGS.eval_episodes),
             config.horizon_length,
-            'evaluate',
             worker_timeout=config.worker_timeout,
             **config.env_options,
         )
-        opened.callback(envs.end, env)
+        opened.callback(simulators.end)
         for agent, trained in zip(agents, metadata['seeds'], strict=True):
             policy = agent.policy()
             seed = trained if FLAGS.seed is None else FLAGS.seed
-            (scores,) = evaluate([stack([policy])], env, FLAGS.eval_episodes, [seed])
+            (scores,), failure = evaluate(
+                [stack([policy])], simulators, FLAGS.eval_episodes, [seed]
+            )
             print(json.dumps({'seed': trained} | scores), flush=True)
+            if failure is not None:
+                raise failure
             if renderer is not None:
                 with_values = FLAGS.video_values
                 clips = record(policy, renderer, FLAGS.video_episodes, seed, with_values)

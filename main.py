@@ -41,7 +41,9 @@ def main(_, run_flags: RunFlags) -> None:
         sys.exit(INTERRUPTED)
     if result.was_complete:
         print(f'Complete already: {result.directory} (--fresh starts it anew beside it)')
-    for seed, score in zip(config.seeds, result.scores, strict=True):
+    elif not result.scores:
+        print(f'Done without evaluations: {result.directory}')
+    for seed, score in zip(config.seeds, result.scores, strict=False):
         print(f'Final success of seed {seed}: {100 * score["success"]:.0f}% ({result.directory})')
 
 

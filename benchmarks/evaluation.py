@@ -22,18 +22,20 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     config = run_config('DFP', FLAGS.env_name)
+    env = envs.make_env(config.task)
+    observation_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
     times, steps = {}, {}
     for num_envs in sorted({1, os.cpu_count() or 1, 10}):
-        env = envs.make_vector_env(config.task, num_envs, config.horizon_length, 'evaluate')
-        sizes = env.single_observation_space.shape[0], env.single_action_space.shape[-1]
-        agent = make_agent(describe(config, Spec.of(make_rows(*sizes, episodes=1))), seed=0)
+        simulators = envs.make_simulators(config.task, num_envs, config.horizon_length)
+        spec = Spec.of(make_rows(observation_dim, action_dim, episodes=1))
+        agent = make_agent(describe(config, spec), seed=0)
         policies = [stack([agent.policy()])]
-        evaluate(policies, env, num_envs, [0])  # compiles
+        evaluate(policies, simulators, num_envs, [0])  # compiles
         start = time.perf_counter()
-        (scores,) = evaluate(policies, env, FLAGS.episodes, [0])
+        (scores,), _ = evaluate(policies, simulators, FLAGS.episodes, [0])
         times[num_envs] = time.perf_counter() - start
         steps[num_envs] = FLAGS.episodes * scores['length']
-        envs.end(env)
+        simulators.end()
     rows = [
         {
             'environments': num_envs,

@@ -16,7 +16,16 @@ import numpy as np
 from absl import flags
 
 import envs
-from benchmarks.common import CUBE_DOUBLE, begin, make_rows, print_table, run, save, seconds
+from benchmarks.common import (
+    ACTION_DIM,
+    CUBE_DOUBLE,
+    begin,
+    make_rows,
+    print_table,
+    run,
+    save,
+    seconds,
+)
 from experiments.methods import run_config
 from training import RunConfig, loop
 from training.devices import set_up_jax
@@ -42,25 +51,28 @@ class OnlinePhase:
 
     def __init__(self, config: RunConfig):
         self.config = config
-        self.env = envs.make_vector_env(
-            config.task, config.num_seeds, config.horizon_length, 'play'
-        )
-        chunk_space, _ = self.env.single_action_space
-        observation_dim, action_dim = self.env.observation_space.shape[-1], chunk_space.shape[-1]
-        self.rows = Rows.from_dataset(make_rows(observation_dim, action_dim, episodes=100))
-        self.chunk_shape = (config.num_seeds, *chunk_space.shape)
+        self.rows = Rows.from_dataset(make_rows(episodes=100))
+        self.simulators = self.make_simulators()
+
+    def make_simulators(self) -> envs.Simulators:
+        config = self.config
+        simulators = envs.make_simulators(config.task, config.num_seeds, config.horizon_length)
+        simulators.wait()
+        return simulators
 
     def before(self) -> tuple[RunState, Resources]:
         """Returns the end of an offline phase without updates, and what the loop works with."""
         state, data = begin(self.config, self.rows)
+        self.simulators.end()
+        self.simulators = self.make_simulators()
         jax.block_until_ready(state.seeds)
         resources = Resources(
             config=self.config,
             data=data,
             shards=None,  # used offline only
             log=None,  # this and the next are for reports
-            eval_env=None,
-            make_play_env=lambda: self.env,
+            eval_simulators=None,
+            make_simulators=lambda: self.simulators,
             check=lambda: None,
             show_progress=False,
         )
@@ -73,14 +85,17 @@ class OnlinePhase:
 
     def simulator(self) -> float:
         """Returns the seconds of the simulators."""
-        self.start()
         return seconds(self._simulate)
 
     def _simulate(self) -> None:
         rng = np.random.default_rng(0)
-        lengths = np.full(self.config.num_seeds, self.config.horizon_length)
-        for _ in range(self.config.online_steps // self.config.horizon_length):
-            self.env.step((rng.uniform(-1, 1, self.chunk_shape).astype(np.float32), lengths))
+        seeds, shape = range(self.config.num_seeds), (self.config.horizon_length, ACTION_DIM)
+        self.simulators.begin({i: envs.Start(i) for i in seeds})
+        for chunk in range(self.config.online_steps // self.config.horizon_length):
+            chunks = {i: rng.uniform(-1, 1, shape).astype(np.float32) for i in seeds}
+            self.simulators.play(chunks)
+            over = set(seeds) - self.simulators.playing
+            self.simulators.begin({i: envs.Start(1000 * i + chunk) for i in over})
 
     def updates(self) -> float:
         """Returns the seconds of the updates, as many in a dispatch as a chunk has actions."""
@@ -136,7 +151,7 @@ def measure(num_seeds: int, changes: dict[str, Any], num_steps: int) -> dict[str
             took = part()
             if repeat:  # the first compiles
                 times[name].append(took / num_steps)
-    envs.end(phase.env)
+    phase.simulators.end()
     return {name: float(np.median(values)) for name, values in times.items()}
 
 

@@ -26,8 +26,9 @@ from envs.registry import (
     register,
     suites,
 )
+from envs.simulators import Simulators, Start, make_simulators
 from envs.suite import Interface, Option, Part, Script, Suite, Task
-from envs.vector import SimulatorError, end, make_vector_env, start_workers
+from envs.workers import SimulatorError
 
 __all__ = [
     'Dataset',
@@ -37,16 +38,16 @@ __all__ = [
     'Part',
     'Script',
     'SimulatorError',
+    'Simulators',
+    'Start',
     'Suite',
     'Task',
     'check_options',
-    'end',
     'find_task',
     'load_suite',
     'make_dataset',
     'make_env',
-    'make_vector_env',
+    'make_simulators',
     'register',
-    'start_workers',
     'suites',
 ]

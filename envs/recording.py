@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium.vector.utils import CloudpickleWrapper
 
-from envs.episodes import ActionChunks
-from envs.processes import environment_variables, signals_held_back, without_main
+from envs.episodes import ActionChunks, Observation
+from envs.processes import environment_variables
+from envs.simulators import WORKER_TIMEOUT
 from envs.suite import Task
-from envs.vector import WORKER_TIMEOUT, SimulatorError, work
+from envs.workers import SimulatorError, Worker
 from utils.errors import UserError
 
 BACKENDS = ('egl', 'osmesa')  # of MUJOCO_GL, tried in this order
@@ -27,13 +27,13 @@ FIX = (
     'set MUJOCO_GL if another one shall be used'
 )
 
-_context = multiprocessing.get_context('spawn')
+_spawn = multiprocessing.get_context('spawn')
 
 
 class Played(NamedTuple):
-    """What a chunk came to: the observation `[d_s]` after it, and the frames [H, W, 3] uint8."""
+    """What a chunk came to: the observation after it, and the frames [H, W, 3] uint8."""
 
-    observation: np.ndarray
+    observation: Observation
     frames: list[np.ndarray]
     done: bool
     success: bool
@@ -71,25 +71,25 @@ class Frames(gymnasium.Wrapper):
         return np.array(image)
 
 
-class Recording(gymnasium.Wrapper):
+class Recording:
     """What the process calls: `begin` an episode, and `play` chunks of it."""
 
     def __init__(self, env: Frames, horizon_length: int):
-        super().__init__(ActionChunks(env, horizon_length))
-        self._frames = env
+        self._frames, self._chunks = env, ActionChunks(env, horizon_length)
 
     def begin(self, seed: int) -> Played:
         """Begins the episode of a seed."""
-        observation, _ = self.env.reset(seed=seed)
+        observation = self._chunks.begin(seed)
+        assert observation is not None
         return self._played(observation, False, False, 0.0)
 
     def play(self, chunk: np.ndarray) -> Played:
         """Executes a chunk `[h, d_a]`, to its end or to the end of the episode."""
-        observation, reward, terminated, truncated, info = self.env.step(chunk)
-        done = terminated or truncated
-        return self._played(observation, done, bool(done and info['success']), float(reward))
+        transitions, success = self._chunks.play(chunk)
+        reward = float(transitions['rewards'].sum())
+        return self._played(transitions['next_observation'], transitions['done'], success, reward)
 
-    def _played(self, observation: np.ndarray, done: bool, success: bool, reward: float) -> Played:
+    def _played(self, observation: Observation, done: bool, success: bool, reward: float) -> Played:
         frames, self._frames.frames = self._frames.frames, []
         return Played(observation, frames, done, success, reward)
 
@@ -124,13 +124,15 @@ class Renderer:
         Raises:
             UserError: nothing here renders this task, or it is wrong in itself.
         """
-        self._make = partial(_make, task, horizon_length, frame_skip, **options)
-        self._timeout = worker_timeout
+        make = partial(_make, task, horizon_length, frame_skip, **options)
         chosen = os.environ.get('MUJOCO_GL')
         problems = []
         for backend in (chosen,) if chosen else BACKENDS:
-            self._start(backend)
+            with environment_variables(MUJOCO_GL=backend):
+                self._worker = Worker(make, 'its process', worker_timeout, _spawn)
+            atexit.register(self.close)
             try:
+                self._worker.answer()
                 self.begin(0)
             except SimulatorError as error:
                 problems.append(f'{backend}: {error}')
@@ -141,16 +143,6 @@ class Renderer:
             else:
                 return
         raise UserError(f'{task.env_name} cannot be rendered here ({"; ".join(problems)}); {FIX}')
-
-    def _start(self, backend: str) -> None:
-        self._pipe, theirs = _context.Pipe()
-        self._process = _context.Process(
-            target=work, args=(theirs, CloudpickleWrapper(self._make)), daemon=True
-        )
-        atexit.register(self.close)
-        variables = environment_variables(MUJOCO_GL=backend)
-        with theirs, signals_held_back(), without_main(), variables:
-            self._process.start()
 
     def begin(self, seed: int) -> Played:
         """Begins the episode that `reset(seed=seed)` begins.
@@ -166,24 +158,10 @@ class Renderer:
         return self._call('play', np.asarray(chunk))  # not jax's, which the process would import
 
     def _call(self, name: str, argument: Any) -> Played:
-        try:
-            self._pipe.send((name, (argument,)))
-            if not self._pipe.poll(self._timeout):
-                raise SimulatorError(f'gave no answer for {self._timeout:g} s')
-            kind, content = self._pipe.recv()
-        except (EOFError, OSError):
-            self._process.join(1.0)
-            raise SimulatorError(f'died (status {self._process.exitcode})') from None
-        if kind == 'wrong':
-            raise UserError(content)
-        if kind == 'raised':
-            raise SimulatorError(content.strip().splitlines()[-1])
-        return content
+        self._worker.ask(name, argument)
+        return self._worker.answer()
 
     def close(self) -> None:
         """Ends the process, whatever it does."""
         atexit.unregister(self.close)
-        if self._process.is_alive():
-            self._process.kill()
-        self._pipe.close()
-        self._process.join()
+        self._worker.end()

@@ -15,6 +15,7 @@ from envs.datasets import ON_BAD_SHARD, DataRequest, Dataset, DatasetError
 from envs.ogbench import suite as ogbench
 from envs.robomimic import suite as robomimic
 from envs.suite import Suite, Task, Value
+from envs.values import PlainValues
 from utils.errors import UserError
 
 SHARD_FIELDS = ('paths', 'num_rows', 'contents')  # of a `Dataset`, one entry for each shard
@@ -137,8 +138,9 @@ def check_options(
 def make_env(task: Task | str, *, render: bool = False, **options) -> gymnasium.Env:
     """Makes an environment.
 
-    Observations are [d_s] float32, actions [d_a] float32 in [−1, 1] (mapped to the bounds that the
-    environment itself has), and the info of an episode's last step has 'success' (bool).
+    Observations are arrays of any shape, float32 or uint8, or dicts of such; actions are [d_a]
+    float32 in [−1, 1] (mapped to the bounds that the environment itself has), and the info of an
+    episode's last step has 'success' (bool). All are plain values and copies (`PlainValues`).
     `reset(seed=s)` makes the episode that follows reproducible, bit by bit.
 
     Args:
@@ -153,23 +155,11 @@ def make_env(task: Task | str, *, render: bool = False, **options) -> gymnasium.
     """
     task = _as_task(task)
     env = task.suite.make_env(task, render=render, **check_options(task, options))
-    return _with_unit_actions(_with_flat_observations(env, task.env_name), task.env_name)
+    return _with_unit_actions(PlainValues(env, task.env_name), task.env_name)
 
 
 def _as_task(task: Task | str) -> Task:
     return find_task(task) if isinstance(task, str) else task
-
-
-def _with_flat_observations(env: gymnasium.Env, env_name: str) -> gymnasium.Env:
-    space = env.observation_space
-    if not isinstance(space, Box) or len(space.shape) != 1:
-        raise UserError(
-            f'{env_name}: observations are {space}, but agents need vectors, Box(shape=(d_s,)); '
-            'wrap the environment in gymnasium.wrappers.FlattenObservation'
-        )
-    if space.dtype == np.float32:
-        return env
-    return gymnasium.wrappers.DtypeObservation(env, np.float32)
 
 
 def _with_unit_actions(env: gymnasium.Env, env_name: str) -> gymnasium.Env:

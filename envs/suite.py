@@ -165,10 +165,10 @@ class Suite:
     def make_env(self, task: Task, *, render: bool = False, **options) -> 'gymnasium.Env':
         """Makes an environment.
 
-        Its observations are [d_s], its actions [d_a] within finite bounds of any size, and the
-        info of an episode's last step has 'success' (bool). `reset(seed=s)` decides all of the
-        episode that follows but the actions: a run continues by playing the open episode's actions
-        again.
+        Its observations are a Box of any shape or a Dict of Boxes, its actions [d_a] within finite
+        bounds of any size, and the info of an episode's last step has 'success' (bool).
+        `reset(seed=s)` decides all of the episode that follows but the actions: a run continues by
+        playing the open episode's actions again.
 
         Args:
             task: of `parse`.

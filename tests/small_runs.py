@@ -38,18 +38,18 @@ def read_table(path, without=('seconds',)):
         return [{k: v for k, v in row.items() if k not in without} for row in csv.DictReader(file)]
 
 
-def outcome(directory):
+def outcome(directory, without=('seconds',)):
     """Returns all that a run came to: its agents, its replays, and its tables."""
     _, arrays = checkpoints.load(checkpoints.find(directory), 'agents', 'seeds')
     # Sums since the last row are 0 in a state that was saved after that row.
     arrays = {name: array for name, array in arrays.items() if not name.startswith('seeds/1/')}
-    return arrays, {name: read_table(directory / f'{name}.csv') for name in
+    return arrays, {name: read_table(directory / f'{name}.csv', without) for name in
                     ('offline', 'online', 'eval')}  # fmt: skip
 
 
-def assert_equal_outcomes(first, second):
+def assert_equal_outcomes(first, second, without=('seconds',)):
     """Bit by bit, and row by row."""
-    (arrays, tables), (others, other_tables) = outcome(first), outcome(second)
+    (arrays, tables), (others, other_tables) = outcome(first, without), outcome(second, without)
     assert arrays.keys() == others.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, others[name], err_msg=name)

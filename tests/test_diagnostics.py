@@ -32,7 +32,7 @@ def test_metrics_are_read_by_seed_on_one_axis(folder):
 def test_every_metric_of_a_run_has_a_panel_and_an_explanation(folder):
     metrics = read(folder)['metric'].unique()
     drawn = {name for panel in PANELS for name in found_in(panel, metrics)}
-    assert {*metrics} == drawn | {'length', 'replaced_workers', 'episodes', 'seconds'}
+    assert {*metrics} == drawn | {'length', 'simulator_failures', 'episodes', 'seconds'}
     text = DOCS.read_text()
     for name in {*metrics} - {'seconds'}:
         assert f'`{name.rpartition("_0.")[0] or name}' in text, name

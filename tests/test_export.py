@@ -299,13 +299,12 @@ def test_the_example_plays_whole_episodes_as_the_agent_would(finished, exported)
     act = jax.jit(programs(policy)['best_of_n'].function)
     env, expected = ActionChunks(envs.make_env(config.task), 3), []
     for episode in range(4):
-        observation, info = env.reset(seed=episode)
-        done = False
+        observation, done = env.begin(episode), False
         while not done:
             chunk, _ = act(observation[None], rng.standard_normal((1, 5, 3, 1), np.float32))
-            observation, _, terminated, truncated, info = env.step(np.asarray(chunk[0]))
-            done = terminated or truncated
-        expected.append(info['success'])
+            transitions, success = env.play(np.asarray(chunk[0]))
+            observation, done = transitions['next_observation'], transitions['done']
+        expected.append(success)
     assert found == expected
 
 

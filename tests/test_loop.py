@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from near_simulators import NearSimulators
 from small_agents import make_spec
 
-from envs.episodes import ActionChunks, EndlessPlay
+from envs.episodes import ActionChunks, episode_seed
+from envs.workers import SimulatorError
 from training import loop, updates
 from training.config import RunConfig
 from training.loop import Resources, advance, next_stop
 from training.state import RunState, SeedState
-from utils.errors import NotFinite
+from utils.errors import NotFinite, UserError
 from utils.replay import Replay, Rows
 from utils.seeds import stack
 from utils.spec import Spec
@@ -55,33 +57,32 @@ class Counting(flax.struct.PyTreeNode):
 
 
 class Fixed(gymnasium.Env):
-    """Every episode has the same length and ends with success."""
+    """Every episode has the same length and ends with success.
+
+    The first of `faults`, (length, step), makes it raise once.
+    """
+
+    faults: list = []  # noqa: RUF012
+    observation = reward = 0.0
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
 
     def __init__(self, length):
-        self.length, self.observation, self.reward = length, 0.0, 0.0
+        self.length = length
 
     def reset(self, *, seed=None, options=None):
         self.steps = 0
         return np.zeros(1, np.float32), {}
 
     def step(self, action):
+        if self.faults[:1] == [(self.length, self.steps)]:
+            self.faults.pop(0)
+            raise ZeroDivisionError('by design')
         self.steps += 1
         done = self.steps == self.length
         observation = np.full(1, self.observation, np.float32)
         return observation, self.reward, done, False, {'success': done}
-
-
-class InThisProcess(gymnasium.vector.SyncVectorEnv):
-    """What parallel environments can do, without their processes."""
-
-    def step_async(self, actions):
-        self.asked = actions
-
-    def step_wait(self):
-        return self.step(self.asked)
 
 
 class Log:
@@ -121,14 +122,14 @@ class Run:
         totals = updates.zero_totals(agents, replays, data)
         self.state = RunState(seeds=(SeedState(agents, replays, totals),))
         self.log, self.states = Log(), []
-        make = [lambda n=n: EndlessPlay(ActionChunks(Fixed(n), HORIZON)) for n in lengths]
+        makes = [lambda n=n: ActionChunks(Fixed(n), HORIZON) for n in lengths]
         self.resources = Resources(
             config=self.config,
             data=[data],
             shards=[data],
             log=self.log,
-            eval_env=None,
-            make_play_env=lambda: InThisProcess(make),
+            eval_simulators=object() if self.config.eval_episodes else None,
+            make_simulators=lambda: NearSimulators(makes),
             check=lambda: None,
             show_progress=False,
         )
@@ -137,7 +138,7 @@ class Run:
         assert {x.acts for x in policies} == {'in evaluation'}
         counts = np.concatenate([x.count for x in policies])
         self.evaluations.append((self.state.step, counts.tolist()))
-        return [{'success': 0.0} for _ in counts]
+        return [{'success': 0.0} for _ in counts], None
 
     def finish(self):
         """Advances to the end; keeps a few numbers of each state on the way."""
@@ -231,44 +232,85 @@ def test_a_phase_without_steps_is_left_out(monkeypatch):
     assert {phase for _, phase, _, _ in run.log.rows} == {'offline'}
 
 
-def test_a_lost_chunk_takes_no_step_and_ends_an_episode_that_is_not_counted(monkeypatch):
-    class Replaced(InThisProcess):
-        """The simulator of seed 0 fails in the third chunk."""
+def test_without_evaluation_episodes_there_are_no_evaluations(monkeypatch):
+    run = Run(monkeypatch, [1000], eval_episodes=0, log_interval=10).finish()
+    assert run.evaluations == []
+    assert [(table, step) for table, _, step, _ in run.log.rows] == [
+        ('online', 10), ('online', 20), ('online', 23),
+    ]  # fmt: skip
 
-        chunks = 0
 
-        def step_wait(self):
-            self.chunks += 1
-            if self.chunks != 3:
-                return super().step_wait()
-            observations, *others, info = super().step_wait()
-            observations[0], *_, again = self.envs[0].start_again(0)
-            return observations, *others, self._add_info(info, again | {'replaced': 1}, 0)
+def of_online(run, name):
+    return [row[name] for table, _, _, rows in run.log.rows if table == 'online' for row in rows]
 
-    run = Run(monkeypatch, [1000], log_interval=10)
-    env = Replaced([lambda: EndlessPlay(ActionChunks(Fixed(1000), HORIZON))])
-    run.resources.make_play_env = lambda: env
+
+def test_after_a_failure_the_same_chunk_is_played_and_all_is_as_if_there_was_none(monkeypatch):
+    undisturbed = Run(monkeypatch, [1000, 7], log_interval=10).finish()
+    run = Run(monkeypatch, [1000, 7], log_interval=10)
+    monkeypatch.setattr(Fixed, 'faults', [(1000, 12), (7, 3), (1000, 21)])
     run.finish()
-    steps = [steps for steps, *_ in run.states]
-    assert [x for i, x in enumerate(steps) if x != steps[i - 1]] == [
-        [0],
-        [5],
-        [10],
-        [15],
-        [20],
-        [23],
-    ]
-    rows = [row for table, _, _, rows in run.log.rows if table == 'online' for row in rows]
-    assert [row['replaced_workers'] for row in rows] == [0, 1, 0]
-    assert [row['episodes'] for row in rows] == [0, 0, 0]
+    assert Fixed.faults == []
+    assert sum(of_online(run, 'simulator_failures')) == 3
+    assert run.states == undisturbed.states
+    for each in (lambda x: x.state.seeds[0].replays, lambda x: x.state.play.pending):
+        jax.tree.map(np.testing.assert_array_equal, each(run), each(undisturbed))
+    for name in ('episodes', 'episode_success', 'count'):
+        assert of_online(run, name) == of_online(undisturbed, name)
+
+
+def test_a_second_failure_ends_the_episode_and_the_run_which_goes_on_with_the_next_one(monkeypatch):
+    run = Run(monkeypatch, [1000], log_interval=10)
+    monkeypatch.setattr(Fixed, 'faults', [(1000, 12)] * 2)
+    with pytest.raises(SimulatorError, match='by design, twice after 10 actions of the episode'):
+        run.finish()
+    play = run.state.play
+    assert play.env_steps.tolist() == [10]
+    assert play.episodes.tolist() == play.pending['done'].tolist() == [1]
+    run.resources.failure = run.resources.simulators = None  # as in another process
+    run.finish()
+    assert of_online(run, 'simulator_failures') == [0, 2, 0]
+    assert of_online(run, 'episodes') == [0, 0, 0]  # that was not played to its end
     stored = run.state.seeds[0].replays
     assert int(stored.rows.num_starts[0]) == 23
-    assert int(stored.rows.num_episodes[0]) == 1  # that was lost; the open one comes after it
+    assert int(stored.rows.num_episodes[0]) == 1  # that was given up; the open one comes after it
     ids = np.asarray(stored.rows.episode_ids[0][:25]) - 1  # after the data's
     assert ids.tolist() == [0] * 11 + [1] * 14
-    assert run.seen_by_actions(0) == [0] * 10 + [10] * 10 + [20] * 3
-    assert run.state.play.episodes.tolist() == [1]
     assert run.state.play.num_actions.tolist() == [13]
+
+
+@pytest.mark.parametrize('done_before', [0, 1])
+def test_an_episode_that_cannot_begin_is_left_out(monkeypatch, done_before):
+    class Closed(Fixed):
+        """Its second episode does not begin."""
+
+        count = 0
+
+        def reset(self, *, seed=None, options=None):
+            if episode_seed(0, done_before) == seed:
+                raise ZeroDivisionError('by design')
+            return super().reset(seed=seed)
+
+    run = Run(monkeypatch, [7])
+    run.resources.make_simulators = lambda: NearSimulators(
+        [lambda: ActionChunks(Closed(7), HORIZON)]
+    )
+    with pytest.raises(SimulatorError, match='twice after 0 actions of the episode'):
+        run.finish()
+    assert run.state.play.episodes.tolist() == [done_before + 1]
+    run.resources.failure = run.resources.simulators = None
+    run.finish()
+    assert int(run.state.seeds[0].replays.rows.num_starts[0]) == 23
+    assert int(run.state.seeds[0].replays.rows.num_episodes[0]) == 3
+
+
+def test_a_run_that_is_resumed_notices_an_environment_that_does_not_repeat_itself(monkeypatch):
+    run = Run(monkeypatch, [1000])
+    while run.state.play is None or run.state.play.num_actions[0] < 10:
+        run.state = advance(run.state, run.resources)
+    run.resources.simulators = None
+    monkeypatch.setattr(Fixed, 'observation', 0.5)
+    with pytest.raises(UserError, match='the environment does not repeat itself'):
+        run.finish()
 
 
 @pytest.mark.parametrize(
@@ -280,15 +322,16 @@ def test_a_lost_chunk_takes_no_step_and_ends_an_episode_that_is_not_counted(monk
 )
 def test_what_a_simulator_gives_is_finite_or_the_run_ends(monkeypatch, changes, message):
     run = Run(monkeypatch, [4, 4])
-    make = run.resources.make_play_env
 
     def make_faulty():
-        env = make()
+        env = Fixed(4)
         for name, value in changes.items():
-            setattr(env.envs[1].unwrapped, name, value)
-        return env
+            setattr(env, name, value)
+        return ActionChunks(env, HORIZON)
 
-    run.resources.make_play_env = make_faulty
+    run.resources.make_simulators = lambda: NearSimulators(
+        [lambda: ActionChunks(Fixed(4), HORIZON), make_faulty]
+    )
     with pytest.raises(NotFinite, match=f'{message}, in the chunk after online step 0'):
         run.finish()
 

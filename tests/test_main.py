@@ -149,7 +149,7 @@ def test_a_run_evaluates_to_its_score(finished):
     )  # fmt: skip
     scores = json.loads(result.stdout)
     expected = {name: float(last[name]) for name in ('success', 'return', 'length')}
-    assert scores == {'seed': 0, 'replaced_workers': 0} | expected
+    assert scores == {'seed': 0, 'simulator_failures': 0} | expected
 
 
 def test_seeds_trained_together_are_what_each_would_be_alone(finished, tmp_path):

@@ -233,7 +233,7 @@ def played(request, collected):
     options = directory_of_data(request.param, collected(task.dataset))
     data = Rows.from_dataset(make_dataset(task, **options).load(0))
     env = ActionChunks(make_env(task, **options), 5)
-    observation, _ = env.reset(seed=0)  # once, as robosuite takes a while; the methods play on
+    observation = env.begin(0)  # once, as robosuite takes a while; the methods play on
     return request.param, env, observation, data
 
 
@@ -261,7 +261,7 @@ def test_every_method_learns_from_data_and_plays_a_chunk(played, method):
     compiled = lowered.compile({'xla_backend_optimization_level': 0})
     infos, chunk = compiled(agent, batch, observation)
     assert all(np.isfinite(values).all() for values in infos.values())
-    transitions = env.step(np.asarray(chunk))[-1]['transitions']
+    transitions, _ = env.play(np.asarray(chunk))
     assert transitions['length'] == config.horizon_length
     np.testing.assert_array_equal(transitions['actions'][: len(chunk)], chunk)
     assert np.isfinite(transitions['next_observation']).all()

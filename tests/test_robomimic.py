@@ -14,7 +14,7 @@ from test_envs import gl_backend
 
 import envs
 from envs import DatasetError, find_task, make_env
-from envs.episodes import ActionChunks, EndlessPlay, episode_seed
+from envs.episodes import ActionChunks
 from envs.robomimic import files, scripts, tasks
 from envs.robomimic.names import LIMITS, parse
 
@@ -118,25 +118,22 @@ def test_equal_seeds_make_equal_episodes_in_another_process_that_says_nothing(li
 def test_a_simulator_is_rebuilt_from_seed_and_actions(task):
     name = f'{task}-ph-low_dim'
     first, second = (
-        EndlessPlay(ActionChunks(make_env(name, robomimic_dataset_dir='/nowhere'), 5))
-        for _ in range(2)
+        ActionChunks(make_env(name, robomimic_dataset_dir='/nowhere'), 5) for _ in range(2)
     )
-    first.start = (7, 2, np.zeros((0, 7)))
-    first.reset()
+    first.begin(7)
     chunks = actions(15, seed=1).reshape(3, 5, 7)
     for chunk in chunks[:2]:
-        observation, *_ = first.step((chunk, 5))
-    second.env.reset(seed=1)
-    second.start = (7, 2, chunks[:2].reshape(10, 7))
-    np.testing.assert_array_equal(second.reset()[0], observation)
-    for env in (first, second):
-        env.last = env.step((chunks[2], 5))
-    np.testing.assert_array_equal(first.last[0], second.last[0])
+        transitions, _ = first.play(chunk)
+    second.begin(1)
+    np.testing.assert_array_equal(second.begin(7, chunks[:2]), transitions['next_observation'])
+    (last, _), (same, _) = first.play(chunks[2]), second.play(chunks[2])
+    np.testing.assert_array_equal(last['observations'], same['observations'])
+    np.testing.assert_array_equal(last['next_observation'], same['next_observation'])
     alone = make_env(name, robomimic_dataset_dir='/nowhere')
-    alone.reset(seed=episode_seed(7, 2))
+    alone.reset(seed=7)
     for action in chunks.reshape(15, 7):
         observation, *_ = alone.step(action)
-    np.testing.assert_array_equal(first.last[0], observation)
+    np.testing.assert_array_equal(last['next_observation'], observation)
 
 
 def write_env_args(directory, **changes):

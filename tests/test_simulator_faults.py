@@ -1,4 +1,4 @@
-"""Simulators that die, hang or raise are replaced, and the run goes on."""
+"""Simulators that die, hang or raise are built anew where they were, and the run goes on."""
 
 import logging
 import multiprocessing
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from multiprocessing import forkserver
 
 import faulty_suite
@@ -20,8 +21,7 @@ import toy_suite
 from faulty_suite import order
 from small_runs import AGENT, assert_equal_outcomes, make_config, outcome, read_table
 
-from envs import SimulatorError, end, find_task, make_vector_env
-from envs.vector import ParallelEnvs
+from envs import SimulatorError, Simulators, Start, find_task, make_simulators, workers
 from training import Interrupted, checkpoints, train
 from training.evaluation import evaluate
 from training.logs import read_status
@@ -31,11 +31,10 @@ from utils.seeds import stack
 ROOT = pathlib.Path(__file__).parent.parent
 TASK = find_task(toy_suite.ENV_NAME, faulty_suite.suite)
 HORIZON = 3
-CHUNKS = np.full((2, HORIZON, 1), 0.01, np.float32)  # hardly a push: episodes take all their time
-
+NAME = 'toy-push-v0: simulator'
 KINDS = {
-    'die': r'died \(SIGKILL\)',
-    'stop': 'gave no answer for 1 s',
+    'die': r'died \(exit code -9; is there too little memory\?\)',
+    'stop': r'gave no answer for 2 s \(--worker_timeout\)',
     'raise': 'raised ZeroDivisionError: by design',
 }
 
@@ -49,166 +48,149 @@ def faults(tmp_path):
 
 @pytest.fixture
 def make(faults):
-    """Makes environments that are ended after the test."""
+    """Makes simulators that are ended after the test."""
     made = []
 
-    def make(mode, num_envs=2):
-        env = make_vector_env(
-            TASK, num_envs, HORIZON, mode, worker_timeout=1.0, fault_dir=str(faults)
+    def make(num_envs=2):
+        simulators = make_simulators(
+            TASK, num_envs, HORIZON, worker_timeout=2.0, fault_dir=str(faults)
         )
-        made.append(env)
-        return env
+        made.append(simulators)
+        return simulators
 
     yield make
-    for env in made:
-        end(env)
+    for simulators in made:
+        simulators.end()
 
 
-def begin(env, episode=4):
-    env.set_attr('start', [(seed, episode, np.zeros((0, 1))) for seed in range(env.num_envs)])
-    return env.reset()
+def begin(simulators):
+    return simulators.begin({i: Start(40 + i) for i in range(simulators.num_envs)})
 
 
-def play(env, *lengths):
-    observations, _, _, _, info = env.step((CHUNKS[: env.num_envs], np.array(lengths)))
-    return observations, info
+def play(simulators, *lengths):
+    """Executes so many actions in each simulator, which hardly push: episodes last long."""
+    chunks = {i: np.full((n, 1), 0.01, np.float32) for i, n in enumerate(lengths) if n}
+    return simulators.play(chunks)
+
+
+def assert_equal_answers(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def warnings(caplog):
-    """Returns what was said of replaced simulators."""
+    """Returns what was said of simulators that failed."""
     told = [x.getMessage() for x in caplog.records if x.levelno == logging.WARNING]
-    return [message for message in told if message.endswith('it is replaced.')]
+    return [message for message in told if 'built anew' in message]
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_simulator_that_fails_is_replaced_and_plays_the_next_episode(make, faults, kind, caplog):
-    env, other = make('play'), make('play')
-    begin(env)
-    play(env, 2, 2)
-    first, second = env.processes
+def test_a_simulator_that_fails_is_built_anew_where_it_was(make, faults, kind, caplog):
+    simulators, other = make(), make()
+    for each in (simulators, other):
+        begin(each)
+        play(each, 1, 2)
     order(faults, (kind, 3))
-    observations, info = play(env, 0, 3)
-    assert info['replaced'].tolist() == [0, 1]
-    assert info['episode'].tolist() == [4, 5]
-    assert info['transitions']['length'].tolist() == [0, 0]
-    assert info['transitions']['done'].tolist() == [False, True]
-    assert not info['success'].any()
-    np.testing.assert_array_equal(observations[1], begin(other, 5)[0][1])
-    name = re.escape('toy-push-v0 (play): simulator 2 of 2')
+    assert_equal_answers(play(simulators, 0, 3), play(other, 0, 3))
+    failures, error = simulators.take_failures()
+    assert (failures.tolist(), error) == ([0, 1], None)
     (warning,) = warnings(caplog)
-    assert re.fullmatch(f'{name} {KINDS[kind]}; it is replaced.', warning)
-    assert env.processes[0] is first
-    assert not second.is_alive()
-    # From now on it is an environment like another one.
-    play(env, 1, 0)
-    after, info = play(env, 0, 2)
-    expected, expected_info = play(other, 0, 2)
-    np.testing.assert_array_equal(after[1], expected[1])
-    assert info['replaced'].tolist() == [0, 0]
-    for name, value in info['transitions'].items():
-        np.testing.assert_array_equal(value[1], expected_info['transitions'][name][1])
+    assert re.fullmatch(f'{NAME} 2 of 2 {KINDS[kind]}; all simulators are built anew .*', warning)
+    # The other one is where it was, too.
+    assert_equal_answers(play(simulators, 3, 1), play(other, 3, 1))
+    assert simulators.take_failures()[0].tolist() == [0, 0]
 
 
-def test_a_simulator_that_fails_while_it_is_placed_is_replaced_where_it_was_placed(make, faults):
-    env, other = make('play'), make('play')
-    actions = np.full((4, 1), 0.01, np.float32)
-    for each in (other, env):
-        each.set_attr('start', [(seed, 3, actions) for seed in (0, 1)])
-        observations, info = each.reset()
-        assert info['episode'].tolist() == [3, 3]
-        if each is other:
-            expected = observations
-            order(faults, ('die', 2), ('raise', 0))
-    np.testing.assert_array_equal(observations, expected)
+def test_so_is_one_that_fails_while_it_is_made_or_begins_an_open_episode(make, faults):
+    simulators, other = make(1), make(1)
+    starts = {0: Start(40, [np.full((4, 1), 0.01, np.float32)])}
+    expected = other.begin(starts)
+    simulators.wait()
+    order(faults, ('die', 4), ('raise', 0))
+    assert_equal_answers(simulators.begin(starts), expected)
     assert not list(faults.iterdir())
+    assert simulators.take_failures()[0] == [2]
 
 
-def test_the_third_failure_in_a_row_is_an_error_with_the_simulators_own_traceback(make, faults):
-    env = make('play', 1)
-    begin(env)
-    order(faults, ('die', 1), ('stop', 0), ('raise', 0))
-    message = (
-        r'simulator 1 of 1 failed 3 times in a row; at last it raised ZeroDivisionError: by design '
-        r'\(its traceback is above; correct the environment\)'
+def test_one_that_fails_again_loses_its_episode_and_the_others_go_on(make, faults):
+    simulators, other = make(), make()
+    begin(simulators), begin(other)
+    order(faults, ('die', 2), ('raise', 2))  # whoever is first
+    answers = play(simulators, 0, 3)
+    assert answers == {1: None}
+    assert simulators.playing == {0}
+    failures, error = simulators.take_failures()
+    assert failures.tolist() == [0, 2]
+    assert re.fullmatch(
+        f'{NAME} 2 of 2 raised ZeroDivisionError: by design, twice after 0 actions of the episode '
+        r'that reset\(seed=41\) begins, which ends there',
+        str(error),
     )
-    with pytest.raises(SimulatorError, match=message) as error:
-        play(env, 1)
-    (trace,) = error.value.__notes__
+    (trace,) = error.__notes__
     assert trace.startswith('Traceback')
     assert 'in _fail' in trace
     assert trace.endswith('ZeroDivisionError: by design')
+    assert_equal_answers(play(simulators, 2, 0), play(other, 2, 0))
+    assert_equal_answers(simulators.begin({1: Start(7)}), other.begin({1: Start(7)}))
+    assert simulators.take_failures()[1] is None
 
 
-def test_an_answer_in_between_ends_a_row(make, faults):
-    env = make('play', 1)
-    begin(env)
-    for _ in range(4):
-        order(faults, ('die', 1), ('die', 0))
-        assert play(env, 1)[1]['replaced'] == 2
-        assert play(env, 0)[1]['replaced'] == 0
-    order(faults, *[('raise', 1)] * 3)
-    assert play(env, 1)[1]['replaced'] == 1
-    assert play(env, 1)[1]['replaced'] == 1
-    with pytest.raises(SimulatorError, match='3 times in a row'):
-        play(env, 1)
+def test_one_that_was_not_asked_may_lose_its_episode_too(make, faults):
+    simulators = make()
+    begin(simulators)
+    play(simulators, 3, 0)
+    play(simulators, 0, 1)
+    order(
+        faults, ('raise', 2), ('raise', 3), ('raise', 3)
+    )  # then the first one, while it is placed
+    answers = play(simulators, 0, 2)
+    assert answers[0] is None
+    assert answers[1][0]['length'] == 2
+    assert simulators.playing == {1}
 
 
 def test_what_only_the_user_can_put_right_is_said_at_once(make, faults, caplog):
-    env = make('play')
-    begin(env)
+    simulators = make()
+    begin(simulators)
     order(faults, ('refuse', 1))
     with pytest.raises(UserError, match=r'^as its user can put right$'):
-        play(env, 1, 0)
+        play(simulators, 1, 0)
     assert not warnings(caplog)
 
 
-def test_an_environment_that_cannot_be_made_is_an_error_at_once():
-    def make():
-        raise ZeroDivisionError('by design')
-
+def test_a_simulator_that_cannot_be_made_is_an_error():
     before = set(multiprocessing.active_children())
-    with pytest.raises(SimulatorError, match='mine: simulator 1 of 1 failed 3 times in a row'):
-        ParallelEnvs(make, 1, 'mine', timeout=20)
+    simulators = Simulators(partial(int, 'by design'), 1, 'mine', timeout=20)
+    with pytest.raises(
+        SimulatorError, match=r'^mine: simulator 1 of 1 raised ValueError: .*by design'
+    ):
+        simulators.wait()
+    simulators.end()
     assert set(multiprocessing.active_children()) == before
+
+
+def test_so_is_one_that_cannot_be_started(make, faults, monkeypatch):
+    simulators = make(1)
+    begin(simulators)
+    order(faults, ('die', 2))
+    monkeypatch.setattr(workers.forkserver_context, 'Pipe', partial(os.close, -1))
+    with pytest.raises(SimulatorError, match=r'1 of 1 could not be started \(OSError'):
+        play(simulators, 2)
 
 
 def test_the_program_itself_makes_no_environment(make, monkeypatch):
     monkeypatch.setattr('envs.registry.make_env', None)
-    env = make('play')
-    assert env.single_observation_space.shape == (3,)
-    assert begin(env)[0].shape == (2, 3)
+    assert [observation.shape for observation in begin(make()).values()] == [(3,), (3,)]
 
 
-def test_the_process_that_starts_the_others_is_replaced_too(make, faults):
-    env = make('play')
-    begin(env)
+def test_the_process_that_starts_the_others_may_die_too(make, faults):
+    simulators = make()
+    begin(simulators)
     pid = forkserver._forkserver._forkserver_pid
     os.kill(pid, signal.SIGKILL)
     time.sleep(0.1)
     order(faults, ('die', 1))
-    assert play(env, 0, 3)[1]['replaced'].tolist() == [0, 1]
-    assert play(env, 3, 3)[1]['transitions']['length'].tolist() == [3, 3]
+    assert play(simulators, 0, 3)[1][0]['length'] == 3
     assert forkserver._forkserver._forkserver_pid != pid
-
-
-def test_where_a_simulator_hangs_is_printed_before_the_run_ends(tmp_path):
-    order(tmp_path, ('sleep', 1), ('sleep', 0), ('sleep', 0))
-    code = f"""
-import numpy as np, envs, faulty_suite, toy_suite
-
-envs.vector.GRACE = 0.5
-task = envs.find_task(toy_suite.ENV_NAME, faulty_suite.suite)
-env = envs.make_vector_env(task, 1, 3, 'evaluate', worker_timeout=1.0, fault_dir={str(tmp_path)!r})
-env.set_attr('queue', [[(0, 0)]])
-env.reset()
-env.step(np.zeros((1, 3, 1), np.float32))
-"""
-    path = os.environ | {'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'}
-    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=path)
-    assert run.returncode == 1
-    stack, _, error = run.stderr.partition('SimulatorError: ')
-    assert re.search(r'faulty_suite.py", line \d+ in _fail', stack)
-    assert 'at last it gave no answer for 1 s (where it hangs is above' in error
 
 
 # ---- evaluation ---------------------------------------------------------------------------------
@@ -223,37 +205,22 @@ class Policy(flax.struct.PyTreeNode):
         return self.scale * jax.random.uniform(rng, (HORIZON, 1), minval=-1) + 0 * observation[0]
 
 
-def score(env):
-    return evaluate([stack([Policy()])], env, num_episodes=7, seeds=[3])
+def score(simulators):
+    (scores,), error = evaluate([stack([Policy()])], simulators, num_episodes=7, seeds=[3])
+    return scores, error
 
 
 def test_an_evaluation_with_faults_has_the_scores_of_one_without_bit_by_bit(make, faults, caplog):
-    expected = score(make('evaluate', 3))
+    expected = score(make(3))
     assert not warnings(caplog)
-    env = make('evaluate', 3)
-    order(
-        faults, ('raise', 0), ('raise', 4), ('raise', 4), ('stop', 7), ('die', 10), ('die', 1),
-        ('raise', 8),
-    )  # fmt: skip
-    assert score(env) == [expected[0] | {'replaced_workers': 7}]
+    simulators = make(3)
+    simulators.wait()
+    order(faults, ('raise', 4), ('die', 1), ('stop', 8), ('die', 9), ('raise', 2))
+    scores, error = score(simulators)
+    assert (scores.pop('simulator_failures'), error) == (len(warnings(caplog)), None)
+    assert expected[0] == scores | {'simulator_failures': 0}
     assert not list(faults.iterdir())
-    assert len(warnings(caplog)) == 7
-    assert score(env) == expected  # the environments are whole again
-
-
-def test_an_episode_may_fail_often_if_each_time_elsewhere(make, faults):
-    expected = score(make('evaluate', 1))
-    env = make('evaluate', 1)
-    order(faults, ('raise', 8), ('die', 5), ('raise', 2), ('die', 8), ('raise', 4))
-    assert score(env) == [expected[0] | {'replaced_workers': 5}]
-    assert not list(faults.iterdir())
-
-
-def test_an_episode_that_always_fails_ends_the_evaluation(make, faults):
-    env = make('evaluate')
-    order(faults, ('bug', 8))  # the third chunk; the first two are answered every time
-    with pytest.raises(SimulatorError, match='3 times in a row; at last it raised ZeroDivision'):
-        score(env)
+    assert score(simulators) == expected  # the simulators are whole again
 
 
 # ---- whole runs ---------------------------------------------------------------------------------
@@ -263,7 +230,7 @@ def faulty_config(tmp_path, faults, **changes):
     settings = {
         'suite': 'faulty_suite:suite',
         'env_options': {'toy_dataset_dir': str(tmp_path / 'data'), 'fault_dir': str(faults)},
-        'worker_timeout': 1.0,
+        'worker_timeout': 2.0,
         'save_minutes': 0,
         'eval_interval': 100,  # only at the ends of the phases: faults in between are of play
     }
@@ -284,26 +251,22 @@ class At:
         self.actions.pop((table, phase, step), lambda: None)()
 
 
-def num_transitions(directory):
-    """Returns how many online transitions each seed has in its replay."""
-    return outcome(directory)[0]['seeds/0/rows/num_starts'].tolist()
-
-
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory):
-    """Of runs without overlap."""
+    """A run without faults."""
     tmp_path = tmp_path_factory.mktemp('undisturbed')
     (tmp_path / 'faults').mkdir()
-    return start(faulty_config(tmp_path, tmp_path / 'faults', overlap=False)).directory
+    return start(faulty_config(tmp_path, tmp_path / 'faults')).directory
 
 
-@pytest.mark.parametrize('changes', [{}, {'num_seeds': 2, 'overlap': False}])
-def test_a_run_goes_on_with_other_simulators_and_counts_them(tmp_path, faults, changes):
-    config = faulty_config(tmp_path, faults, **changes)
-    seeds = 1 + ('num_seeds' in changes)
+def test_a_run_goes_on_as_if_nothing_had_happened_and_counts_the_failures(
+    tmp_path, faults, undisturbed
+):
+    config = faulty_config(tmp_path, faults)
     at = At(
         {
-            ('online', 'online', 10): lambda: order(faults, ('die', 2), ('raise', 0)),
+            ('eval', 'offline', 0): lambda: order(faults, ('raise', 1)),  # in an evaluation
+            ('online', 'online', 10): lambda: order(faults, ('die', 2)),
             ('online', 'online', 30): lambda: order(faults, ('stop', 2)),
             ('online', 'online', 40): lambda: os.kill(os.getpid(), signal.SIGTERM),
         }
@@ -313,10 +276,10 @@ def test_a_run_goes_on_with_other_simulators_and_counts_them(tmp_path, faults, c
     result = start(config)
     assert read_status(result.directory)['status'] == 'done'
     assert not list(faults.iterdir())
-    rows = read_table(result.directory / 'online.csv')
-    assert sum(int(row['replaced_workers']) for row in rows) == 3
-    assert len(rows) == 6 * seeds
-    assert num_transitions(result.directory) == [60] * seeds
+    assert_equal_outcomes(result.directory, undisturbed, ('seconds', 'simulator_failures'))
+    tables = [read_table(result.directory / f'{name}.csv') for name in ('eval', 'online')]
+    failures = [[int(row['simulator_failures']) for row in table] for table in tables]
+    assert failures == [[0, 1, 1, 0], [0, 1, 0, 1, 0, 0]]  # of one evaluation there are two rows
 
 
 @pytest.mark.parametrize(('kind', 'what'), [('blind', 'an observation'), ('reward', 'a reward')])
@@ -329,51 +292,65 @@ def test_what_an_evaluation_is_given_is_finite_or_the_run_ends(tmp_path, faults,
     assert [row['step'] for row in read_table(config.directory / 'eval.csv')] == ['0', '10']
 
 
-def test_an_evaluation_counts_the_simulators_that_were_replaced(tmp_path, faults):
-    config = faulty_config(tmp_path, faults, online_steps=0, eval_interval=10)
-    at = At({('eval', 'offline', 0): lambda: order(faults, ('die', 2), ('raise', 0))})
-    rows = read_table(start(config, at).directory / 'eval.csv')
-    assert [row['replaced_workers'] for row in rows] == ['0', '2', '0']
-
-
-def test_the_third_failure_ends_a_run_that_the_same_command_continues(
-    tmp_path, faults, undisturbed
+def test_an_episode_that_always_fails_ends_the_run_and_the_same_command_goes_on_after_it(
+    tmp_path, faults
 ):
-    config = faulty_config(tmp_path, faults, overlap=False)
-    at = At({('online', 'online', 20): lambda: order(faults, ('die', 2), ('raise', 0), ('die', 0))})
-    with pytest.raises(
-        SimulatorError, match=r'At online step \d\d its state is saved; start it again'
-    ):
-        start(config, at)
-    status = read_status(config.directory)
-    assert status['status'] == 'failed'
-    assert status['error'].startswith('SimulatorError: toy-push-v0 (play): simulator 1 of 1 failed')
-    saved = checkpoints.find(config.directory)
-    assert saved.name == f'online-{status["step"]:09d}'
+    config = faulty_config(tmp_path, faults)
+    at = At({('online', 'online', 20): lambda: order(faults, ('bug', 2))})
+    for _ in range(2):
+        with pytest.raises(
+            SimulatorError, match=r'twice after .* At online step \d\d its state is saved; start it'
+        ):
+            start(config, at)
+        status = read_status(config.directory)
+        assert status['status'] == 'failed'
+        assert status['error'].startswith(f'SimulatorError: {NAME} 1 of 1 raised ZeroDivisionError')
+        saved = checkpoints.find(config.directory)
+        assert saved.name == f'online-{status["step"]:09d}'
+    (faults / '0-bug-2').unlink()
     result = start(config)
-    # The chunk that failed was left out, and is played now.
-    assert_equal_outcomes(result.directory, undisturbed)
+    arrays, tables = outcome(result.directory)
+    assert arrays['seeds/0/rows/num_starts'].tolist() == [60]
+    assert sum(int(row['simulator_failures']) for row in tables['online']) == 4
 
 
-def test_so_does_one_in_an_evaluation_and_one_while_simulators_are_placed(
-    tmp_path, faults, undisturbed
+def test_so_does_one_in_an_evaluation_which_counts_it_as_a_failure(tmp_path, faults, undisturbed):
+    config = faulty_config(tmp_path, faults)
+    at = At({('online', 'online', 60): lambda: order(faults, ('bug', 2))})  # then it evaluates
+    with pytest.raises(SimulatorError, match=r'twice after 0 .* At online step 60 its state is'):
+        start(config, at)
+    result = start(config)
+    assert [score['success'] for score in result.scores] == [0.0]
+    *rows, row = read_table(result.directory / 'eval.csv')
+    assert (row['success'], row['length'], row['simulator_failures']) == ('0.0', '0.0', '6')
+    assert rows == read_table(undisturbed / 'eval.csv')[:-1]
+
+
+def test_simulators_that_cannot_be_made_again_end_the_run_which_the_same_command_continues(
+    tmp_path, faults
 ):
     config = faulty_config(tmp_path, faults, overlap=False)
-    at = At(
-        {
-            ('online', 'online', 60): lambda: order(faults, ('bug', 1)),  # then it evaluates
-            ('eval', 'offline', 20): lambda: order(faults, *[('die', 0)] * 3),
-        }
-    )
-    with pytest.raises(SimulatorError, match=r'\(play\): .* At offline step 20 its state is saved'):
+    at = At({('online', 'online', 20): lambda: order(faults, ('die', 2), *[('raise', 0)] * 2)})
+    with pytest.raises(SimulatorError, match=r'by design. At online step \d\d its state is saved'):
         start(config, at)
-    with pytest.raises(
-        SimulatorError, match=r'\(evaluate\): .* At online step 60 its state is saved'
-    ):
-        start(config, at)
-    assert checkpoints.find(config.directory).name == 'online-000000060.npz'
-    (faults / '0-bug-1').unlink()
-    assert_equal_outcomes(start(config).directory, undisturbed)
+    (tmp_path / 'other' / 'faults').mkdir(parents=True)
+    other = faulty_config(tmp_path / 'other', tmp_path / 'other' / 'faults', overlap=False)
+    # The chunk that failed was left out, and is played now.
+    assert_equal_outcomes(start(config).directory, start(other).directory)
+
+
+def test_a_run_without_evaluations_starts_no_simulators_for_them(tmp_path, monkeypatch):
+    made = []
+    real = Simulators.__init__
+    monkeypatch.setattr(Simulators, '__init__', lambda *args: made.append(args[2]) or real(*args))
+    result = start(make_config(tmp_path, eval_episodes=0, eval_envs=7, num_seeds=2))
+    assert made == [2]
+    assert result.scores == ()
+    assert (result.directory / 'eval.csv').read_text() == ''
+    assert not (result.directory / 'learning_curve.png').exists()
+    assert read_status(result.directory)['status'] == 'done'
+    again = start(make_config(tmp_path, eval_episodes=0, eval_envs=7, num_seeds=2))
+    assert (again.scores, again.was_complete) == ((), True)
 
 
 def test_the_program_says_so_in_one_line_after_the_traceback(tmp_path, faults):
@@ -399,7 +376,7 @@ def test_the_program_says_so_in_one_line_after_the_traceback(tmp_path, faults):
     )
     assert run.returncode == 1
     lines = run.stderr.splitlines()
-    assert lines[-1].startswith('toy-push-v0 (evaluate): simulator ')
-    assert lines[-1].endswith('At offline step 0 its state is saved; start it again to continue')
+    assert lines[-1].startswith(f'{NAME} ')
+    assert 'At offline step 0 its state is saved; start it again to continue' in lines[-1]
     assert lines[-2] == 'ZeroDivisionError: by design'
     assert run.stderr.count('Traceback') == 1

@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy_suite
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Discrete
 
 import envs
 from envs import DatasetError, Option, Suite, Task, check_options, find_task, load_suite
 from envs.collect import collect
 from envs.datasets import npz_dataset
 from envs.layouts import ACTION_LIMIT
-from envs.vector import end
 
 TOY = find_task(toy_suite.ENV_NAME, 'toy_suite:suite')
 CUBE = 'cube-double-play-singletask-task2-v0'
@@ -136,60 +135,50 @@ def test_actions_are_mapped_to_the_bounds_of_the_environment():
 
 
 class Odd(Suite):
-    """Makes environments with any spaces."""
+    """Makes environments with any actions."""
 
-    def __init__(self, actions, observations):
-        self.spaces = actions, observations
+    def __init__(self, actions):
+        self.actions = actions
 
     def make_env(self, task, *, render=False, **options):
         env = toy_suite.Push()
-        env.action_space, env.observation_space = self.spaces
+        env.action_space = self.actions
         return env
 
 
-VECTOR = Box(-1, 1, (3,), np.float32)
-
-
-def make_odd(actions=VECTOR, observations=VECTOR):
-    return envs.make_env(Task('odd-v0', Odd(actions, observations), 'odd'))
+def make_odd(actions):
+    return envs.make_env(Task('odd-v0', Odd(actions), 'odd'))
 
 
 @pytest.mark.parametrize(
-    ('spaces', 'message'),
+    ('space', 'message'),
     [
-        ({'actions': Discrete(3)}, 'actions are Discrete.*vectors of real numbers; give the env'),
-        ({'actions': Box(0, 9, (1,), np.int64)}, 'actions are Box.*vectors of real numbers'),
-        ({'actions': Box(-1, 1, (2, 2))}, 'actions are Box.*vectors of real numbers'),
-        ({'actions': Box(-1, np.inf, (1,))}, 'actions are Box.*finite bounds; give'),
-        ({'actions': Box(1, 1, (1,))}, 'actions are Box.*one possible value only; leave'),
-        ({'observations': Dict({'x': VECTOR})}, 'observations are Dict.*FlattenObservation'),
-        ({'observations': Box(0, 1, (8, 8, 3))}, 'observations are Box.*FlattenObservation'),
-        ({'observations': Discrete(9)}, 'observations are Discrete.*FlattenObservation'),
+        (Discrete(3), 'actions are Discrete.*vectors of real numbers; give the env'),
+        (Box(0, 9, (1,), np.int64), 'actions are Box.*vectors of real numbers'),
+        (Box(-1, 1, (2, 2)), 'actions are Box.*vectors of real numbers'),
+        (Box(-1, np.inf, (1,)), 'actions are Box.*finite bounds; give'),
+        (Box(1, 1, (1,)), 'actions are Box.*one possible value only; leave'),
     ],
 )
-def test_spaces_that_agents_cannot_use_are_errors(spaces, message):
+def test_actions_that_agents_cannot_take_are_errors(space, message):
     with pytest.raises(ValueError, match=f'^odd-v0: {message}'):
-        make_odd(**spaces)
+        make_odd(space)
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
 @pytest.mark.parametrize('low', [-0.7, 0, 0.1, 0.3])
 def test_mapped_actions_stay_within_bounds_and_reach_them(dtype, low):
     space = Box(low, 0.9, (1,), dtype)
-    env = make_odd(actions=space)
+    env = make_odd(space)
     given = []
-    env.unwrapped.step = lambda action: given.append(action) or (None, 0, False, False, {})
+    step = env.unwrapped.step
+    env.unwrapped.step = lambda action: given.append(action) or step(action)
+    env.reset()
     for action in (-1, 1, 0):
         env.step(np.array([action], np.float32))
     assert all(action in space and action.dtype == dtype for action in given)
     np.testing.assert_array_equal(given[:2], [space.low, space.high])
     np.testing.assert_allclose(given[2], (low + 0.9) / 2, rtol=1e-6)
-
-
-def test_observations_become_float32():
-    env = envs.make_env(Task('x', Odd(VECTOR, Box(-np.inf, np.inf, (3,), np.float64)), 'x'))
-    env.unwrapped.reset = lambda **_: (np.array([0.1, 0.2, 0.3]), {})
-    assert env.observation_space.dtype == env.reset()[0].dtype == np.float32
 
 
 def test_data_with_its_own_rewards_is_mapped_to_the_unit_range(tmp_path):
@@ -267,15 +256,15 @@ def test_actions_outside_by_rounding_are_within(tmp_path):
 
 
 def test_a_suite_of_ones_own_plays_in_processes():
-    env = envs.make_vector_env(TOY, 3, 2, 'evaluate', toy_time_limit=4)
-    env.set_attr('queue', [((i, 10 + i),) for i in range(3)])
-    env.reset()
+    simulators = envs.make_simulators(TOY, 3, 2, toy_time_limit=4)
+    simulators.begin({i: envs.Start(10 + i) for i in range(3)})
     lengths = np.zeros(3)
     for _ in range(2):
-        _, _, _, _, info = env.step(np.full((3, 2, 1), 1.0, np.float32))
-        lengths += info['length']
-    end(env)
-    assert info['finished'].any()
+        chunks = dict.fromkeys(simulators.playing, np.full((2, 1), 1.0, np.float32))
+        for i, (transitions, _) in simulators.play(chunks).items():
+            lengths[i] += transitions['length']
+    simulators.end()
+    assert not simulators.playing
     for i, length in enumerate(lengths):
         alone = envs.make_env(TOY, toy_time_limit=4)
         alone.reset(seed=10 + i)
@@ -289,7 +278,6 @@ def test_a_suite_of_ones_own_plays_in_processes():
 def test_a_suite_defined_in_the_main_program_plays_and_collects_in_processes(tmp_path):
     code = """
     import envs, numpy as np, jax, toy_suite
-    from functools import partial
 
     class Mine(toy_suite.Toy):
         name = 'mine'
@@ -297,20 +285,20 @@ def test_a_suite_defined_in_the_main_program_plays_and_collects_in_processes(tmp
             return Env()
 
     class Env(toy_suite.Push):
-        pass
+        def reset(self, **options):
+            assert 'jax' not in __import__('sys').modules
+            return super().reset(**options)
 
     envs.register(Mine())
-    env = envs.make_vector_env(toy_suite.ENV_NAME, 2, 5, 'evaluate')
-    env.set_attr('probe', [partial(eval, "'jax' in __import__('sys').modules")] * 2)
-    env.reset()
-    print(env.call('probe'))
+    simulators = envs.make_simulators(toy_suite.ENV_NAME, 2, 5)
+    print(len(simulators.begin({i: envs.Start(i) for i in range(2)})))
 
     from envs.collect import collect
     print(len(collect(toy_suite.DATASET, 2, 'here', num_workers=2, suite=Mine())))
     """
     path = tmp_path / 'program.py'
     path.write_text(textwrap.dedent(code))
-    assert run_python(path) == '(False, False)\n1\n'
+    assert run_python(path) == '2\n1\n'
 
 
 def run_python(path):

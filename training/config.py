@@ -101,10 +101,11 @@ class RunConfig:
 
     eval_interval: int = _setting(100_000, 'Steps between evaluations; 0: at the end of each '
                                   'phase only.', 0)  # fmt: skip
-    eval_episodes: int = _setting(50, 'Episodes per evaluation; the paper: 100.', 1)
+    eval_episodes: int = _setting(50, 'Episodes per evaluation; the paper: 100. 0: no '
+                                  'evaluations.', 0)  # fmt: skip
     eval_envs: int = _how(10, 'Environments evaluated in parallel, of all seeds together.', 1)
-    worker_timeout: float = _how(120.0, 'Seconds without an answer after which a simulator is '
-                                 'replaced.', 1, most=86_400)  # fmt: skip
+    worker_timeout: float = _how(120.0, 'Seconds without an answer after which simulators are '
+                                 'built anew.', 1, most=86_400)  # fmt: skip
     video_episodes: int = _how(0, 'Episodes of each seed to record at each evaluation, in '
                                '<run>/videos/; 0: none.', 0)  # fmt: skip
     video_frame_skip: int = _how(3, 'Environment steps between two frames of a video.', 1)

@@ -1,14 +1,17 @@
 """Evaluation: many episodes of all seeds at once, the same episodes every time."""
 
+import dataclasses
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from envs.episodes import episode_seed
+from envs.simulators import Simulators, Start
+from envs.workers import SimulatorError
 from training.updates import on_each_device
 from utils.errors import NotFinite
 from utils.keys import key_for
@@ -29,89 +32,123 @@ def _act(policies, observations, rngs, episodes, num_chunks):
     return over_seeds(act_one, (0,) * 5)(policies, observations, rngs, episodes, num_chunks)
 
 
+@dataclasses.dataclass
+class _Episode:
+    """An episode as far as it is played."""
+
+    number: int
+    observation: Any
+    chunks: int = 0
+    reward: float = 0.0
+    length: int = 0
+    success: bool = False
+
+
 def evaluate(
     policies: Sequence[Any],
-    env: Any,
+    simulators: Simulators,
     num_episodes: int,
     seeds: Sequence[int],
     between_steps: Callable[[], None] = lambda: None,
-) -> list[dict[str, float]]:
+) -> tuple[list[dict[str, float]], SimulatorError | None]:
     """Plays `num_episodes` episodes with each policy and averages their outcomes.
 
     Start states depend only on the seed and the episode's number, noise also on the chunk's number.
-    So the same policy always gets the same score from the same number of environments, also if one
-    of them is replaced, which plays its open episode anew. One call of a policy gives a chunk for
-    each of its environments.
+    So the same policy always gets the same score from the same number of simulators, also if some
+    fail and are built anew. One call of a policy gives a chunk for each of its simulators.
 
     Args:
         policies: stacks `[S_d, …]`, one for each device, of anything with
-            `sample_actions(observations [d_s], rng) -> [h, d_a]`; S in all.
-        env: S · n parallel environments of `envs.make_vector_env(mode='evaluate')`, of which each
-            policy gets n.
+            `sample_actions(observation, rng) -> [h, d_a]`; S in all.
+        simulators: S · n, of which each policy gets n.
         num_episodes: of each policy.
         seeds: of each policy, of its run; they decide the start states and the noise.
         between_steps: called before every chunk; an exception that it raises ends the evaluation.
 
     Raises:
-        NotFinite: an observation, a policy's action or a return is not.
-        SimulatorError: an environment failed again and again, see `envs.vector.ParallelEnvs`.
+        NotFinite: an observation, a policy's action or a reward is not.
+        SimulatorError: a simulator cannot be made again.
 
     Returns:
         For each policy `success` (fraction of episodes successful at their last step), `return` and
-        `length` (environment steps), averaged over episodes; `replaced_workers`, how many of its
-        environments' processes failed and were replaced.
+        `length` (environment steps), averaged over episodes, and `simulator_failures`, how often
+        its simulators failed. An episode at which one failed twice counts as far as it was played,
+        without success; then the error comes with the scores.
     """
-    per_seed = env.num_envs // len(seeds)
-    env.set_attr(
-        'queue',
-        [
-            [(i, episode_seed(seed, i, 'evaluate')) for i in range(first, num_episodes, per_seed)]
-            for seed in seeds
-            for first in range(per_seed)
-        ],
-    )
-    observations, info = env.reset()
-    rngs = jnp.stack([key_for(seed, 'evaluation') for seed in seeds])
-    rngs = np.asarray(rngs)
-    num_chunks = np.zeros(env.num_envs, np.int32)
-    outcomes = [{'success': [], 'return': [], 'length': []} for _ in seeds]
+    num, per_seed = simulators.num_envs, simulators.num_envs // len(seeds)
+    queues = [
+        deque(range(first, num_episodes, per_seed)) for _ in seeds for first in range(per_seed)
+    ]
+    rngs = np.stack([key_for(seed, 'evaluation') for seed in seeds])
+    playing: dict[int, _Episode] = {}  # by the simulator's number
+    outcomes: list[list[_Episode]] = [[] for _ in seeds]
+    simulators.take_failures()
 
-    def by_seed(x):
-        return x.reshape(len(seeds), per_seed, *x.shape[1:])
+    def by_seed(values: Sequence[Any]) -> np.ndarray:
+        return np.stack(values).reshape(len(seeds), per_seed, *np.shape(values[0]))
 
-    def check(what: str, values: np.ndarray) -> None:
-        if not np.isfinite(values).all():
-            bad = int(np.argwhere(~np.isfinite(values))[0, 0])
+    def check(what: str, i: int, values: Any) -> None:
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(values)):
             raise NotFinite(
-                f'evaluation of seed {seeds[bad // per_seed]}, episode {episodes[bad]}: {what} not '
-                'finite'
+                f'evaluation of seed {seeds[i // per_seed]}, episode {playing[i].number}: {what} '
+                'not finite'
             )
 
-    replaced = by_seed(info['replaced']).sum(axis=1)
-    while (info['episode'] >= 0).any():
+    def end(i: int) -> None:
+        outcomes[i // per_seed].append(playing.pop(i))
+
+    while playing or any(queues):
         between_steps()
-        episodes = info['episode']
-        check('the environment gave an observation that is', observations)
+        new = {i: queue.popleft() for i, queue in enumerate(queues) if queue and i not in playing}
+        starts = {i: Start(episode_seed(seeds[i // per_seed], number, 'evaluate'))
+                  for i, number in new.items()}  # fmt: skip
+        for i, observation in simulators.begin(starts).items():
+            if i in new:
+                playing[i] = _Episode(new[i], observation)
+            if observation is None:
+                end(i)
+        if not playing:
+            continue
+        for i, episode in playing.items():
+            check('the environment gave an observation that is', i, episode.observation)
+        idle = next(iter(playing.values()))  # simulators without an episode have its inputs
+        episodes = [playing.get(i, idle) for i in range(num)]
         inputs = [
-            by_seed(observations),
+            jax.tree.map(lambda *x: by_seed(x), *(episode.observation for episode in episodes)),
             rngs,
-            by_seed(episodes.astype(np.int32)),
-            by_seed(num_chunks),
+            by_seed([np.int32(episode.number) for episode in episodes]),
+            by_seed([np.int32(episode.chunks) for episode in episodes]),
         ]
         chunks = on_each_device(_act, policies, *inputs)
-        chunks = chunks.reshape(env.num_envs, *chunks.shape[2:])
-        check('the policy chose an action that is', chunks)
-        observations, rewards, _, _, info = env.step(chunks)
-        check('the environment gave a reward that is', rewards)
-        replaced += by_seed(info['replaced']).sum(axis=1)
-        num_chunks += 1
-        num_chunks[info['finished'] | (info['replaced'] > 0)] = 0  # another episode, or anew
-        for i in np.flatnonzero(info['finished']):
-            for name, values in outcomes[i // per_seed].items():
-                values.append(float(info[name][i]))
-    # Sums that do not depend on the order in which the episodes ended.
-    return [
-        {name: math.fsum(values) / len(values) for name, values in outcome.items()}
-        | {'replaced_workers': int(count)}
-        for outcome, count in zip(outcomes, replaced, strict=True)
+        chunks = chunks.reshape(num, *chunks.shape[2:])
+        for i in playing:
+            check('the policy chose an action that is', i, chunks[i])
+        for i, answer in simulators.play({i: chunks[i] for i in playing}).items():
+            if answer is None:
+                end(i)
+                continue
+            (transitions, success), episode = answer, playing[i]
+            check('the environment gave a reward that is', i, transitions['rewards'])
+            episode.observation = transitions['next_observation']
+            episode.chunks += 1
+            episode.reward += float(transitions['rewards'].sum())
+            episode.length += transitions['length']
+            episode.success = success
+            if transitions['done']:
+                end(i)
+    failures, error = simulators.take_failures()
+    scores = [
+        {
+            'success': _mean([episode.success for episode in episodes]),
+            'return': _mean([episode.reward for episode in episodes]),
+            'length': _mean([episode.length for episode in episodes]),
+            'simulator_failures': int(failures[i * per_seed : (i + 1) * per_seed].sum()),
+        }
+        for i, episodes in enumerate(outcomes)
     ]
+    return scores, error
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Returns the mean, which does not depend on the order in which the episodes ended."""
+    return math.fsum(values) / len(values)

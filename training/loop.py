@@ -16,16 +16,19 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from envs import SimulatorError
+from envs.episodes import episode_seed
+from envs.simulators import Simulators, Start
+from envs.workers import SimulatorError
 from training import updates
 from training.config import RunConfig
 from training.evaluation import evaluate
 from training.logs import RunLog
 from training.shards import ShardReader
 from training.state import PHASES, Play, RunState, SeedState, begin_online
-from utils.errors import NotFinite, UserError
+from utils.errors import NotFinite
 from utils.keys import key_for
 from utils.replay import Rows
+from utils.seeds import unstack
 
 OFFLINE_GROUP = 32  # updates that run without the host, see `updates.update_many`
 FAR_BEYOND = 10  # times what rewards allow: a critic with such values diverges
@@ -41,14 +44,14 @@ class Resources:
     data: list[Rows]  # the data set, on each device
     shards: ShardReader
     log: RunLog
-    eval_env: Any  # from `envs.make_vector_env(mode='evaluate')`
-    make_play_env: Callable[[], Any]  # the same with mode='play'
+    eval_simulators: Simulators | None  # None: no evaluations
+    make_simulators: Callable[[], Simulators]  # one for each seed, for the online phase
     check: Callable[[], None]  # raises where a run is to be left
     on_metrics: Metrics = lambda *_: None
     show_progress: bool = True
     bar: tqdm | None = None
-    play_env: Any = None
-    failure: SimulatorError | None = None  # of the play environments; they are of no use then
+    simulators: Simulators | None = None  # once they are made
+    failure: SimulatorError | None = None  # that the run stops for
     block: int = 1  # updates in one dispatch of the offline phase
     exploration_keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
     record_videos: Callable[..., None] = lambda *_: None  # see `RunVideos.record`
@@ -80,7 +83,8 @@ def advance(state: RunState, run: Resources) -> RunState | None:
     report can be interrupted. Then `state` is as it was, and the report is made again later.
 
     Raises:
-        SimulatorError: a simulator failed again and again. `state` is as it was and can be saved.
+        SimulatorError: a simulator failed again and again. `state` is whole, and where the same
+            would not happen again: an episode that cannot go on has ended.
     """
     if run.failure is not None:
         raise run.failure
@@ -110,7 +114,8 @@ def next_report(state: RunState, config: RunConfig) -> int | None:
         return None
     if state.reported < 0:
         return 0
-    return next_stop(state.reported, [config.eval_interval, config.log_interval], end)
+    eval_interval = config.eval_interval if config.eval_episodes else 0
+    return next_stop(state.reported, [eval_interval, config.log_interval], end)
 
 
 def next_stop(step: int, intervals: Sequence[int], end: int) -> int:
@@ -134,8 +139,7 @@ def _next_phase(state: RunState, run: Resources) -> RunState | None:
         return None
     config = run.config
     play = Play.create(len(config.seeds), config.horizon_length, state.seeds[0].agents.spec)
-    state = begin_online(state, run.data, play, config)
-    return state.replace(play=play.replace(observations=place_simulators(play, run)))
+    return begin_online(state, run.data, play, config)
 
 
 def _show(state: RunState, run: Resources) -> None:
@@ -167,19 +171,20 @@ def report(state: RunState, run: Resources) -> RunState:
         if play is not None:
             rows = [_of_episodes(play, i) | row for i, row in enumerate(rows)]
             zeros = np.zeros_like(play.finished)
-            play = play.replace(finished=zeros, succeeded=zeros, replaced=zeros)
+            play = play.replace(finished=zeros, succeeded=zeros, failures=zeros)
         run.write(state.phase, state, rows)
         seeds = tuple(
             part.replace(totals=updates.zero_totals(part.agents, part.replays, rows))
             for part, rows in zip(seeds, run.data, strict=True)
         )
-    if is_due(state.step, config.eval_interval, end):
+    if run.eval_simulators is not None and is_due(state.step, config.eval_interval, end):
         if state.step or not scores:  # else the agents are still those that ended the offline phase
             policies = [part.agents.policy() for part in seeds]
-            scores = tuple(
-                evaluate(policies, run.eval_env, config.eval_episodes, config.seeds, run.check)
+            found, failure = evaluate(
+                policies, run.eval_simulators, config.eval_episodes, config.seeds, run.check
             )
             run.record_videos(policies, state.phase, state.step, run.check)
+            scores, run.failure = tuple(found), failure
         run.write('eval', state, scores)
         success = np.mean([score['success'] for score in scores])
         if run.bar is not None:
@@ -268,8 +273,8 @@ def is_due(step: int, interval: int, end: int) -> bool:
 def _of_episodes(play: Play, seed: int) -> dict[str, float | None]:
     episodes = int(play.finished[seed])
     success = float(play.succeeded[seed] / episodes) if episodes else None
-    replaced = int(play.replaced[seed])
-    return {'episodes': episodes, 'episode_success': success, 'replaced_workers': replaced}
+    failures = int(play.failures[seed])
+    return {'episodes': episodes, 'episode_success': success, 'simulator_failures': failures}
 
 
 # ---- the offline phase --------------------------------------------------------------------------
@@ -313,27 +318,32 @@ def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
 # ---- the online phase ---------------------------------------------------------------------------
 
 
-def place_simulators(play: Play, run: Resources) -> np.ndarray:
-    """Starts the environments where each seed is; returns the observations `[S, d_s]`.
+def place_simulators(state: RunState, run: Resources) -> RunState:
+    """Begins the episodes of seeds whose simulators are in none: all at first, then the next ones.
+
+    An open episode of a run that is resumed goes on where it was.
 
     Raises:
-        UserError: an environment gives another observation than the run has.
+        UserError: an environment leads to another observation than the run has.
     """
-    seeds = run.config.seeds
-    run.play_env = run.make_play_env()
-    run.play_env.set_attr(
-        'start', list(zip(seeds, play.episodes.tolist(), play.episode_actions, strict=True))
-    )
-    observations, _ = run.play_env.reset()
-    known = play.num_actions > 0
-    if not np.array_equal(observations[known], play.observations[known]):
-        raise UserError(
-            f'{run.config.env_name}: the environment does not repeat itself: the same seed and '
-            'actions led to another observation, so the online phase cannot go on where it was; '
-            'start anew with --fresh'
-        )
-    run.exploration_keys = np.stack([np.asarray(key_for(seed, 'exploration')) for seed in seeds])
-    return observations
+    play, seeds = state.online, run.config.seeds
+    if run.simulators is None:
+        run.simulators = run.make_simulators()
+        run.exploration_keys = np.stack([key_for(seed, 'exploration') for seed in seeds])
+    starts = {}
+    for i in set(range(len(seeds))) - run.simulators.playing:
+        starts[i] = Start(episode_seed(seeds[i], int(play.episodes[i])))
+        if len(actions := play.episode_actions[i]):
+            known = unstack(play.observations, i)
+            starts[i] = starts[i]._replace(chunks=[actions], observation=known)
+    if not starts:
+        return state
+    begun = run.simulators.begin(starts)
+    found = {i: observation for i, observation in begun.items() if observation is not None}
+    play = play.replace(observations=_put(play.observations, found))
+    play = _give_up_episodes(play, begun, run)
+    _check_finite('an observation', play.observations, play, run)
+    return state.replace(play=play)
 
 
 def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
@@ -344,10 +354,14 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
     last one. The end of an episode cuts a chunk short, so seeds need not have the same step; those
     that reach `stop` wait for the others.
 
-    A seed whose simulator is replaced takes no step. Its episode ends where it was, not counted
-    among those finished. If a simulator fails again and again, the chunk is left out for all seeds,
-    and the next `advance` raises the error: the state before the chunk is used up, this is not.
+    Simulators that fail are built anew, and execute the same chunk. A seed whose simulator fails
+    again takes no step; its episode ends where it was, as one cut off by a time limit, and is not
+    counted among those finished. The next `advance` raises the error.
     """
+    state = place_simulators(state, run)
+    if run.failure is not None:
+        return state
+    assert run.simulators is not None
     config, play = run.config, state.online
     playing = play.env_steps < stop
     due = np.where(playing, play.env_steps, play.trained_steps)
@@ -358,46 +372,72 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
         updates.act, policies, play.observations, run.exploration_keys, play.env_steps
     )
     lengths = np.minimum(config.horizon_length, config.online_steps - play.env_steps) * playing
-    run.play_env.step_async((chunks, lengths))
+    run.simulators.ask({i: chunks[i, : lengths[i]] for i in np.flatnonzero(lengths).tolist()})
     if config.overlap:
         state = learn(state, run, due)
     try:
-        observations, _, _, _, info = run.play_env.step_wait()
-    except SimulatorError as error:
+        answers = run.simulators.answers()
+    except SimulatorError as error:  # they cannot be made again; the state before is used up
         run.failure = error
         return state
-    pending = {k: v for k, v in info['transitions'].items() if not k.startswith('_')}
-    done, taken = pending['done'].astype(bool), pending['length']
-    finished = done & (info['replaced'] == 0)
-    _check_simulators(observations, pending, play, run)
+    transitions = {i: answer[0] for i, answer in answers.items() if answer is not None}
+    pending = _put(jax.tree.map(np.zeros_like, play.pending), transitions)
+    _check_finite('a reward', pending['rewards'], play, run)
+    _check_finite('an observation', pending['observations'], play, run)
+    _check_finite('an observation', pending['next_observation'], play, run)
+    run.largest_reward = max(run.largest_reward, largest(pending['rewards']))
+    done, taken = pending['done'], pending['length']
+    reached = {i: x['next_observation'] for i, x in transitions.items()}
+    succeeded = [i for i, answer in answers.items() if answer is not None and answer[1]]
     play = state.online.with_actions(pending['actions'], taken, done).replace(
-        observations=observations,
+        observations=_put(play.observations, reached),
         env_steps=play.env_steps + taken,
-        episodes=info['episode'].astype(np.int64),
+        episodes=play.episodes + done,
         pending=pending,
-        finished=play.finished + finished,
-        succeeded=play.succeeded + (finished & info['success'].astype(bool)),
-        replaced=play.replaced + info['replaced'],
+        finished=play.finished + done,
+        succeeded=play.succeeded + np.isin(np.arange(len(done)), succeeded),
     )
+    play = _give_up_episodes(play, answers, run)
     return state.replace(play=play, step=int(play.env_steps.min()))
 
 
-def _check_simulators(observations: np.ndarray, pending: dict, play: Play, run: Resources) -> None:
-    """Raises NotFinite if something that the simulators gave, `[S, …]` each, is not finite."""
-    for what, values in (
-        ('a reward', pending['rewards']),
-        ('an observation', pending['observations']),
-        ('an observation', pending['next_observation']),
-        ('an observation', observations),
-    ):
-        if not np.isfinite(values).all():
+def _put(stacked: Any, trees: Mapping[int, Any]) -> Any:
+    """Returns a tree `[S, ...]` with the trees of some seeds, by number, put in their places."""
+
+    def put(array: np.ndarray, *new: Any) -> np.ndarray:
+        array = array.copy()
+        for i, value in zip(trees, new, strict=True):
+            array[i] = value
+        return array
+
+    return jax.tree.map(put, stacked, *trees.values())
+
+
+def _give_up_episodes(play: Play, answers: Mapping[int, Any], run: Resources) -> Play:
+    """Ends the episodes of seeds without an answer where they are, and counts the failures."""
+    assert run.simulators is not None
+    failures, run.failure = run.simulators.take_failures()
+    if not failures.any():
+        return play
+    lost = np.isin(np.arange(len(failures)), [i for i, x in answers.items() if x is None])
+    play = play.with_actions(play.pending['actions'], np.zeros_like(play.num_actions), lost)
+    return play.replace(
+        episodes=play.episodes + lost,
+        pending=play.pending | {'done': play.pending['done'] | lost},
+        failures=play.failures + failures,
+    )
+
+
+def _check_finite(what: str, tree: Any, play: Play, run: Resources) -> None:
+    """Raises NotFinite if something that simulators gave, `[S, ...]`, is not finite."""
+    for values in jax.tree.leaves(tree):
+        if values.dtype.kind == 'f' and not np.isfinite(values).all():
             seed = int(np.argwhere(~np.isfinite(values))[0, 0])
             raise NotFinite(
                 f'{run.config.env_name}: the environment of seed {run.config.seeds[seed]} gave '
                 f'{what} that is not finite, in the chunk after online step '
                 f'{play.env_steps[seed]:,}'
             )
-    run.largest_reward = max(run.largest_reward, largest(pending['rewards']))
 
 
 def catch_up(state: RunState, run: Resources, stop: int) -> RunState:

@@ -76,7 +76,7 @@ def train(
     Raises:
         UserError: a setting cannot work, data or a checkpoint is not what is needed, or the code
             has changed since the run learned something.
-        SimulatorError: a simulator failed again and again, see `envs.vector.ParallelEnvs`.
+        SimulatorError: a simulator failed again and again, see `envs.simulators.Simulators`.
         Interrupted: a signal asked the run to stop. Its state is saved; call again to continue.
     """
     config.check()
@@ -147,8 +147,7 @@ class _Run:
         self.folder = RunFolder(place)
         stack.callback(self.folder.close)
         stack.push(self._note_error)
-        eval_env = self._open_eval_env()
-        eval_env.reset_async()  # builds the scenes while the data is read
+        eval_simulators = self._open_eval_simulators()  # they get ready while the data is read
         self.machine = describe_machine()
         say('On {host}: {device}, Python {python}: {command}'.format(**self.machine))
         warn_of_unused_gpu()
@@ -197,8 +196,8 @@ class _Run:
             data=data,
             shards=shards,
             log=self.log,
-            eval_env=eval_env,
-            make_play_env=partial(self._open_envs, config.num_seeds, 'play'),
+            eval_simulators=eval_simulators,
+            make_simulators=partial(self._open_simulators, config.num_seeds),
             check=interruption.check,
             on_metrics=on_metrics,
             show_progress=show_progress,
@@ -210,30 +209,30 @@ class _Run:
             handler.addFilter(self.resources.clear_bar)
             stack.callback(handler.removeFilter, self.resources.clear_bar)
         stack.push(self._note_error)  # first of all that is closed, which may take a while
-        eval_env.reset_wait()
-        if self.state.play is not None:
-            loop.place_simulators(self.state.play, self.resources)
+        if eval_simulators is not None:
+            eval_simulators.wait()
         say(f'Resuming at {self.where} in {place}' if saved else f'Writing to {place}')
         interruption.wait_for_check()
 
-    def _open_eval_env(self):
-        """Starts the environments of all evaluations."""
+    def _open_eval_simulators(self) -> envs.Simulators | None:
+        """Starts the simulators of all evaluations, if there are any."""
         config = self.config
+        if not config.eval_episodes:
+            return None
         per_seed = max(1, min(config.eval_envs // config.num_seeds, config.eval_episodes))
-        return self._open_envs(per_seed * config.num_seeds, 'evaluate')
+        return self._open_simulators(per_seed * config.num_seeds)
 
-    def _open_envs(self, num_envs: int, mode: str):
+    def _open_simulators(self, num_envs: int) -> envs.Simulators:
         config = self.config
-        env = envs.make_vector_env(
+        simulators = envs.make_simulators(
             config.task,
             num_envs,
             config.horizon_length,
-            mode,
             worker_timeout=config.worker_timeout,
             **config.env_options,
         )
-        self._stack.callback(envs.end, env)
-        return env
+        self._stack.callback(simulators.end)
+        return simulators
 
     def _note_error(self, kind: type | None, error: BaseException | None, _) -> None:
         """Writes into the status why the run is left, if it began and is left by an exception."""

@@ -39,10 +39,10 @@ class Play(flax.struct.PyTreeNode):
     """Where each of S seeds is in its environment, as NumPy arrays.
 
     The simulators are not part of it: an episode with the same seed and the same actions is the
-    same episode again (`envs.episodes.EndlessPlay`).
+    same episode again.
     """
 
-    observations: Any  # [S, ...], where the next chunk begins
+    observations: Any  # [S, ...], where the next chunk begins, but not of a new episode
     env_steps: np.ndarray  # [S], taken
     trained_steps: np.ndarray  # [S], of those whose updates are made
     episodes: np.ndarray  # [S], number of the episode being played
@@ -51,7 +51,7 @@ class Play(flax.struct.PyTreeNode):
     pending: dict[str, Any]  # transitions of the last chunks [S, …], not in replay yet
     finished: np.ndarray  # [S], episodes ended since the last row of the tables
     succeeded: np.ndarray  # [S], of those
-    replaced: np.ndarray  # [S], simulators replaced since then
+    failures: np.ndarray  # [S], of simulators since then
 
     @classmethod
     def create(cls, num_seeds: int, horizon: int, spec: Spec) -> 'Play':
@@ -72,7 +72,7 @@ class Play(flax.struct.PyTreeNode):
             pending=steps | nothing,
             finished=count,
             succeeded=count,
-            replaced=count,
+            failures=count,
         )
 
     @property

@@ -1,18 +1,19 @@
 """Environments in processes: what they import, what they obey, how they end."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toy_suite
 
-from envs import find_task, make_vector_env, vector
+from envs import Simulators, find_task, make_simulators
+from envs.simulators import Start, _make_chunks
 
 ROOT = Path(__file__).parents[1]
 CUBE = 'cube-single-play-singletask-task1-v0'
@@ -22,33 +23,44 @@ HORIZON = 5
 on_linux = pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='reads /proc')
 
 # A user's programs, without a main guard. They print the pids of their simulators.
-TOY_PROGRAM = """
+SLEEPER_PROGRAM = """
 import time
-from functools import partial
+from multiprocessing import active_children
 import envs
 
-task = envs.find_task('toy-push-v0', 'toy_suite:suite')
-env = envs.make_vector_env(task, 2, 5, 'evaluate')
-print(*[process.pid for process in env.processes], flush=True)
-env.set_attr('probe', [partial(time.sleep, 60)] * 2)
+class Sleeper:
+    def begin(self, seed, chunks):
+        return 0.0
+    def play(self, chunk):
+        time.sleep(60)
+
+simulators = envs.Simulators(Sleeper, 2, 'mine', 90)
+simulators.begin({i: envs.Start(0) for i in range(2)})
+print(*[process.pid for process in active_children()], flush=True)
 """
 CUBE_PROGRAM = """
-from functools import partial
 import jax
 import matplotlib
-import numpy as np
+from multiprocessing import active_children
 import envs
 
 print('main program', flush=True)
-env = envs.make_vector_env('cube-single-play-singletask-task1-v0', 2, 5, 'play')
-wanted = "sorted({'jax', 'matplotlib', 'mujoco'} & set(__import__('sys').modules))"
-env.set_attr('probe', [partial(eval, wanted)] * 2)
-print(*env.call('probe'), sep=';')
-env.set_attr('start', [(seed, 0, np.zeros((0, 5))) for seed in (0, 1)])
-env.reset()
-env.step((jax.numpy.zeros((2, 5, 5)), jax.numpy.array([5, 2])))
-print(*env.call('probe'), sep=';')
-print(*[process.pid for process in env.processes], flush=True)
+
+def make():
+    import envs.simulators
+    task = envs.find_task('cube-single-play-singletask-task1-v0')
+    chunks, play = envs.simulators._make_chunks(task, 5), envs.simulators.ActionChunks.play
+    def told(chunk):
+        import sys
+        print(sorted({'jax', 'matplotlib', 'mujoco'} & set(sys.modules)), flush=True)
+        return play(chunks, chunk)
+    chunks.play = told
+    return chunks
+
+simulators = envs.Simulators(make, 2, 'cube', 60)
+simulators.begin({i: envs.Start(i) for i in range(2)})
+simulators.play({i: jax.numpy.zeros((5, 5)) for i in range(2)})
+print(*[process.pid for process in active_children()], flush=True)
 """
 
 
@@ -94,16 +106,6 @@ def wait_until_gone(pids, seconds=5):
         time.sleep(0.05)
 
 
-def toy_env(mode='evaluate', num_envs=2):
-    return make_vector_env(TOY, num_envs, HORIZON, mode)
-
-
-def in_a_long_step(env):
-    """Asks the processes for what takes a minute."""
-    env.set_attr('probe', [partial(time.sleep, 60)] * env.num_envs)
-    env.call_async('probe')
-
-
 def test_importing_envs_is_light():
     heavy = ['ogbench', 'mujoco', 'jax', 'matplotlib', 'chex', 'envs.ogbench.tasks']
     code = (
@@ -118,7 +120,7 @@ def test_simulators_import_nothing_of_the_main_program(start):
     process = start(CUBE_PROGRAM)
     output, errors = process.communicate(timeout=60)
     lines = output.splitlines()
-    assert lines[:3] == ['main program', *["['mujoco'];['mujoco']"] * 2]
+    assert lines[:3] == ['main program', *["['mujoco']"] * 2], errors
     assert len(lines) == 4
     assert process.returncode == 0
     assert 'Traceback' not in errors
@@ -128,7 +130,7 @@ def test_simulators_import_nothing_of_the_main_program(start):
 @on_linux
 def test_simulators_end_without_a_word_when_the_program_is_killed(start):
     # One of them is in the middle of something, the other one waits for something to do.
-    code = TOY_PROGRAM + "env._simulators[0].ask('probe')\n"
+    code = SLEEPER_PROGRAM + 'simulators.ask({0: [[0.0]]})\n'
     process = start(code + "print('busy', flush=True)\ntime.sleep(60)\n")
     pids = list(map(int, process.stdout.readline().split()))
     assert process.stdout.readline() == 'busy\n', process.stderr.read()
@@ -148,55 +150,63 @@ def test_signals_to_all_processes_are_left_to_the_program(start, number):
 import os, signal
 asked = []
 signal.signal({number:d}, lambda *_: asked.append(1))
-{TOY_PROGRAM}
+{SLEEPER_PROGRAM}
 os.killpg(0, {number:d})
-env.reset()  # all are there still
-late = envs.make_vector_env(task, 1, 5, 'evaluate')  # and so is what starts them
-late.reset()
-print(asked, [process.is_alive() for process in env.processes + late.processes])
+simulators.begin({{0: envs.Start(0)}})  # all are there still
+late = envs.Simulators(Sleeper, 1, 'late', 90)  # and so is what starts them
+late.wait()
+print(asked, len(active_children()))
 """
     output, errors = start(code).communicate(timeout=60)
-    assert output.splitlines()[-1] == '[1] [True, True, True]', errors
+    assert output.splitlines()[-1] == '[1] 3', errors
     assert 'Traceback' not in errors
 
 
+class Sleeper:
+    def begin(self, seed, chunks):
+        return 0.0
+
+    def play(self, chunk):
+        time.sleep(60)
+
+
 def test_end_does_not_wait_for_a_step_and_may_be_called_again():
-    env = toy_env()
-    processes = env.processes
-    in_a_long_step(env)
+    simulators = Simulators(Sleeper, 2, 'mine', 90)
+    simulators.begin({0: Start(0), 1: Start(0)})
+    before = multiprocessing.active_children()
+    simulators.ask({0: np.zeros((1, 1)), 1: np.zeros((1, 1))})
     begin = time.monotonic()
-    vector.end(env)
-    vector.end(env)
+    simulators.end()
+    simulators.end()
     assert time.monotonic() - begin < 5
-    assert not any(process.is_alive() for process in processes)
+    assert len(multiprocessing.active_children()) == len(before) - 2
 
 
 @on_linux
 def test_a_program_that_fails_ends_simulators_at_work(start):
-    process = start(TOY_PROGRAM + "env.call_async('probe')\nraise SystemExit('the last word')\n")
-    output, errors = process.communicate(timeout=60)
+    code = "simulators.ask({0: [[0.0]], 1: [[0.0]]})\nraise SystemExit('the last word')\n"
+    output, errors = start(SLEEPER_PROGRAM + code).communicate(timeout=60)
     assert errors.splitlines()[-1] == 'the last word'
     wait_until_gone(list(map(int, output.splitlines()[-1].split())))
 
 
-def test_unknown_mode_and_options_are_errors_before_anything_is_started():
-    with pytest.raises(ValueError, match='mode=watch: must be one of evaluate, play'):
-        toy_env('watch')
+def test_unknown_options_are_errors_before_anything_is_started():
     with pytest.raises(ValueError, match='--sparse=True: not an option of suite toy; its options'):
-        make_vector_env(TOY, 1, HORIZON, 'play', sparse=True)
+        make_simulators(TOY, 1, HORIZON, sparse=True)
 
 
 def test_processes_play_what_one_process_plays():
-    env = toy_env('play')
-    env.set_attr('start', [(seed, 0, np.zeros((0, 1))) for seed in (0, 1)])
-    observations, _ = env.reset()
-    chunks = np.full((2, HORIZON, 1), 0.25, np.float32)
-    _, _, _, _, info = env.step((chunks, np.array([5, 2])))
-    vector.end(env)
-    for i, length in enumerate([5, 2]):
-        alone = vector._make_worker_env(TOY, HORIZON, 'play')
-        alone.start = (i, 0, np.zeros((0, 1)))
-        np.testing.assert_array_equal(alone.reset()[0], observations[i])
-        theirs = alone.step((chunks[i], length))[4]['transitions']
-        for key, value in theirs.items():
-            np.testing.assert_array_equal(info['transitions'][key][i], value)
+    simulators = make_simulators(TOY, 2, HORIZON)
+    begun = simulators.begin({0: Start(5), 1: Start(6, [np.full((2, 1), 0.1, np.float32)])})
+    chunks = {1: np.full((2, 1), 0.25, np.float32)}
+    assert simulators.playing == {0, 1}
+    played = simulators.play(chunks)
+    simulators.end()
+    assert played.keys() == chunks.keys()
+    alone = _make_chunks(TOY, HORIZON)
+    np.testing.assert_array_equal(alone.begin(5), begun[0])
+    np.testing.assert_array_equal(alone.begin(6, [np.full((2, 1), 0.1, np.float32)]), begun[1])
+    (theirs, their_success), (ours, our_success) = played[1], alone.play(chunks[1])
+    assert their_success == our_success
+    for key, value in ours.items():
+        np.testing.assert_array_equal(theirs[key], value)

@@ -1,0 +1,278 @@
+"""Simulators: environments, each in a process of its own that imports neither jax nor matplotlib.
+
+An episode is its seed and the actions executed in it, and environments repeat themselves. So there
+is one remedy for a simulator that dies, hangs or raises: all of a set are built anew where they
+were. A run that is resumed begins in the same way.
+"""
+
+import atexit
+import logging
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs.episodes import ActionChunks, Observation, map_observation
+from envs.suite import Task
+from envs.workers import SimulatorError, Worker, start_fork_server
+from utils.errors import UserError
+
+WORKER_TIMEOUT = 120.0  # seconds
+Answer = tuple[dict[str, Any], bool] | None  # of `ActionChunks.play`; None: given up
+
+_open: weakref.WeakSet['Simulators'] = weakref.WeakSet()
+
+
+def make_simulators(
+    task: Task | str,
+    num_envs: int,
+    horizon_length: int,
+    *,
+    worker_timeout: float = WORKER_TIMEOUT,
+    **options,
+) -> 'Simulators':
+    """Starts simulators, which get ready meanwhile.
+
+    They end when `end` is called, at the end of the program, and when the program is killed.
+
+    Args:
+        task: as for `make_env`, like the `options`.
+        num_envs: how many.
+        horizon_length: h, the most actions in a chunk.
+        worker_timeout: seconds without an answer after which a simulator counts as failed.
+
+    Raises:
+        UserError: no such environment or option.
+    """
+    from envs.registry import check_options, find_task
+
+    task = find_task(task) if isinstance(task, str) else task
+    check_options(task, options)
+    make = partial(_make_chunks, task, horizon_length, **options)
+    return Simulators(make, num_envs, task.env_name, worker_timeout, task.suite.preload)
+
+
+def _make_chunks(task: Task, horizon_length: int, **options) -> ActionChunks:
+    from envs.registry import make_env
+
+    env: Any = make_env(task, **options)
+    chunks = ActionChunks(env, horizon_length)
+    # The first time takes longest, and shows at once if the environment is not as it should be.
+    chunks.begin(0)
+    chunks.play(np.zeros((1, *env.action_space.shape)))
+    return chunks
+
+
+class Start(NamedTuple):
+    """Where a simulator begins, or is.
+
+    Attributes:
+        seed: that resets the episode.
+        chunks: actions `[n, d_a]` executed in it, in any number of pieces.
+        observation: that these lead to, if it is known.
+    """
+
+    seed: int
+    chunks: Sequence[np.ndarray] = ()
+    observation: Observation | None = None
+
+
+class Simulators:
+    """N environments in processes of their own, numbered from 0 and asked together.
+
+    `begin` begins episodes, `ask` and then `answers` (or `play`) executes chunks in them. Each is
+    of some of the simulators, by number; the others are left alone.
+
+    When one dies, raises, or gives no answer in time, a line of warning says so. All are ended and
+    built anew where they were, and are asked again. If the same one fails again, its episode is
+    given up: its answer is None, `take_failures` returns the error, and the others go on.
+
+    `begin`, `answers`, `play` and `wait` raise
+
+    - SimulatorError if a simulator cannot be made, also not at the second try;
+    - UserError if an environment raises one, or leads to another observation than before.
+
+    After that the simulators can only be ended.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        num_envs: int,
+        name: str,
+        timeout: float,
+        preload: Sequence[str] = (),
+    ):
+        """Starts the processes.
+
+        Args:
+            make: makes an `ActionChunks`, in each of the processes.
+            num_envs: N.
+            name: of the environment, in messages.
+            timeout: seconds without an answer after which a simulator counts as failed.
+            preload: modules that the environment needs, see `start_fork_server`.
+        """
+        self.num_envs = num_envs
+        self._make, self._name, self._timeout, self._preload = make, name, timeout, preload
+        self._episodes: dict[int, Start] = {}  # those that are open
+        self._placed: set[int] = set()  # simulators that are where their episodes are
+        self._chunks: dict[int, np.ndarray] = {}  # to execute
+        self._is_asked = False  # to execute them
+        self._failures, self._error = np.zeros(num_envs, np.int64), None
+        self._workers: list[Worker] = []
+        _open.add(self)
+        self._start()
+
+    def _start(self) -> None:
+        self._is_made, self._is_asked = False, False
+        self._placed.clear()
+        start_fork_server(self._preload)
+        for i in range(self.num_envs):
+            name = f'{self._name}: simulator {i + 1} of {self.num_envs}'
+            self._workers.append(Worker(self._make, name, self._timeout))
+
+    @property
+    def playing(self) -> set[int]:
+        """The simulators that have an open episode."""
+        return set(self._episodes)
+
+    def wait(self) -> None:
+        """Waits until all simulators are made."""
+        self._persist(dict)
+
+    def begin(self, starts: Mapping[int, Start]) -> dict[int, Observation | None]:
+        """Begins an episode in some simulators; returns the observations."""
+        self._episodes |= starts
+        self._placed -= starts.keys()
+        return self._persist(lambda: self._place(starts))
+
+    def play(self, chunks: Mapping[int, np.ndarray]) -> dict[int, Answer]:
+        """Executes chunks, `ask` and `answers` in one."""
+        self.ask(chunks)
+        return self.answers()
+
+    def ask(self, chunks: Mapping[int, np.ndarray]) -> None:
+        """Lets simulators with an open episode execute chunks `[n, d_a]`, 1 ≤ n ≤ h."""
+        # As NumPy arrays: to unpickle those of jax, the processes would import it.
+        self._chunks = {i: np.asarray(chunk) for i, chunk in chunks.items()}
+        self._send('play', {i: (chunk,) for i, chunk in self._chunks.items()})
+        self._is_asked = True
+
+    def answers(self) -> dict[int, Answer]:
+        """Returns what happened in the chunks asked for, see `ActionChunks.play`."""
+        answers = self._persist(self._played)
+        self._is_asked = False
+        for i, answer in answers.items():
+            if answer is None:
+                continue
+            transitions, _ = answer
+            if transitions['done']:
+                del self._episodes[i]
+                continue
+            start = self._episodes[i]
+            chunk = transitions['actions'][: transitions['length']]
+            self._episodes[i] = start._replace(
+                chunks=[*start.chunks, chunk], observation=transitions['next_observation']
+            )
+        return answers
+
+    def take_failures(self) -> tuple[np.ndarray, SimulatorError | None]:
+        """Returns what failed since this was called last.
+
+        Returns:
+            How often each simulator failed `[N]`, and the error of the first episode given up.
+        """
+        failures, error = self._failures, self._error
+        self._failures, self._error = np.zeros_like(failures), None
+        return failures, error
+
+    def end(self) -> None:
+        """Kills the processes, whatever they do. May be called again."""
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+
+    def _persist(self, attempt: Callable[[], dict[int, Any]]) -> dict[int, Any]:
+        """Returns what an attempt does; makes it again after each failure."""
+        failed: set[tuple[int, str]] = set()
+        given_up: dict[int, None] = {}
+        while True:
+            try:
+                if not self._is_made:
+                    self._receive('make', range(self.num_envs))
+                    self._is_made = True
+                return attempt() | given_up
+            except _Failed as failure:
+                (i, name), error = failure.args
+            self._failures[i] += 1
+            logging.warning('%s; all simulators are built anew where they were', error)
+            if (i, name) in failed:
+                if name == 'make':
+                    raise error
+                given_up[i] = None
+                self._give_up(i, error)
+            failed.add((i, name))
+            self.end()
+            self._start()
+
+    def _give_up(self, i: int, error: SimulatorError) -> None:
+        start = self._episodes.pop(i)
+        self._chunks.pop(i, None)
+        steps = sum(map(len, start.chunks))
+        error.args = (f'{error}, twice after {steps} actions of the episode that '
+                      f'reset(seed={start.seed}) begins, which ends there',)  # fmt: skip
+        self._error = self._error or error
+
+    def _place(self, starts: Iterable[int] = ()) -> dict[int, Any]:
+        """Takes simulators to where their episodes are; returns the observations of some."""
+        waiting = {i: x for i, x in self._episodes.items() if i not in self._placed}
+        self._send('begin', {i: (start.seed, start.chunks) for i, start in waiting.items()})
+        for i, observation in self._receive('begin', waiting).items():
+            start = waiting[i]
+            if observation is None or not _is_same(observation, start.observation):
+                raise UserError(
+                    f'{self._name}: the environment does not repeat itself: the same seed and '
+                    'actions led to another observation, so that an open episode cannot go on'
+                )
+            self._episodes[i] = start._replace(observation=observation)
+            self._placed.add(i)
+        return {i: self._episodes[i].observation for i in starts if i in self._episodes}
+
+    def _played(self) -> dict[int, Any]:
+        self._place()
+        if not self._is_asked:
+            self.ask(self._chunks)
+        return self._receive('play', self._chunks)
+
+    def _send(self, name: str, arguments: Mapping[int, tuple]) -> None:
+        for i, each in arguments.items():
+            self._workers[i].ask(name, *each)
+
+    def _receive(self, name: str, simulators: Iterable[int]) -> dict[int, Any]:
+        deadline, answers = time.monotonic() + self._timeout, {}
+        for i in simulators:
+            try:
+                answers[i] = self._workers[i].answer(deadline)
+            except SimulatorError as error:
+                raise _Failed((i, name), error) from None
+        return answers
+
+
+class _Failed(Exception):
+    """Number of the simulator that failed and what it should have done, and the error."""
+
+
+def _is_same(observation: Any, known: Any) -> bool:
+    if known is None:
+        return True
+    same = map_observation(np.array_equal, observation, known)
+    return all(same.values()) if isinstance(same, dict) else same
+
+
+@atexit.register
+def _end_all() -> None:  # runs before multiprocessing waits for processes that are still there
+    for simulators in list(_open):
+        simulators.end()

@@ -1,0 +1,144 @@
+"""Processes that make an object and call its methods, for simulators and for what renders."""
+
+import contextlib
+import faulthandler
+import multiprocessing
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import Any
+
+from gymnasium.vector.utils import CloudpickleWrapper
+
+from envs.processes import (
+    environment_variables,
+    glfw_found,
+    obey_parent_alone,
+    python_path,
+    signals_held_back,
+    without_main,
+)
+from utils.errors import UserError
+
+forkserver_context = multiprocessing.get_context('forkserver')
+
+
+class SimulatorError(UserError):
+    """A simulator failed twice at the same place, or cannot be made.
+
+    Its own traceback, if it raised something, is the error's note.
+    """
+
+
+def start_fork_server(preload: Sequence[str] = ()) -> None:
+    """Starts the process that workers are forked from, if it does not run.
+
+    Args:
+        preload: modules that it imports, once for all of them.
+    """
+    forkserver.set_forkserver_preload(['envs.simulators', 'envs.registry', *preload])
+    # Before Python 3.13 the fork server is told nothing of sys.path.
+    variables = environment_variables(PYTHONPATH=python_path(), **glfw_found())
+    with signals_held_back(), without_main(), variables:
+        forkserver.ensure_running()
+
+
+class Worker:
+    """An object in a process of its own. First `ask` for a method, then get its `answer`.
+
+    The first answer, None, is there without being asked for: the object is made.
+    """
+
+    def __init__(
+        self, make: Callable[[], Any], name: str, timeout: float, context: Any = forkserver_context
+    ):
+        """Starts the process.
+
+        Args:
+            make: makes the object there.
+            name: of the process, in messages.
+            timeout: the most seconds to wait for an answer.
+            context: of `multiprocessing`.
+
+        Raises:
+            SimulatorError: this machine cannot start it.
+        """
+        self._name, self._timeout = name, timeout
+        try:
+            self._pipe, theirs = context.Pipe()
+            self.process = context.Process(
+                target=work, args=(theirs, CloudpickleWrapper(make)), daemon=True
+            )
+            with theirs, signals_held_back(), without_main():
+                self.process.start()
+        except (EOFError, OSError) as error:
+            raise SimulatorError(f'{name} could not be started ({error!r})') from error
+
+    def ask(self, name: str, *arguments: Any) -> None:
+        """Lets the object call a method."""
+        with contextlib.suppress(OSError):  # a dead process is found when it should answer
+            self._pipe.send((name, arguments))
+
+    def answer(self, deadline: float | None = None) -> Any:
+        """Returns what the method returned.
+
+        Args:
+            deadline: in seconds of `time.monotonic`; by default, after the time-out.
+
+        Raises:
+            UserError: the method raised one.
+            SimulatorError: it raised something else, or there is no answer.
+        """
+        left = self._timeout if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            if not self._pipe.poll(left):
+                raise SimulatorError(
+                    f'{self._name} gave no answer for {self._timeout:g} s (--worker_timeout)'
+                )
+            kind, content = self._pipe.recv()
+        except (EOFError, OSError):
+            self.process.join(1.0)
+            code = self.process.exitcode
+            hint = '; is there too little memory?' if code == -signal.SIGKILL else ''
+            raise SimulatorError(f'{self._name} died (exit code {code}{hint})') from None
+        if kind == 'wrong':
+            raise UserError(content)
+        if kind == 'raised':
+            error = SimulatorError(f'{self._name} raised {content.strip().splitlines()[-1]}')
+            error.add_note(content.rstrip())
+            raise error
+        return content
+
+    def end(self) -> None:
+        """Kills the process. May be called again."""
+        if self.process.is_alive():
+            self.process.kill()
+        self._pipe.close()
+        self.process.join()
+
+
+def work(pipe: Connection, make: Callable[[], Any]) -> None:
+    """Makes an object and calls its methods for the parent, until that closes the pipe."""
+    obey_parent_alone()
+    if sys.stderr is not None:
+        faulthandler.enable()
+    made: list[Any] = []
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone, or wants no more
+        _answer(pipe, lambda: made.append(make()))
+        while made:
+            name, arguments = pipe.recv()
+            _answer(pipe, getattr(made[0], name), *arguments)
+
+
+def _answer(pipe: Connection, function: Callable, *arguments: Any) -> None:
+    try:
+        answer = 'answer', function(*arguments)
+    except UserError as error:
+        answer = 'wrong', str(error)
+    except Exception:
+        answer = 'raised', traceback.format_exc()
+    pipe.send(answer)
