@@ -51,6 +51,7 @@ def main(argv) -> None:
             config.task,
             min(FLAGS.eval_envs, FLAGS.eval_episodes),
             config.horizon_length,
+            frame_stack=config.frame_stack,
             worker_timeout=config.worker_timeout,
             **config.env_options,
         )

@@ -4,6 +4,7 @@ One call of `ActionChunks.play` is a chunk of h actions. So a policy is asked on
 there is no way to ask it in between.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,26 +44,31 @@ class ActionChunks:
     Args:
         env: of `envs.make_env`.
         horizon_length: h.
+        frame_stack: frames of the episode that an image shows to the policy, the newest last,
+            stacked along the channels. The first is repeated at its start.
     """
 
-    def __init__(self, env: gymnasium.Env, horizon_length: int):
+    def __init__(self, env: gymnasium.Env, horizon_length: int, frame_stack: int = 1):
         self._env, self._horizon = env, horizon_length
-        self._observation: Any = None
+        self._frame_stack = frame_stack
+        self._frames: deque[Any] = deque(maxlen=frame_stack)
 
     def begin(self, seed: int, chunks: Sequence[np.ndarray] = ()) -> Observation | None:
         """Begins the episode of a seed, and executes actions `[n, d_a]` that were played in it.
 
         Returns:
-            The observation that this leads to, or None if it ends the episode.
+            What the policy observes then, or None if this ends the episode.
         """
-        self._observation, _ = self._env.reset(seed=seed)
+        first, _ = self._env.reset(seed=seed)
+        self._frames.extend([first] * self._frame_stack)
         for action in (action for chunk in chunks for action in chunk):
-            self._observation, _, terminated, truncated, _ = self._env.step(action)
+            observation, _, terminated, truncated, _ = self._env.step(action)
+            self._frames.append(observation)
             if terminated or truncated:
                 return None
-        return self._observation
+        return self._observe()
 
-    def play(self, chunk: np.ndarray) -> tuple[dict[str, Any], bool]:
+    def play(self, chunk: np.ndarray) -> tuple[dict[str, Any], Observation, bool]:
         """Executes actions `[n, d_a]`, 1 ≤ n ≤ h, to their end or to the end of the episode.
 
         Returns:
@@ -70,7 +76,8 @@ class ActionChunks:
             [h, d_a]` (clipped to ±1), `rewards [h]`, `masks [h]` (0 where the task terminated; a
             time limit is not a termination), `length`, `next_observation [...]` and `done`. Only
             the first `length` of the h are real, the rest are zeros. Observations have the
-            structure of the environment's. And whether the episode ended here with success.
+            structure of the environment's. Then what the policy observes at the end, and whether
+            the episode ended here with success.
         """
         chunk = np.clip(chunk, -1.0, 1.0, dtype=np.float32)
         rewards, masks = np.zeros(self._horizon, np.float32), np.ones(self._horizon, np.float32)
@@ -78,8 +85,9 @@ class ActionChunks:
         seen, info = [], {}
         while len(seen) < len(chunk) and not (terminated or truncated):
             step = len(seen)
-            seen.append(self._observation)
-            self._observation, reward, terminated, truncated, info = self._env.step(chunk[step])
+            seen.append(self._frames[-1])
+            observation, reward, terminated, truncated, info = self._env.step(chunk[step])
+            self._frames.append(observation)
             rewards[step], masks[step] = reward, not terminated
         length, done = len(seen), terminated or truncated
         transitions = {
@@ -88,10 +96,17 @@ class ActionChunks:
             'rewards': rewards,
             'masks': masks,
             'length': length,
-            'next_observation': self._observation,
+            'next_observation': self._frames[-1],
             'done': done,
         }
-        return transitions, bool(done and info['success'])
+        return transitions, self._observe(), bool(done and info['success'])
+
+    def _observe(self) -> Observation:
+        def stack(*frames: np.ndarray) -> np.ndarray:
+            is_image = frames[0].dtype == np.uint8 and frames[0].ndim == 3
+            return np.concatenate(frames, axis=-1) if is_image else frames[-1]
+
+        return map_observation(stack, *self._frames)
 
     def _padded(self, *arrays: np.ndarray) -> np.ndarray:
         """Stacks arrays, and zeros up to h of them."""

@@ -74,8 +74,8 @@ class Frames(gymnasium.Wrapper):
 class Recording:
     """What the process calls: `begin` an episode, and `play` chunks of it."""
 
-    def __init__(self, env: Frames, horizon_length: int):
-        self._frames, self._chunks = env, ActionChunks(env, horizon_length)
+    def __init__(self, env: Frames, horizon_length: int, frame_stack: int = 1):
+        self._frames, self._chunks = env, ActionChunks(env, horizon_length, frame_stack)
 
     def begin(self, seed: int) -> Played:
         """Begins the episode of a seed."""
@@ -85,19 +85,22 @@ class Recording:
 
     def play(self, chunk: np.ndarray) -> Played:
         """Executes a chunk `[h, d_a]`, to its end or to the end of the episode."""
-        transitions, success = self._chunks.play(chunk)
+        transitions, observation, success = self._chunks.play(chunk)
         reward = float(transitions['rewards'].sum())
-        return self._played(transitions['next_observation'], transitions['done'], success, reward)
+        return self._played(observation, transitions['done'], success, reward)
 
     def _played(self, observation: Observation, done: bool, success: bool, reward: float) -> Played:
         frames, self._frames.frames = self._frames.frames, []
         return Played(observation, frames, done, success, reward)
 
 
-def _make(task: Task, horizon_length: int, frame_skip: int, **options) -> Recording:
+def _make(
+    task: Task, horizon_length: int, frame_skip: int, frame_stack: int, **options
+) -> Recording:
     from envs.registry import make_env
 
-    return Recording(Frames(make_env(task, render=True, **options), frame_skip), horizon_length)
+    env = Frames(make_env(task, render=True, **options), frame_skip)
+    return Recording(env, horizon_length, frame_stack)
 
 
 class Renderer:
@@ -109,6 +112,7 @@ class Renderer:
         horizon_length: int,
         frame_skip: int,
         *,
+        frame_stack: int = 1,
         worker_timeout: float = WORKER_TIMEOUT,
         **options,
     ):
@@ -118,13 +122,14 @@ class Renderer:
             task: to play.
             horizon_length: h, the number of actions in a chunk.
             frame_skip: environment steps between two frames.
+            frame_stack: see `ActionChunks`.
             worker_timeout: seconds without an answer after which it is given up.
             options: of the task's suite.
 
         Raises:
             UserError: nothing here renders this task, or it is wrong in itself.
         """
-        make = partial(_make, task, horizon_length, frame_skip, **options)
+        make = partial(_make, task, horizon_length, frame_skip, frame_stack, **options)
         chosen = os.environ.get('MUJOCO_GL')
         problems = []
         for backend in (chosen,) if chosen else BACKENDS:

@@ -21,7 +21,7 @@ from envs.workers import SimulatorError, Worker, start_fork_server
 from utils.errors import UserError
 
 WORKER_TIMEOUT = 120.0  # seconds
-Answer = tuple[dict[str, Any], bool] | None  # of `ActionChunks.play`; None: given up
+Answer = tuple[dict[str, Any], Observation, bool] | None  # of `ActionChunks.play`; None: given up
 
 _open: weakref.WeakSet['Simulators'] = weakref.WeakSet()
 
@@ -31,6 +31,7 @@ def make_simulators(
     num_envs: int,
     horizon_length: int,
     *,
+    frame_stack: int = 1,
     worker_timeout: float = WORKER_TIMEOUT,
     **options,
 ) -> 'Simulators':
@@ -42,6 +43,7 @@ def make_simulators(
         task: as for `make_env`, like the `options`.
         num_envs: how many.
         horizon_length: h, the most actions in a chunk.
+        frame_stack: see `ActionChunks`.
         worker_timeout: seconds without an answer after which a simulator counts as failed.
 
     Raises:
@@ -51,15 +53,15 @@ def make_simulators(
 
     task = find_task(task) if isinstance(task, str) else task
     check_options(task, options)
-    make = partial(_make_chunks, task, horizon_length, **options)
+    make = partial(_make_chunks, task, horizon_length, frame_stack, **options)
     return Simulators(make, num_envs, task.env_name, worker_timeout, task.suite.preload)
 
 
-def _make_chunks(task: Task, horizon_length: int, **options) -> ActionChunks:
+def _make_chunks(task: Task, horizon_length: int, frame_stack: int, **options) -> ActionChunks:
     from envs.registry import make_env
 
     env: Any = make_env(task, **options)
-    chunks = ActionChunks(env, horizon_length)
+    chunks = ActionChunks(env, horizon_length, frame_stack)
     # The first time takes longest, and shows at once if the environment is not as it should be.
     chunks.begin(0)
     chunks.play(np.zeros((1, *env.action_space.shape)))
@@ -168,14 +170,14 @@ class Simulators:
         for i, answer in answers.items():
             if answer is None:
                 continue
-            transitions, _ = answer
+            transitions, observation, _ = answer
             if transitions['done']:
                 del self._episodes[i]
                 continue
             start = self._episodes[i]
             chunk = transitions['actions'][: transitions['length']]
             self._episodes[i] = start._replace(
-                chunks=[*start.chunks, chunk], observation=transitions['next_observation']
+                chunks=[*start.chunks, chunk], observation=observation
             )
         return answers
 

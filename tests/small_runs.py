@@ -40,9 +40,8 @@ def read_table(path, without=('seconds',)):
 
 def outcome(directory, without=('seconds',)):
     """Returns all that a run came to: its agents, its replays, and its tables."""
-    _, arrays = checkpoints.load(checkpoints.find(directory), 'agents', 'seeds')
     # Sums since the last row are 0 in a state that was saved after that row.
-    arrays = {name: array for name, array in arrays.items() if not name.startswith('seeds/1/')}
+    _, arrays = checkpoints.load(checkpoints.find(directory), 'agents', 'replays')
     return arrays, {name: read_table(directory / f'{name}.csv', without) for name in
                     ('offline', 'online', 'eval')}  # fmt: skip
 

@@ -28,7 +28,7 @@ class Camera(Counter):
 def test_a_chunk_is_executed_to_its_end_and_records_what_happened():
     env = ActionChunks(Counter(), HORIZON)
     np.testing.assert_array_equal(env.begin(4), [4, 0])  # six steps
-    transitions, success = env.play(np.array([[0.5], [-3.0], [0.25]], np.float32))
+    transitions, _, success = env.play(np.array([[0.5], [-3.0], [0.25]], np.float32))
     np.testing.assert_array_equal(transitions['observations'], [[4, 0], [4, 1], [4, 2]])
     np.testing.assert_array_equal(transitions['actions'][:, 0], [0.5, -1.0, 0.25])
     np.testing.assert_array_equal(transitions['rewards'], [0.5, -1.0, 0.25])
@@ -40,7 +40,7 @@ def test_a_chunk_is_executed_to_its_end_and_records_what_happened():
 def test_a_chunk_stops_with_the_episode_and_a_time_limit_is_no_termination(seed, mask):
     env = ActionChunks(Counter(), HORIZON)
     env.begin(seed)
-    transitions, success = env.play(np.ones((HORIZON, 1), np.float32))
+    transitions, _, success = env.play(np.ones((HORIZON, 1), np.float32))
     assert transitions['done']
     assert transitions['length'] == 2
     assert success == (mask == 0)
@@ -51,7 +51,7 @@ def test_a_chunk_stops_with_the_episode_and_a_time_limit_is_no_termination(seed,
 def test_a_short_chunk_is_executed_to_its_end():
     env = ActionChunks(Counter(), HORIZON)
     env.begin(4)
-    transitions, _ = env.play(np.ones((1, 1), np.float32))
+    transitions, *_ = env.play(np.ones((1, 1), np.float32))
     assert transitions['length'] == 1
     assert transitions['observations'].shape == (HORIZON, 2)
 
@@ -59,7 +59,7 @@ def test_a_short_chunk_is_executed_to_its_end():
 def test_observations_may_be_a_dict_of_arrays_of_any_shape_and_type():
     env = ActionChunks(Camera(), HORIZON)
     assert env.begin(4, [np.ones((1, 1))])['image'].max() == 1
-    transitions, _ = env.play(np.ones((2, 1), np.float32))
+    transitions, *_ = env.play(np.ones((2, 1), np.float32))
     observations, reached = transitions['observations'], transitions['next_observation']
     assert observations['image'].dtype == np.uint8
     np.testing.assert_array_equal(observations['image'][:, 0, 0, 0], [1, 2, 0])
@@ -92,7 +92,7 @@ def go_on(before, steps):
     observation = env.begin(47, [cube_actions(step) for step in before])
     seen = [observation.tobytes()]
     for step in steps:
-        transitions, success = env.play(cube_actions(step))
+        transitions, _, success = env.play(cube_actions(step))
         seen += [success, *(np.asarray(value).tobytes() for value in transitions.values())]
     return seen
 

@@ -302,7 +302,7 @@ def test_the_example_plays_whole_episodes_as_the_agent_would(finished, exported)
         observation, done = env.begin(episode), False
         while not done:
             chunk, _ = act(observation[None], rng.standard_normal((1, 5, 3, 1), np.float32))
-            transitions, success = env.play(np.asarray(chunk[0]))
+            transitions, _, success = env.play(np.asarray(chunk[0]))
             observation, done = transitions['next_observation'], transitions['done']
         expected.append(success)
     assert found == expected

@@ -261,7 +261,7 @@ def test_every_method_learns_from_data_and_plays_a_chunk(played, method):
     compiled = lowered.compile({'xla_backend_optimization_level': 0})
     infos, chunk = compiled(agent, batch, observation)
     assert all(np.isfinite(values).all() for values in infos.values())
-    transitions, _ = env.play(np.asarray(chunk))
+    transitions, *_ = env.play(np.asarray(chunk))
     assert transitions['length'] == config.horizon_length
     np.testing.assert_array_equal(transitions['actions'][: len(chunk)], chunk)
     assert np.isfinite(transitions['next_observation']).all()

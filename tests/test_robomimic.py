@@ -123,10 +123,10 @@ def test_a_simulator_is_rebuilt_from_seed_and_actions(task):
     first.begin(7)
     chunks = actions(15, seed=1).reshape(3, 5, 7)
     for chunk in chunks[:2]:
-        transitions, _ = first.play(chunk)
+        transitions, *_ = first.play(chunk)
     second.begin(1)
     np.testing.assert_array_equal(second.begin(7, chunks[:2]), transitions['next_observation'])
-    (last, _), (same, _) = first.play(chunks[2]), second.play(chunks[2])
+    (last, *_), (same, *_) = first.play(chunks[2]), second.play(chunks[2])
     np.testing.assert_array_equal(last['observations'], same['observations'])
     np.testing.assert_array_equal(last['next_observation'], same['next_observation'])
     alone = make_env(name, robomimic_dataset_dir='/nowhere')

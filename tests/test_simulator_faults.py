@@ -310,7 +310,7 @@ def test_an_episode_that_always_fails_ends_the_run_and_the_same_command_goes_on_
     (faults / '0-bug-2').unlink()
     result = start(config)
     arrays, tables = outcome(result.directory)
-    assert arrays['seeds/0/rows/num_starts'].tolist() == [60]
+    assert arrays['replays/rows/num_starts'].tolist() == [60]
     assert sum(int(row['simulator_failures']) for row in tables['online']) == 4
 
 

@@ -261,7 +261,7 @@ def test_a_suite_of_ones_own_plays_in_processes():
     lengths = np.zeros(3)
     for _ in range(2):
         chunks = dict.fromkeys(simulators.playing, np.full((2, 1), 1.0, np.float32))
-        for i, (transitions, _) in simulators.play(chunks).items():
+        for i, (transitions, *_) in simulators.play(chunks).items():
             lengths[i] += transitions['length']
     simulators.end()
     assert not simulators.playing

@@ -60,7 +60,7 @@ def test_an_array_that_the_environment_uses_again_is_copied():
         buffer[:] = steps
         return buffer
 
-    (first, _), (second, _) = play(make(observe=observe))
+    (first, *_), (second, *_) = play(make(observe=observe))
     np.testing.assert_array_equal(first['observations'], [[0, 0], [1, 1]])
     np.testing.assert_array_equal(first['next_observation'], [2, 2])
     np.testing.assert_array_equal(second['next_observation'], [3, 3])
@@ -74,7 +74,7 @@ def test_an_action_that_the_environment_changes_is_stored_as_it_was():
 
     suite = Lines()
     suite.make_env = lambda *_, **__: Changing()
-    (transitions, _), _ = play(make_env(Task('line-v0', suite, 'line-data')))
+    (transitions, *_), _ = play(make_env(Task('line-v0', suite, 'line-data')))
     np.testing.assert_array_equal(transitions['actions'], [[0.5], [0.5]])
 
 
@@ -107,7 +107,7 @@ def test_vectors_are_float32_whatever_the_environment_says_and_returns(dtype, re
 def test_images_stay_bytes_and_observations_may_be_a_dict():
     space = Dict({'image': IMAGE, 'state': Box(-9, 9, (2,), np.float64)})
     env = make(space=space, observe=lambda _: space.sample())
-    (transitions, _), _ = play(env)
+    (transitions, *_), _ = play(env)
     observations = transitions['observations']
     assert observations['image'].shape == (2, 4, 5, 3)
     assert observations['image'].dtype == env.observation_space['image'].dtype == np.uint8

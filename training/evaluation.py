@@ -127,9 +127,9 @@ def evaluate(
             if answer is None:
                 end(i)
                 continue
-            (transitions, success), episode = answer, playing[i]
+            (transitions, observation, success), episode = answer, playing[i]
             check('the environment gave a reward that is', i, transitions['rewards'])
-            episode.observation = transitions['next_observation']
+            episode.observation = observation
             episode.chunks += 1
             episode.reward += float(transitions['rewards'].sum())
             episode.length += transitions['length']

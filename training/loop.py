@@ -387,8 +387,8 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
     _check_finite('an observation', pending['next_observation'], play, run)
     run.largest_reward = max(run.largest_reward, largest(pending['rewards']))
     done, taken = pending['done'], pending['length']
-    reached = {i: x['next_observation'] for i, x in transitions.items()}
-    succeeded = [i for i, answer in answers.items() if answer is not None and answer[1]]
+    reached = {i: answer[1] for i, answer in answers.items() if answer is not None}
+    succeeded = [i for i, answer in answers.items() if answer is not None and answer[2]]
     play = state.online.with_actions(pending['actions'], taken, done).replace(
         observations=_put(play.observations, reached),
         env_steps=play.env_steps + taken,

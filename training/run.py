@@ -228,6 +228,7 @@ class _Run:
             config.task,
             num_envs,
             config.horizon_length,
+            frame_stack=config.frame_stack,
             worker_timeout=config.worker_timeout,
             **config.env_options,
         )

@@ -29,6 +29,7 @@ def open_renderer(config: RunConfig, frame_skip: int) -> Renderer:
         config.task,
         config.horizon_length,
         frame_skip,
+        frame_stack=config.frame_stack,
         worker_timeout=config.worker_timeout,
         **config.env_options,
     )
@@ -81,7 +82,7 @@ def record(
 def proposal_values(policy: Any, observation: jax.Array, rng: jax.Array) -> jax.Array:
     """Returns the values `[N]` of the chunks that `policy.sample_actions` takes the best of."""
     num = policy.config.num_samples
-    chunks = policy.propose(policy.params['actor'], observation, num, rng)
+    chunks = policy.propose(policy.params, observation, num, rng)
     return policy.score(observation, chunks)
 
 

@@ -1,0 +1,62 @@
+"""A task that shows nothing but images: learnt, stored as bytes, resumed bit by bit, exported."""
+
+import jax
+import numpy as np
+import pixel_suite
+import pytest
+from small_runs import assert_equal_outcomes
+
+from training import Interrupted, RunConfig, checkpoints, load_policy, train
+from training.export import programs
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp('pixels') / 'column-data.npz'
+    pixel_suite.write_data(path)
+    return path
+
+
+def make_config(data, save_dir, **changes):
+    agent = {
+        'data_field': 'mean_shift', 'encoder': 'impala_small', 'actor_hidden_dims': (64,),
+        'critic_hidden_dims': (32,), 'batch_size': 32, 'num_samples': 1, 'num_particles': 2,
+        'num_candidates': 4, 'top_k': 2, 'lr': 1e-3,
+    }  # fmt: skip
+    settings = {
+        'env_name': pixel_suite.ENV_NAME, 'suite': 'pixel_suite:suite',
+        'env_options': {'pixel_data': str(data)}, 'save_dir': str(save_dir), 'horizon_length': 1,
+        'frame_stack': 2, 'p_aug': 0.1, 'offline_steps': 250, 'online_steps': 12,
+        'start_training': 4, 'eval_interval': 0, 'eval_episodes': 20, 'eval_envs': 2,
+        'log_interval': 0, 'buffer_size': 2000, 'compilation_cache_dir': None,
+    }  # fmt: skip
+    return RunConfig(agent=agent, **settings | changes)
+
+
+def test_a_task_is_learnt_from_pixels_alone_and_a_run_of_it_is_resumed_bit_by_bit(data, tmp_path):
+    config = make_config(data, tmp_path / 'a', save_interval=4)
+    whole = train(config, show_progress=False)
+    assert whole.scores[0]['success'] >= 0.8
+    _, arrays = checkpoints.load(checkpoints.find(whole.directory), 'replays')
+    stored = arrays['replays/rows/fields/observations']
+    assert (stored.dtype, stored.shape[2:]) == (np.uint8, (12, 12, 1))  # one frame, as bytes
+    assert 'replays/rows/fields/next_observations' not in arrays
+
+    again = make_config(data, tmp_path / 'b', save_interval=4)
+
+    def interrupt(table, phase, step, rows):
+        if (table, phase) == ('eval', 'online') and step == 0:
+            raise Interrupted('stopped by a test')
+
+    with pytest.raises(Interrupted):
+        train(again, interrupt, show_progress=False)
+    assert_equal_outcomes(train(again, show_progress=False).directory, whole.directory)
+
+    agent = load_policy(whole.directory)
+    program = programs(agent)['policy']
+    assert program.inputs['observation'] == ('b', 12, 12, 2)
+    assert program.dtypes['observation'] == 'uint8'
+    images = np.zeros((3, 12, 12, 2), np.uint8)
+    noise = np.asarray(jax.random.normal(jax.random.PRNGKey(0), (3, 1, 1)))
+    (chunk,) = jax.jit(program.function)(images, noise)
+    assert chunk.shape == (3, 1, 1)
