@@ -8,7 +8,7 @@ import numpy as np
 from envs.datasets import npz_dataset
 from envs.suite import Option, Suite, Task
 
-ENV_NAME, SIZE, STEPS = 'column-v0', 12, 3
+ENV_NAME, SIZE, STEPS = 'column-v0', 12, 4
 
 
 class Column(gymnasium.Env):
@@ -23,7 +23,7 @@ class Column(gymnasium.Env):
         return self._move(), {}
 
     def step(self, action):
-        self.misses += abs(float(action[0]) - self.place) > 0.3
+        self.misses += abs(float(action[0]) - self.place) > 0.5
         self.steps += 1
         reward = -abs(float(action[0]) - self.place)
         done = self.steps == STEPS

@@ -14,7 +14,7 @@ from training import updates
 from training.config import RunConfig
 from training.run import describe
 from training.state import Play
-from utils.encoders import crop
+from utils.encoders import _convolution, _product, crop
 from utils.replay import Replay, Rows
 from utils.spec import Spec, check_tree
 
@@ -185,6 +185,12 @@ def test_every_network_embeds_images_once_whatever_the_number_of_samples():
     assert all(np.isfinite(x) for x in info.values())
     assert not equal(new.params['actor_encoder'], agent.params['actor_encoder'])
     assert not equal(new.slow['critic_encoder'], agent.slow['critic_encoder'])
+
+
+def test_a_convolution_is_the_same_on_every_device():
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 5, 6, 3), (3, 3, 3, 4)))
+    np.testing.assert_allclose(_product(x, kernel), _convolution(x, kernel), atol=1e-5)
 
 
 def test_images_without_an_encoder_are_refused():

@@ -18,6 +18,37 @@ ENCODERS = ('', 'impala_small')
 PADDING = 3  # pixels that a crop may move an image
 
 
+class Conv(nn.Module):
+    """A convolution `[..., H, W, C] -> [..., H, W, features]` with 3 × 3 kernels, padded by zeros.
+
+    On a CPU it is one product with all 3 × 3 patches: XLA's own convolution is 16 times as slow
+    there in a loop of updates.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param('kernel', nn.initializers.xavier_uniform(), shape)
+        bias = self.param('bias', nn.initializers.zeros_init(), (self.features,))
+        images = x.reshape(-1, *x.shape[-3:])
+        y = jax.lax.platform_dependent(images, kernel, cpu=_product, default=_convolution)
+        return y.reshape(*x.shape[:-1], self.features) + bias
+
+
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    height, width = x.shape[-3:-1]
+    padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    patches = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    dimensions = ('NHWC', 'HWIO', 'NHWC')
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=dimensions)
+
+
 class ImpalaSmall(nn.Module):
     """Convolutions `[..., H, W, C] uint8 -> [..., 512]`: three stacks of one residual block."""
 
@@ -26,13 +57,10 @@ class ImpalaSmall(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        def conv(x, size):
-            return nn.Conv(size, (3, 3), kernel_init=nn.initializers.xavier_uniform())(x)
-
         x = images.astype(jnp.float32) / 255
         for size in self.channels:
-            x = nn.max_pool(conv(x, size), (3, 3), strides=(2, 2), padding='SAME')
-            x = x + conv(nn.relu(conv(nn.relu(x), size)), size)
+            x = nn.max_pool(Conv(size)(x), (3, 3), strides=(2, 2), padding='SAME')
+            x = x + Conv(size)(nn.relu(Conv(size)(nn.relu(x))))
         x = nn.relu(x).reshape(*x.shape[:-3], -1)
         return nn.gelu(nn.Dense(self.features, kernel_init=default_init)(x), approximate=True)
 
