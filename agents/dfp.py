@@ -11,10 +11,12 @@ network is trained to move its particles along that field (utils/drifting.py).
 
 Each term has a field of its choice. `normalized` is that of DFP's release: a joint softmax and a
 length fixed over the batch. `mean_shift` is that of the paper: V = (mean shift to the positives) −
-(mean shift to the other particles), each with its own softmax, so that it vanishes where the
-particles are those of the target. For the data's one positive y
+(mean shift to the other particles), each with its own softmax. For the data's one positive y
 
     V_i = (y − x_i) − Σ_{j≠i} w_ij (x_j − x_i),   w_i· = softmax_{j≠i} −‖x_i − x_j‖² / (2 τ² D)
+
+whose pull is the whole displacement: a clone forms several times as fast, but it learns the data's
+mean and not its modes (docs/method.md).
 
 `topk_phases` puts the top-K term into the offline phase as well, or there alone, as in the paper's
 pure offline RL (table 7).

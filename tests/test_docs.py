@@ -11,7 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from small_agents import ACTION_DIM, HORIZON, OBSERVATION_DIM, make_batch
+from small_agents import HORIZON, describe, equal, make_batch
 from small_runs import make_config, read_table
 
 import agents
@@ -45,21 +45,14 @@ def example(tmp_path):
     """The path of the agent of docs/extending.md."""
     code = python_blocks('docs/extending.md')[0]
     assert len(code.splitlines()) <= 60
-    path = tmp_path / 'drift_q.py'
+    path = tmp_path / 'near_clone.py'
     path.write_text(code)
     return str(path)
 
 
 def make(example, **changes):
     sizes = {'actor_hidden_dims': (32,), 'critic_hidden_dims': (32,), 'batch_size': 16}
-    description = {
-        'agent': sizes | changes,
-        'agent_file': example,
-        'observation_dim': OBSERVATION_DIM,
-        'action_dim': ACTION_DIM,
-        'horizon_length': HORIZON,
-        'discount': 0.0,
-    }
+    description = describe(sizes | changes, HORIZON, 0.0) | {'agent_file': example}
     return agents.make_agent(description, seed=0)
 
 
@@ -79,6 +72,8 @@ def test_the_agent_of_the_document_climbs_q_unless_it_is_held_to_the_data(exampl
         found = agent.diagnose(batch, rng)
         gained[alpha] = found['policy/q_samples'] - found['policy/q_data']
     assert gained[0.0] > gained[100.0] + 0.1
+    assert set(agent.slow) == {'critic', 'clone'}
+    assert not equal(agent.slow['clone'], agent.params['clone'])
     with pytest.raises(ValueError, match=r'--agent\.alpha=-1'):
         make(example, alpha=-1.0)
 
