@@ -69,7 +69,7 @@ def test_spaces_and_step_limits(lift):
 
 def test_an_episode_stops_at_the_limit(lift):
     lift.reset(seed=0)
-    lift._elapsed_steps = 298
+    lift.env._elapsed_steps = 298
     assert [lift.step(np.zeros(7, np.float32))[2:4] for _ in range(2)] == [
         (False, False),
         (False, True),
