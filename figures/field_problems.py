@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from utils.drifting import KERNELS as MEAN_SHIFT_KERNELS
 from utils.drifting import drifting_field, gaussian, mean_shift, mean_shift_field
 from utils.drifting import normalized_field as normalized
-from utils.networks import MLP, apply_network
+from utils.networks import MLP
 
 Field = Callable[[jax.Array, jax.Array], jax.Array]  # (particles [G, 2], positives [P, 2]) -> V
 # The same in two parts [G, 2], attraction and repulsion, whose sum is V.
@@ -266,7 +266,7 @@ def train(
     shown = jax.random.normal(noise_rng, (num_samples, 2))
 
     def generate(params, noise):
-        moved = apply_network(network, params, noise) - apply_network(network, initial, noise)
+        moved = network.apply(params, noise) - network.apply(initial, noise)
         return jnp.asarray(start.centre) + start.width * noise + moved
 
     def update(carry, rng):

@@ -175,7 +175,7 @@ def test_commands_in_a_document_have_programs_and_flags_that_there_are(document)
         for name in names_of(arguments):
             known = known_flags().get(program, set())
             assert {name, name.removeprefix('no')} & known, f'{program} {arguments}'
-        is_users = re.search(r'[<{$…]|my_module|drift_q', arguments)
+        is_users = re.search(r'[<{$…]|my_module|near_clone', arguments)
         if program == 'main.py' and '--' in arguments and not is_users:
             argv = [argument for argument in shlex.split(arguments) if argument not in HELP]
             parse([program, *argv])
@@ -211,5 +211,5 @@ def test_links_and_files_that_a_document_names_exist(document):
         'results'
     )
     for target in re.findall(rf'`((?:{folders})/[\w/.-]+)`', text):
-        is_users = pathlib.Path(target).stem in ('drift_q', 'mine')
+        is_users = pathlib.Path(target).stem in ('near_clone', 'mine')
         assert is_users or (ROOT / target).exists(), target

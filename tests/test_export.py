@@ -277,6 +277,7 @@ def test_the_description_says_what_a_robot_must_know(finished, exported):
     assert written['programs']['best_of_n'] == {
         'inputs': {'observation': ['b', 3], 'noises': ['b', 'n', 3, 1]},
         'outputs': {'chunk': ['b', 3, 1], 'value': ['b']},
+        'dtypes': {'observation': 'float32', 'noises': 'float32'},
         'files': ['best_of_n.jax'],
     }
     assert str(finished[0].save_dir) not in text
