@@ -8,6 +8,8 @@ another core would be taken from other tests. Programs mean the same, and compil
 import fcntl
 import gc
 import os
+import pathlib
+import sys
 
 import pytest
 from programs import Programs
@@ -18,6 +20,9 @@ XLA_FLAGS = (
 )
 
 
+MANY_MAPS = 25_000  # of the 65,530 that Linux allows; more end the process
+
+
 def pytest_configure(config):
     gc.set_threshold(10_000, 10, 10)  # garbage takes 17 s of all tests so, 45 s by default
     os.environ.setdefault('XLA_FLAGS', XLA_FLAGS)
@@ -26,12 +31,22 @@ def pytest_configure(config):
     os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '0')
 
 
+def num_memory_maps() -> int:
+    """The memory maps of this process, some 17 for each program; 0 where nobody tells."""
+    maps = pathlib.Path('/proc/self/maps')
+    return len(maps.read_text().splitlines()) if maps.exists() else 0
+
+
 @pytest.fixture(autouse=True, scope='module')
 def quick_garbage_collection():
     """Lets the collection of garbage skip what the modules before left.
 
-    Looking through all of it takes seconds, and robosuite asks for that at each reset.
+    Looking through all of it takes seconds, and robosuite asks for that at each reset. Programs
+    that were compiled are let go before they take all of the memory maps that Linux allows.
     """
+    if num_memory_maps() > MANY_MAPS:
+        sys.modules['jax'].clear_caches()
+        gc.unfreeze()
     gc.collect()
     gc.freeze()
 
