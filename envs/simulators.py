@@ -57,7 +57,7 @@ def make_simulators(
     return Simulators(make, num_envs, task.env_name, worker_timeout, task.suite.preload)
 
 
-def _make_chunks(task: Task, horizon_length: int, frame_stack: int, **options) -> ActionChunks:
+def _make_chunks(task: Task, horizon_length: int, frame_stack: int = 1, **options) -> ActionChunks:
     from envs.registry import make_env
 
     env: Any = make_env(task, **options)

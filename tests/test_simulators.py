@@ -203,7 +203,7 @@ def test_processes_play_what_one_process_plays():
     played = simulators.play(chunks)
     simulators.end()
     assert played.keys() == chunks.keys()
-    alone = _make_chunks(TOY, HORIZON, 1)
+    alone = _make_chunks(TOY, HORIZON)
     np.testing.assert_array_equal(alone.begin(5), begun[0])
     np.testing.assert_array_equal(alone.begin(6, [np.full((2, 1), 0.1, np.float32)]), begun[1])
     (theirs, _, their_success), (ours, _, our_success) = played[1], alone.play(chunks[1])
