@@ -33,30 +33,31 @@ def make_config(data, save_dir, **changes):
     return RunConfig(agent=agent, **settings | changes)
 
 
-def test_a_task_is_learnt_from_pixels_alone_and_a_run_of_it_is_resumed_bit_by_bit(data, tmp_path):
-    config = make_config(data, tmp_path / 'a', save_interval=4)
-    whole = train(config, show_progress=False)
-    assert whole.scores[0]['success'] >= 0.7
-    _, arrays = checkpoints.load(checkpoints.find(whole.directory), 'replays')
-    stored = arrays['replays/rows/fields/observations']
-    assert (stored.dtype, stored.shape[2:]) == (np.uint8, (12, 12, 1))  # one frame, as bytes
-    assert 'replays/rows/fields/next_observations' not in arrays
-
-    again = make_config(data, tmp_path / 'b', save_interval=4)
-
-    def interrupt(table, phase, step, rows):
-        if (table, phase) == ('eval', 'online') and step == 0:
-            raise Interrupted('stopped by a test')
-
-    with pytest.raises(Interrupted):
-        train(again, interrupt, show_progress=False)
-    assert_equal_outcomes(train(again, show_progress=False).directory, whole.directory)
-
-    agent = load_policy(whole.directory)
-    program = programs(agent)['policy']
+def test_a_task_is_learnt_from_pixels_alone_and_its_policy_exported(data, tmp_path):
+    result = train(make_config(data, tmp_path, online_steps=0), show_progress=False)
+    assert result.scores[0]['success'] >= 0.7
+    program = programs(load_policy(result.directory))['policy']
     assert program.inputs['observation'] == ('b', 12, 12, 2)
     assert program.dtypes['observation'] == 'uint8'
     images = np.zeros((3, 12, 12, 2), np.uint8)
     noise = np.asarray(jax.random.normal(jax.random.PRNGKey(0), (3, 1, 1)))
     (chunk,) = jax.jit(program.function)(images, noise)
     assert chunk.shape == (3, 1, 1)
+
+
+def test_a_run_with_images_stores_each_state_once_as_bytes_and_resumes_bit_by_bit(data, tmp_path):
+    short = {'offline_steps': 4, 'log_interval': 5, 'save_interval': 4, 'eval_episodes': 2}
+    whole = train(make_config(data, tmp_path / 'a', **short), show_progress=False)
+    _, arrays = checkpoints.load(checkpoints.find(whole.directory), 'replays')
+    stored = arrays['replays/rows/fields/observations']
+    assert (stored.dtype, stored.shape[2:]) == (np.uint8, (12, 12, 1))
+    assert 'replays/rows/fields/next_observations' not in arrays
+
+    def interrupt(table, phase, step, rows):
+        if (table, step) == ('online', 10):
+            raise Interrupted('stopped by a test')
+
+    again = make_config(data, tmp_path / 'b', **short)
+    with pytest.raises(Interrupted):
+        train(again, interrupt, show_progress=False)
+    assert_equal_outcomes(train(again, show_progress=False).directory, whole.directory)
