@@ -36,8 +36,10 @@ def test_others_wait_for_the_holder_say_so_once_and_leave_nothing(tmp_path, caps
 
 
 HOLDER = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from envs import locks
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests
 
 path = pathlib.Path(sys.argv[1])
 with locks.hold(path, path):
