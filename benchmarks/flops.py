@@ -15,7 +15,7 @@ def mlp_flops(rows: int, inputs: int, hidden: tuple[int, ...], outputs: int) -> 
     return sum(2 * rows * a * b for a, b in itertools.pairwise(sizes))
 
 
-NUM_TIMES = {'bfn': 1, 'dfp': 0, 'fql': 1, 'mvp': 2}  # times that the network takes
+NUM_TIMES = {'bfn': 1, 'dfp': 0, 'fql': 1, 'mvp': 2, 'qam': 1}  # times that the network takes
 
 
 def update_flops(agent: Agent) -> int:
@@ -37,6 +37,7 @@ def update_flops(agent: Agent) -> int:
         'fql': lambda rows: actor(rows, num_times=0),
         'mvp': actor,
         'dfp': actor,
+        'qam': lambda rows: config.flow_steps * actor(rows),  # without QAM-E's and QAM-F's network
     }[name]
 
     def best_of(num):
@@ -55,6 +56,11 @@ def update_flops(agent: Agent) -> int:
         flops += 4 * actor(rows) + (3 * actor(rows) if config.ivc_weight else 0)
     if name == 'dfp':
         flops += 3 * actor(batch * config.num_particles)
+    if name == 'qam':
+        steps = config.flow_steps
+        flops += 3 * actor(batch) + 2 * critics(batch)  # the clone's loss; Q's gradient
+        # The path; its adjoints by the clone, forward and back; the regression to both flows.
+        flops += (steps + 2 * steps + 4 * steps) * actor(batch)
     if uses_top_k:
         flops += best_of(config.num_candidates)
     return flops
