@@ -6,7 +6,6 @@ Flags that are spelled the same need no entry. docs/flags.md has this table;
 
 import re
 
-_NO_IMAGES = 'observations are vectors, not images; leave it out'
 _NUM_SAMPLES = 'use --agent.num_samples, and --agent.eval_num_samples if evaluation has another N'
 _NO_FOURIER = 'the flow takes its time as it is; leave it out'
 
@@ -38,9 +37,6 @@ OTHER_NAMES = {
     'agent.weight_decay': 'Adam has none here; leave it out',
     'agent.use_fourier_features': _NO_FOURIER,
     'agent.fourier_feature_dim': _NO_FOURIER,
-    'agent.encoder': _NO_IMAGES,
-    'frame_stack': _NO_IMAGES,
-    'p_aug': _NO_IMAGES,
     'balanced_sampling': 'use --offline_batch_ratio=0.5',
     'save_all_online_states': 'the replay of a run is in its checkpoints; leave it out',
 }

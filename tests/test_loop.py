@@ -158,7 +158,7 @@ class Run:
         """How many updates the policy had seen when it chose each action of the online phase."""
         rows = jax.tree.map(lambda x: np.asarray(x[seed]), self.state.seeds[0].replays.rows)
         starts = rows.starts[: rows.num_starts] - 8  # after the data's
-        return np.rint(rows.actions[starts, 0] / UNIT).astype(int).tolist()
+        return np.rint(rows.fields['actions'][starts, 0] / UNIT).astype(int).tolist()
 
 
 def test_the_acting_policy_is_one_chunk_old_and_updates_see_all_data_of_their_time(monkeypatch):

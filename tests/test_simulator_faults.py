@@ -306,7 +306,7 @@ def test_an_episode_that_always_fails_ends_the_run_and_the_same_command_goes_on_
         assert status['status'] == 'failed'
         assert status['error'].startswith(f'SimulatorError: {NAME} 1 of 1 raised ZeroDivisionError')
         saved = checkpoints.find(config.directory)
-        assert saved.name == f'online-{status["step"]:09d}'
+        assert saved.name == f'online-{status["step"]:09d}.npz'
     (faults / '0-bug-2').unlink()
     result = start(config)
     arrays, tables = outcome(result.directory)
