@@ -5,8 +5,8 @@ the best of N proposals. The critic's targets use the same rule:
 
     y = R + γ^h · mask · agg_e Q_target,e(s', a*),   a* = argmax_a agg_e Q_e(s', a) over N proposals
 
-agg is the mean, the minimum, or the mean − ρ · standard deviation over the ensemble, the same to
-form targets and to rank proposals. The last is how QAM (arXiv 2601.14234) forms targets, with ten
+agg is the mean, the minimum, or the mean − ρ · standard deviation over the ensemble. Targets and
+ranking may use different ones. The last is how QAM (arXiv 2601.14234) forms targets, with ten
 members and ρ = 0.5. N may differ between targets, online play and evaluation.
 
 A method is a subclass that declares its networks, which of them have a slow copy, how noise becomes
@@ -306,8 +306,8 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     ) -> Callable[..., jax.Array]:
         """Returns a network at some observations: a function of its other inputs.
 
-        The observations `[...]` are embedded here, once. The first input decides whether the
-        embedding `[..., d_z]` belongs to one sample `[..., size]` or to N, `[..., N, size]`.
+        The observations `[...]` are embedded here, once. If the first input is `[..., N, size]`
+        rather than `[..., size]`, the embedding `[..., d_z]` is broadcast over the N samples.
 
         Args:
             name: of the network.
