@@ -14,8 +14,7 @@ def run(folder, num_episodes, rng):
     about = json.loads((folder / 'policy.json').read_text())
     act = jax.jit(jax.export.deserialize((folder / 'best_of_n.jax').read_bytes()).call)
     env = envs.make_env(envs.find_task(about['env_name'], about['suite']), **about['env_options'])
-    noises = about['programs']['best_of_n']['inputs']['noises']
-    shape = 1, about['num_samples'], *noises[2:]
+    shape = 1, about['num_samples'], *about['programs']['best_of_n']['inputs']['noises'][2:]
     for episode in range(num_episodes):
         (observation, info), queue, done = env.reset(seed=episode), [], False
         while not done:
