@@ -1,10 +1,9 @@
 """Q-learning with adjoint matching, QAM (Li and Levine, 2026, arXiv 2601.14234).
 
-Two flows: a slow one clones the data (velocity v_β, its slow copy v̄_β), and a fast one, v_θ, is the
-policy. The policy that maximises Q under a KL penalty to the clone is the end of a stochastic
-process. Its optimal control follows from an adjoint equation that involves the clone alone, so v_θ
-is trained by regression, without a gradient through its own steps. With T steps of size δ = 1/T,
-t_i = i δ and σ_i² = 2 (1 − t_i + δ) / (t_i + δ):
+A slow flow clones the data (velocity v_β, its slow copy v̄_β), and a fast one, v_θ, is the policy.
+It should maximise Q under a KL penalty to the clone. An adjoint equation that involves the clone
+alone gives its regression target, so no gradient goes through its own steps. With T steps of size
+δ = 1/T, t_i = i δ and σ_i² = 2 (1 − t_i + δ) / (t_i + δ):
 
     x_{i+1} = x_i + δ (2 v_θ(x_i, t_i) − x_i / (t_i + δ)) + √δ σ_i ε_i,     x_0, ε_i ~ N(0, I)
     x_T     = x_{T−1} + δ v̄_β(x_{T−1}, t_{T−1})
@@ -194,13 +193,13 @@ class QAMAgent(Agent, kw_only=True):
         noise = jax.random.normal(noise_rng, (len(chunks), self.noise_dim))
         if self.config.edit_scale:
             edit_loss, edit_info = self.edit_loss(params, observations, noise)
-            loss, info = loss + edit_loss, info | edit_info
+            return loss + edit_loss, info | edit_info
         if self.config.alpha:
             distilled = self.network('one_step', params, observations)(noise)
             flow = self.flow(self.params, observations, noise)
-            critic = self.network('critic', self.params, observations)
             info['actor/distillation_loss'] = jnp.mean(jnp.square(distilled - flow))
-            info['actor/q_loss'] = -critic(jnp.clip(distilled, -1, 1)).mean()
+            values = self.network('critic', self.params, observations)(jnp.clip(distilled, -1, 1))
+            info['actor/q_loss'] = -values.mean()
             loss += self.config.alpha * info['actor/distillation_loss'] + info['actor/q_loss']
         return loss, info
 
