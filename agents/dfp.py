@@ -2,7 +2,7 @@
 
 The policy is one pass of a network: a = clip(f(s, ε)), ε ~ N(0, I). Its samples at a state are
 called particles. A drifting field points from them to positives and away from each other, and the
-network is trained to move its particles along that field (utils/drifting.py).
+network is trained to move its particles along that field (agents/drifting.py).
 
     offline  data term: the positive is the data set's chunk, which is behaviour cloning
     online   1.0 × data term, on chunks from replay
@@ -40,8 +40,8 @@ from agents.base import (
     require,
     require_choice,
 )
+from agents.drifting import KERNELS, mean_shift_loss, normalized_drifting_loss
 from agents.top_k import TopKAgent
-from utils.drifting import KERNELS, mean_shift_loss, normalized_drifting_loss
 from utils.replay import Batch
 from utils.spec import Spec
 

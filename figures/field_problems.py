@@ -18,9 +18,9 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from utils.drifting import KERNELS as MEAN_SHIFT_KERNELS
-from utils.drifting import drifting_field, gaussian, mean_shift, mean_shift_field
-from utils.drifting import normalized_field as normalized
+from agents.drifting import KERNELS as MEAN_SHIFT_KERNELS
+from agents.drifting import drifting_field, gaussian, mean_shift, mean_shift_field
+from agents.drifting import normalized_field as normalized
 from utils.networks import MLP
 
 Field = Callable[[jax.Array, jax.Array], jax.Array]  # (particles [G, 2], positives [P, 2]) -> V
@@ -157,7 +157,7 @@ def log_kde(x: jax.Array, samples: jax.Array, bandwidth: float) -> jax.Array:
 
 
 def make_field(kernel: str, bandwidth: float, temperatures: Sequence[float]) -> Field:
-    """Returns a field of `utils.drifting` for the particles of one state, which repel each other.
+    """Returns a field of `agents.drifting` for the particles of one state, which repel each other.
 
     Args:
         kernel: 'gaussian' or 'laplace' for the mean-shift field, 'normalized' for that of DFP's

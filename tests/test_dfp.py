@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_agents import compiled, cut, equal, flops, make, make_batch
 
-from utils.drifting import mean_shift_loss, normalized_drifting_loss
+from agents.drifting import mean_shift_loss, normalized_drifting_loss
 
 either_field = pytest.mark.parametrize('field', ['normalized', 'mean_shift'])
 

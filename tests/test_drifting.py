@@ -13,7 +13,7 @@ from flax.traverse_util import unflatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.drifting import (
+from agents.drifting import (
     drifting_field,
     drifting_loss,
     gaussian,

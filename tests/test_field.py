@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agents.drifting import gaussian, mean_shift_field, normalized_field
 from figures import field_problems as problems
 from figures.field import Options, draw, training_snapshots
-from utils.drifting import gaussian, mean_shift_field, normalized_field
 from utils.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
