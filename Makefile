@@ -1,18 +1,24 @@
-# `make demo` and `make test` set up .venv by themselves; everything else assumes nothing either.
+# Every target sets up .venv by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DEV := .venv/.ready-dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: help setup demo test lint types bench lock clean
+.PHONY: help setup demo test test-all learns lint types bench lock clean
 
 help:
-	@echo 'make demo   set up, collect data, train DFP on a MuJoCo task, draw learning_curve.png'
-	@echo 'make test   set up, run every test'
-	@echo 'make setup  set up .venv; with PYTHON=python3.12, for that Python'
-	@echo 'make lint   set up, run ruff'
-	@echo 'make types  set up, run the type checker'
-	@echo 'make bench  set up, run the benchmarks, write exp/benchmarks.md'
-	@echo 'make lock   resolve requirements.in into requirements.txt'
+	@echo 'make demo      collect data, train DFP on a MuJoCo task, draw learning_curve.png'
+	@echo 'make test      run the tests, but for those that start programs, kill or wait'
+	@echo 'make test-all  run every test'
+	@echo 'make learns    check that DFP learns the quickstart (8 minutes)'
+	@echo 'make setup     set up .venv; PYTHON=python3.12: for that Python; JAX=cuda13 (cuda12, tpu):'
+	@echo '               with JAX for that accelerator'
+	@echo 'make lint      run ruff'
+	@echo 'make types     run the type checker'
+	@echo 'make bench     run the benchmarks, write exp/benchmarks.md'
+	@echo 'make lock      resolve requirements.in and requirements-dev.in into .txt files'
 
 # A .venv is made anew if it is unfinished, if its Python is gone, or if another one is asked for.
 describe = $(shell $(1) -c 'import sys; print(sys.base_prefix, sys.version)' 2>/dev/null)
@@ -33,11 +39,16 @@ $(PYTHON) -m venv --clear .venv
 endef
 
 setup: $(READY)
+	$(if $(JAX),$(PIP) -c requirements.txt 'jax[$(JAX)]')
 
 $(READY): requirements.txt $(REMAKE)
 	$(if $(REMAKE),$(make_venv))
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
+	$(PIP) --no-deps -r requirements.txt
 	@touch $(READY)
+
+$(DEV): requirements-dev.txt $(READY)
+	$(PIP) --no-deps -r requirements-dev.txt
+	@touch $(DEV)
 
 .PHONY: remake
 remake:
@@ -45,25 +56,33 @@ remake:
 demo: $(READY)
 	$(BIN)/python main.py --flagfile=experiments/quickstart.flags
 
-test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(DEV)
+	$(PYTEST) -m 'not slow'
 
-lint: $(READY)
+test-all: $(DEV)
+	$(PYTEST)
+
+learns: $(READY)
+	$(BIN)/python -m tests.learns
+
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)
+types: $(DEV)
 	$(BIN)/basedpyright
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
+COMPILE := .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
+
 lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet uv
-	.venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
-	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
-	  requirements.in --override requirements-overrides.txt --output-file requirements.txt
+	$(COMPILE) requirements.in --override requirements-overrides.txt --output-file requirements.txt
+	$(COMPILE) requirements-dev.in --output-file requirements-dev.txt
 	rm -rf .venv-lock
 
 clean:
