@@ -1,7 +1,7 @@
 """Runs all benchmarks and writes their tables as Markdown and JSON.
 
 python -m benchmarks --output=exp/benchmarks
-python -m benchmarks --only=update,act
+python -m benchmarks --only=update,seeds
 """
 
 import json
@@ -20,21 +20,9 @@ BENCHMARKS = {
         'small_size': 'One update at small size (2 x 128, B = 64)',
     },
     'seeds': {'seeds': 'Seeds trained together, per update of one seed'},
-    'act': {'one_action': 'One chunk of actions at paper size, batch 1, from host to host'},
     'latency': {'latency': 'What a robot waits for a chunk at paper size, batch 1'},
     'online': {'online': 'The online loop, per environment step of all seeds together'},
     'evaluation': {'evaluation': 'Evaluation of 50 episodes of cube-double'},
-    'data': {
-        'memory': 'Loading cube-triple (generated)',
-        'switching': 'A new shard of cube-quadruple-play-100m (generated) every 1,000 updates',
-    },
-    'collect': {'collect': 'Scripted collection, cube-double'},
-    'precision': {
-        'scoring': 'Scoring 256 x 16 proposals at paper size',
-        'agreement': 'Choosing the best proposal in bfloat16 and in float32, at states of the data',
-    },
-    'saving': {'saving': 'One checkpoint at paper size, and what one every 10 minutes costs'},
-    'startup': {'startup': 'Start of main.py at the size of the quickstart'},
 }
 
 

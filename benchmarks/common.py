@@ -199,23 +199,20 @@ def save(path: str | None, content: dict[str, Any]) -> None:
         pathlib.Path(path).write_text(json.dumps(machine() | content, indent=2) + '\n')
 
 
-def results_of(
-    module: str, arguments: Sequence[str] = (), checkout: str | pathlib.Path | None = None
-) -> dict[str, Any]:
+def results_of(module: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """Runs a benchmark as a program of its own and returns what it found.
 
     Args:
         module: name of the benchmark.
         arguments: its flags.
-        checkout: folder of the project to run it in; by default the working directory.
 
     Raises:
         subprocess.CalledProcessError: it failed; its own message is above.
     """
     with tempfile.TemporaryDirectory() as directory:
-        path = pathlib.Path(directory).absolute() / 'results.json'
+        path = pathlib.Path(directory) / 'results.json'
         command = [sys.executable, '-m', f'benchmarks.{module}', f'--json={path}', *arguments]
-        subprocess.run(command, check=True, cwd=checkout)
+        subprocess.run(command, check=True)
         return json.loads(path.read_text())
 
 
