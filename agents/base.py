@@ -47,7 +47,6 @@ from utils.spec import Spec, check_tree, is_image
 Info = dict[str, jax.Array]
 Params = Mapping[str, Any]  # of networks, by name
 Q_AGGS = ('mean', 'min', 'mean_std')
-SCORE_DTYPES = ('float32', 'bfloat16')
 ENCODER = '_encoder'  # ends the name of the network that embeds another one's observations
 
 
@@ -72,7 +71,6 @@ def base_config() -> ml_collections.ConfigDict:
             'q_agg': 'mean',  # mean, min or mean_std (mean - rho * std) over it, in targets
             'rank_agg': '',  # the same, to rank proposals; empty: q_agg
             'rho': 0.5,  # ρ of mean_std
-            'score_dtype': 'float32',  # or bfloat16: the critic's precision when it ranks proposals
             'num_samples': 16,  # N' in the paper: proposals per state, the best of which is played
             'target_num_samples': 0,  # that of the critic's targets; 0: num_samples
             'eval_num_samples': 0,  # that of evaluation, videos and export; 0: num_samples
@@ -199,7 +197,6 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         for name, choices in (
             ('q_agg', Q_AGGS),
             ('rank_agg', ('', *Q_AGGS)),
-            ('score_dtype', SCORE_DTYPES),
             ('encoder', ENCODERS),
         ):
             require_choice(name, getattr(config, name), choices)
@@ -301,9 +298,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         """Returns the agent in its online phase."""
         return self.replace(online=True)
 
-    def network(
-        self, name: str, params: Params, observations: Any, dtype: str = 'float32'
-    ) -> Callable[..., jax.Array]:
+    def network(self, name: str, params: Params, observations: Any) -> Callable[..., jax.Array]:
         """Returns a network at some observations: a function of its other inputs.
 
         The observations `[...]` are embedded here, once. If the first input is `[..., N, size]`
@@ -313,15 +308,13 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
             name: of the network.
             params: of the networks; those of `self.slow` make it the slow copy.
             observations: `[...]`.
-            dtype: that it computes in, but for the encoder.
         """
         encoder = self.modules.get(f'{name}{ENCODER}')
         z = encoder.apply(params[f'{name}{ENCODER}'], observations) if encoder else observations
 
         def apply(*inputs: jax.Array) -> jax.Array:
             at = z[..., None, :] if inputs and inputs[0].ndim > z.ndim else z
-            arguments = jax.tree.map(lambda x: x.astype(dtype), (params[name], at, *inputs))
-            return self.modules[name].apply(*arguments)
+            return self.modules[name].apply(params[name], at, *inputs)
 
         return apply
 
@@ -370,10 +363,10 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     def score(self, observations: Any, chunks: jax.Array) -> jax.Array:
         """Returns values `[..., N]` to rank `chunks [..., N, D]` at `observations [...]`.
 
-        The critic, not the target critic, computes them in `score_dtype`; they are float32.
+        The critic computes them, not the target critic.
         """
-        critic = self.network('critic', self.params, observations, self.config.score_dtype)
-        return self.aggregate(critic(chunks).astype(jnp.float32), self.config.rank_agg)
+        values = self.network('critic', self.params, observations)(chunks)
+        return self.aggregate(values, self.config.rank_agg)
 
     def best_of_n(self, observations: Any, rng: jax.Array, num: int = 0) -> jax.Array:
         """Returns the best of `num` proposals, `[..., D]`, for `observations [...]`.

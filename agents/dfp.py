@@ -22,7 +22,7 @@ mean and not its modes (docs/method.md).
 pure offline RL (table 7).
 
 A chunk of the data that an episode's end cuts short is no positive, so the data term leaves its
-state out. The other terms ask for no chunk of the data: they use every state of the batch.
+state out. The top-K term asks for no chunk of the data: it uses every state of the batch.
 """
 
 from typing import Any
@@ -61,12 +61,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_particles = 8  # G, particles per state
     config.num_candidates = 16  # N, proposals of π_old per state
     config.top_k = 4  # K, the best of them, as positives; 0: there is no top-K term
-    config.num_negatives = 0  # M, the worst of them, as explicit negatives of the top-K term
-    config.soft_weights = False  # weigh the K positives by their values
     config.topk_weight = 0.5  # λ, of the top-K term
     config.topk_phases = 'online'  # or offline, or both: where there is a top-K term
     config.data_weight = 1.0  # of the data term in the online phase; offline it is 1
-    config.q_weight = 0.0  # of −Q of the particles in the online phase; 0: there is no such term
     config.ema_rate = 1e-4  # of π_old
     return config
 
@@ -90,12 +87,6 @@ class DFPAgent(TopKAgent, kw_only=True):
             config.num_particles >= 1,
             f'--agent.num_particles={config.num_particles}: must be at least 1',
         )
-        require(
-            0 <= config.num_negatives <= config.num_candidates - config.top_k,
-            f'--agent.num_negatives={config.num_negatives}: must be from 0 to num_candidates - '
-            f'top_k = {config.num_candidates - config.top_k}, so that no candidate is both',
-        )
-        require(config.q_weight >= 0, f'--agent.q_weight={config.q_weight}: must not be negative')
 
     @classmethod
     def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:
@@ -120,25 +111,24 @@ class DFPAgent(TopKAgent, kw_only=True):
 
         if self.data_weight:
             is_full = valid[:, -1]
-            loss, drift_info = self.drift_loss(
-                'data', particles, chunks[:, None], state_mask=is_full
-            )
+            loss, drift_info = self.drift_loss('data', particles, chunks[:, None], is_full)
             terms['data'] = self.data_weight * loss
             info |= drift_info
         if self.uses_top_k:
-            positives, options = self.top_k_positives(observations, candidate_rng)
-            loss, drift_info = self.drift_loss('topk', particles, positives, **options)
+            candidates, _ = self.ranked_candidates(observations, candidate_rng)
+            loss, drift_info = self.drift_loss('topk', particles, candidates[:, : config.top_k])
             terms['topk'] = config.topk_weight * loss
             info |= drift_info
-        if self.online and config.q_weight:
-            values = self.network('critic', self.params, observations)(particles)
-            terms['q'] = -config.q_weight * self.aggregate(values).mean()
         info |= {f'actor/{name}_loss': value for name, value in terms.items()}
         info['actor/saturated'] = jnp.mean(jnp.abs(particles) >= 1)
         return sum(terms.values(), jnp.zeros(())), info
 
     def drift_loss(
-        self, term: str, particles: jax.Array, positives: jax.Array, **options: Any
+        self,
+        term: str,
+        particles: jax.Array,
+        positives: jax.Array,
+        state_mask: jax.Array | None = None,
     ) -> tuple[jax.Array, Info]:
         """Returns the drift loss of `particles [B, G, D]` towards `positives [B, P, D]`.
 
@@ -146,7 +136,7 @@ class DFPAgent(TopKAgent, kw_only=True):
             term: 'data' or 'topk', which chooses the field.
             particles: of the policy.
             positives: chunks that attract them.
-            **options: of `normalized_drifting_loss` and `mean_shift_loss`.
+            state_mask: `[B]`, the states that count; by default all.
 
         Returns:
             The mean over the batch, and to log: `force_<T or τ>` for each temperature or
@@ -155,7 +145,7 @@ class DFPAgent(TopKAgent, kw_only=True):
         if getattr(self.config, f'{term}_field') == 'normalized':
             widths = self.config.temperatures
             per_state, info = normalized_drifting_loss(
-                particles, positives, temperatures=widths, **options
+                particles, positives, temperatures=widths, state_mask=state_mask
             )
             loss = per_state.mean()
         else:
@@ -166,30 +156,9 @@ class DFPAgent(TopKAgent, kw_only=True):
                 bandwidths=widths,
                 kernel=self.config.kernel,
                 root_d_units=True,
-                **options,
+                state_mask=state_mask,
             )
         scalars = {
             f'force_{w:g}': force for w, force in zip(widths, info.pop('force'), strict=True)
         }
         return loss, {f'actor/{term}_{name}': x for name, x in (info | scalars).items()}
-
-    def top_k_positives(
-        self, observations: Any, rng: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Draws N chunks from π_old at `observations [B, ...]` and keeps the K best.
-
-        Returns:
-            The K best `[B, K, D]`, and options for `drift_loss`: with `soft_weights` the weights
-            `[B, K]` of the positives, from 1 for the best candidate down to 0 for a value half-way
-            to the worst one; with `num_negatives` the M worst `[B, M, D]` as negatives.
-        """
-        config = self.config
-        candidates, values = self.ranked_candidates(observations, rng)
-        options = {}
-        if config.soft_weights:
-            best, worst = values[:, :1], values[:, -1:]
-            relative = 2 * (values - worst) / jnp.maximum(best - worst, 1e-8) - 1
-            options['weight_positives'] = jnp.maximum(relative[:, : config.top_k], 0)
-        if config.num_negatives:
-            options['negatives'] = candidates[:, -config.num_negatives :]
-        return candidates[:, : config.top_k], options

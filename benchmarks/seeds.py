@@ -34,15 +34,11 @@ DEFAULT = [('DFP', 'small'), ('DFP', 'paper'), ('FQL', 'small')]
 
 
 def time_together(method: str, size: str, phase: str, rows: Rows) -> list[dict[str, Any]]:
-    """Returns a row for each number of seeds, and one for most of them in bfloat16."""
-    cases = [(n, 'float32') for n in FLAGS.num_seeds]
-    if FLAGS.bfloat16:
-        cases += [(max(FLAGS.num_seeds), 'bfloat16')]
+    """Returns a row for each number of seeds."""
     runners = {}
-    for n, dtype in cases:
-        changes = SIZES[size] | {'score_dtype': dtype}
-        config = run_config(method, CUBE_DOUBLE, changes, num_seeds=n)
-        runners[n, dtype] = fused(config, rows, online=phase == 'online')
+    for n in FLAGS.num_seeds:
+        config = run_config(method, CUBE_DOUBLE, SIZES[size], num_seeds=n)
+        runners[n] = fused(config, rows, online=phase == 'online')
     times, _ = measure(runners, FLAGS.repeats)
     return [
         {
@@ -50,12 +46,11 @@ def time_together(method: str, size: str, phase: str, rows: Rows) -> list[dict[s
             'phase': phase,
             'size': size,
             'seeds': n,
-            'score_dtype': dtype,
             'ms per update of all': 1e3 * took,
             'ms per seed-update': 1e3 * took / n,
             'seed-updates/s': n / took,
         }
-        for (n, dtype), took in times.items()
+        for n, took in times.items()
     ]
 
 
@@ -68,7 +63,7 @@ def main(_) -> None:
     for method, size in cases:
         for phase in FLAGS.phases:
             found += time_together(method, size, phase, rows)
-            print_table(found[-len(FLAGS.num_seeds) - FLAGS.bfloat16 :])
+            print_table(found[-len(FLAGS.num_seeds) :])
     save(FLAGS.json, {'seeds': found})
 
 
@@ -77,6 +72,5 @@ if __name__ == '__main__':
     flags.DEFINE_list('methods', [], 'Methods to measure.')
     flags.DEFINE_multi_enum('sizes', list(SIZES), list(SIZES), 'Sizes of the methods given.')
     flags.DEFINE_multi_enum('phases', ['offline'], ['offline', 'online'], 'Phases.')
-    flags.DEFINE_bool('bfloat16', True, 'Measure scoring in bfloat16 too.')
     flags.DEFINE_integer('repeats', 5, 'Blocks of updates, of which the median counts.')
     run(main)

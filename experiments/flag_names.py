@@ -28,7 +28,7 @@ OTHER_NAMES = {
     'agent.q_bon': 'use --agent.target_num_samples',
     'agent.gen_per_label': 'use --agent.num_particles',
     'agent.drift_temps': 'use --agent.temperatures',
-    'agent.q_alpha': 'use --agent.q_weight',
+    'agent.q_alpha': 'there is no such term here; leave it out',
     'agent.actor_ema_tau': 'use --agent.ema_rate',
     'agent.actor_type': 'use --method=QC-BFN for best-of-n, --method=QC-FQL for distill-ddpg',
     'agent.value_hidden_dims': 'use --agent.critic_hidden_dims',

@@ -45,10 +45,9 @@ LOSSES = {
 }
 every_loss = pytest.mark.parametrize('field', LOSSES)
 
-of_normalized = ('temperatures', 'positives_only', 'negatives_only')
 of_mean_shift = ('bandwidths', 'kernel', 'root_d_units')
 jitted_field = jax.jit(drifting_field, static_argnames='log_kernel')
-jitted_normalized_field = jax.jit(normalized_field, static_argnames=of_normalized)
+jitted_normalized_field = jax.jit(normalized_field, static_argnames='temperatures')
 jitted_mean_shift_field = jax.jit(mean_shift_field, static_argnames=of_mean_shift)
 jitted_loss_and_grads = jax.jit(
     jax.value_and_grad(drifting_loss, argnums=(0, 1, 2)), static_argnames='log_kernel'
@@ -67,16 +66,16 @@ def relative_error(value, expected):
     return np.linalg.norm(value - expected) / np.linalg.norm(expected)
 
 
-@partial(jax.jit, static_argnames=('loss', *of_normalized, *of_mean_shift))
-def loss_and_grads(generated, positives, negatives=None, loss=normalized_drifting_loss, **options):
-    """((mean loss, (loss, info)), gradients of the mean with respect to all three sets)."""
+@partial(jax.jit, static_argnames=('loss', 'temperatures', *of_mean_shift))
+def loss_and_grads(generated, positives, loss=normalized_drifting_loss, **options):
+    """((mean loss, (loss, info)), gradients of the mean with respect to both sets)."""
 
-    def mean_loss(generated, positives, negatives):
-        value, info = loss(generated, positives, negatives, **options)
+    def mean_loss(generated, positives):
+        value, info = loss(generated, positives, **options)
         return jnp.mean(value), (value, info)
 
-    compute = jax.value_and_grad(mean_loss, argnums=(0, 1, 2), has_aux=True)
-    return compute(generated, positives, negatives)
+    compute = jax.value_and_grad(mean_loss, argnums=(0, 1), has_aux=True)
+    return compute(generated, positives)
 
 
 # ---- The field of the papers ----
@@ -175,22 +174,16 @@ def test_field_and_its_derivative_are_finite(kernel, particles):
 @pytest.mark.parametrize('kernel', KERNELS)
 @pytest.mark.parametrize('root_d_units', [False, True])
 def test_mean_shifts_are_the_field_of_each_particle_apart_from_itself(kernel, root_d_units):
-    """Whole weights are samples that are there as many times: none, once, or more."""
-    x, p, n = normal(0, 3, 4, 2), normal(1, 3, 3, 2), normal(2, 3, 2, 2)
-    counts = np.array([[1, 0, 2], [3, 1, 1], [0, 0, 1]]), np.array([[0, 2], [1, 1], [0, 0]])
+    x, p = normal(0, 3, 4, 2), normal(1, 3, 3, 2)
     field, info = jitted_mean_shift_field(
-        x, p, n, bandwidths=(0.3, 1.0), kernel=kernel, root_d_units=root_d_units,
-        weight_positives=np.float32(counts[0]), weight_negatives=np.float32(counts[1]),
-    )  # fmt: skip
+        x, p, bandwidths=(0.3, 1.0), kernel=kernel, root_d_units=root_d_units
+    )
     expected = np.zeros((2, *x.shape))
     for k, b, i in np.ndindex(2, 3, 4):
         length = (0.3, 1.0)[k] * (2**0.5 if root_d_units else 1)
-        positives, negatives = (
-            np.repeat(s[b], c[b], axis=0) for s, c in zip((p, n), counts, strict=True)
-        )
-        others = np.concatenate([np.delete(x[b], i, axis=0), negatives])
+        others = np.delete(x[b], i, axis=0)
         log_kernel = partial({'gaussian': gaussian, 'laplace': laplace}[kernel], bandwidth=length)
-        expected[k, b, i] = drifting_field(x[b, i : i + 1], positives, others, log_kernel)[0]
+        expected[k, b, i] = drifting_field(x[b, i : i + 1], p[b], others, log_kernel)[0]
     np.testing.assert_allclose(field, expected.sum(0), atol=1e-5)
     np.testing.assert_allclose(info['force'], np.mean(expected**2, axis=(1, 2, 3)), rtol=1e-4)
 
@@ -220,13 +213,10 @@ def test_mean_shifts_agree_with_driftql(case, kernel, bandwidth):
         np.testing.assert_allclose(value, golden[f'info/actor/{name}'], rtol=1e-5)
 
 
-def test_nothing_repels_a_particle_alone_and_nothing_attracts_it_to_weights_of_zero():
+def test_nothing_repels_a_particle_alone():
     x, p = normal(0, 3, 1, 4), normal(1, 3, 1, 4)
     field, _ = jitted_mean_shift_field(x, p, bandwidths=(0.1,))
     np.testing.assert_allclose(field, p - x, atol=1e-6)
-    nothing = np.zeros((3, 1), np.float32)
-    field, _ = jitted_mean_shift_field(x, p, bandwidths=(0.1,), weight_positives=nothing)
-    np.testing.assert_array_equal(field, np.zeros_like(x))
 
 
 def test_mean_shifts_take_particles_to_places_within_the_bounds_of_actions():
@@ -242,18 +232,13 @@ def test_mean_shifts_take_particles_to_places_within_the_bounds_of_actions():
 # ---- The normalised field ----
 
 
-@pytest.mark.parametrize('case', ['offline', 'topk', 'multi_temperature', 'negatives'])
+@pytest.mark.parametrize('case', ['offline', 'topk', 'multi_temperature'])
 def test_agrees_with_golden_vectors(case):
     golden = {key.split('/')[1]: GOLDEN[key] for key in GOLDEN if key.startswith(case + '/')}
     (_, (loss, info)), grads = loss_and_grads(
         golden['generated'],
         golden['positives'],
-        golden.get('negatives'),
         temperatures=tuple(golden['temperatures'].tolist()),
-        weight_positives=golden.get('weight_positives'),
-        weight_negatives=golden.get('weight_negatives'),
-        positives_only=bool(golden['plus_only']),
-        negatives_only=bool(golden['negatives_only']),
     )
     assert relative_error(loss, golden['loss']) < 1e-4
     assert relative_error(grads[0], golden['grad']) < 1e-4
@@ -261,52 +246,44 @@ def test_agrees_with_golden_vectors(case):
     assert relative_error(info['force'], golden['raw']) < 1e-4
 
 
-def slow_reference(generated, positives, negatives, weight_positives, weight_negatives, mask,
-                   temperatures, positives_only, negatives_only):  # fmt: skip
+def slow_reference(generated, positives, mask, temperatures):
     """The normalised field step by step, a state and a particle at a time.
 
     Returns (field [B, G, D], unit, scale, force [T]).
     """
     num_states, num_particles, dim = generated.shape
     states = [state for state in range(num_states) if mask[state]]
-    targets, weights, distances = {}, {}, {}
-    for b in states:
-        particles = [] if negatives_only else list(generated[b])
-        targets[b] = np.array(particles + list(negatives[b]) + list(positives[b]))
-        weights[b] = np.array([1.0] * len(particles) + [*weight_negatives[b], *weight_positives[b]])
-        distances[b] = np.array(
+    targets = {b: [*generated[b], *positives[b]] for b in states}
+    distances = {
+        b: np.array(
             [[max(np.sum((x - y) ** 2), 1e-8) ** 0.5 for y in targets[b]] for x in generated[b]]
         )
+        for b in states
+    }
     field = np.zeros(generated.shape)
     if not states:
         return field, 1e-3, 0.0, np.zeros(len(temperatures))
 
-    weighted = np.mean([distances[b] * weights[b] for b in states])
-    mean_weight = np.mean([weights[b] for b in states])
-    scale = weighted / mean_weight if mean_weight > 0 else 0.0
+    scale = np.mean([distances[b] for b in states])
     unit = max(scale / np.sqrt(dim), 1e-3)
     forces = []
     for temperature in temperatures:
         force = np.zeros(generated.shape)
         for b in states:
             logits = -distances[b] / max(scale, 1e-3) / temperature
-            if not negatives_only:
-                for i in range(num_particles):
-                    logits[i, i] -= 100 / temperature
+            for i in range(num_particles):
+                logits[i, i] -= 100 / temperature
             over_targets = np.exp(logits - logits.max(axis=1, keepdims=True))
             over_targets /= over_targets.sum(axis=1, keepdims=True)
             over_particles = np.exp(logits - logits.max(axis=0, keepdims=True))
             over_particles /= over_particles.sum(axis=0, keepdims=True)
-            affinity = np.sqrt(np.maximum(over_targets * over_particles, 1e-6)) * weights[b]
-            first_positive = len(targets[b]) - len(positives[b])
+            affinity = np.sqrt(np.maximum(over_targets * over_particles, 1e-6))
             for i, x in enumerate(generated[b]):
-                repel = affinity[i, :first_positive].sum()
-                attract = affinity[i, first_positive:].sum()
+                repel = affinity[i, :num_particles].sum()
+                attract = affinity[i, num_particles:].sum()
                 for j, y in enumerate(targets[b]):
-                    if j >= first_positive:
-                        force[b, i] += affinity[i, j] * repel * (y - x) / unit
-                    elif not positives_only:
-                        force[b, i] -= affinity[i, j] * attract * (y - x) / unit
+                    pull = -attract if j < num_particles else repel
+                    force[b, i] += affinity[i, j] * pull * (y - x) / unit
         forces.append(np.mean(force[states] ** 2))
         field += force / np.sqrt(max(forces[-1], 1e-8))
     return field, unit, scale, np.array(forces)
@@ -314,27 +291,21 @@ def slow_reference(generated, positives, negatives, weight_positives, weight_neg
 
 @few_examples
 @given(st.data(), seeds)
-def test_agrees_with_a_slow_reference_whatever_the_shapes_and_options(data, seed):
+def test_agrees_with_a_slow_reference_whatever_the_shapes(data, seed):
     rng = np.random.default_rng(seed)
-    B, G, P, M, D = (data.draw(st.integers(low, 4), label='BGPMD') for low in (1, 1, 1, 0, 1))
-    options = {
-        'temperatures': data.draw(st.sampled_from([(0.02,), (0.1,), (1.0, 50.0)])),
-        'positives_only': data.draw(st.booleans()),
-    }
-    options['negatives_only'] = M > 0 and not options['positives_only'] and data.draw(st.booleans())
+    B, G, P, D = (data.draw(st.integers(1, 4), label='BGPD') for _ in range(4))
+    temperatures = data.draw(st.sampled_from([(0.02,), (0.1,), (1.0, 50.0)]))
     spread = data.draw(st.sampled_from([1e-3, 1.0, 100.0]), label='spread')
-    sets = [spread * rng.normal(size=(B, n, D)) for n in (G, P, M)]
-    weights = [np.ones((B, n)) for n in (P, M)]
+    sets = [spread * rng.normal(size=(B, n, D)) for n in (G, P)]
     mask = np.ones(B)
-    if data.draw(st.booleans(), label='weights'):
-        weights = [rng.choice([0, 0.3, 1, 2], size=w.shape) for w in weights]
     if data.draw(st.booleans(), label='mask'):
         mask = rng.integers(0, 2, size=B).astype(float)
-    field, unit, scale, force = slow_reference(*sets, *weights, mask, **options)
+    field, unit, scale, force = slow_reference(*sets, mask, temperatures)
 
     with jax.enable_x64(True):
-        options |= {'weight_positives': weights[0], 'weight_negatives': weights[1]}
-        (mean, (loss, info)), grads = loss_and_grads(*sets, **options, state_mask=mask)
+        (mean, (loss, info)), grads = loss_and_grads(
+            *sets, temperatures=temperatures, state_mask=mask
+        )
     np.testing.assert_allclose(info['scale'], scale, rtol=1e-6)
     np.testing.assert_allclose(info['force'], force, rtol=1e-6, atol=1e-20)
     np.testing.assert_allclose(loss, np.mean(field**2, axis=(1, 2)), rtol=1e-6, atol=1e-9)
@@ -389,7 +360,7 @@ def test_the_raw_force_falls_with_the_temperature_to_a_floor():
 
 
 def test_normalized_loss_moves_the_particles_by_their_field():
-    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
+    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3)
     field, unit, _ = jitted_normalized_field(*sets, temperatures=(0.1, 1.0))
     _, grads = loss_and_grads(*sets, temperatures=(0.1, 1.0))
     np.testing.assert_allclose(grads[0], -2 * field / (5 * 8 * 3 * unit), rtol=1e-4, atol=1e-7)
@@ -402,115 +373,37 @@ def test_small_fields_survive_large_coordinates():
     np.testing.assert_allclose(mean, 1.0, rtol=1e-4)
 
 
-def test_a_positive_of_weight_zero_exerts_no_pull_but_takes_its_share():
-    """Weights come after the softmaxes: 0 is removal only for a positive too far away to have a
-    share. In the mean distance 0 is always removal."""
-    x, p = normal(0, 3, 8, 3), normal(1, 3, 2, 3)
-    weights = np.float32([[1, 1, 0]] * 3)
-
-    def field_with_third(positive):
-        third = np.broadcast_to(np.float32(positive), (3, 1, 3))
-        positives = np.concatenate([p, third], axis=1)
-        return jitted_normalized_field(x, positives, weight_positives=weights, temperatures=(0.1,))
-
-    removed, _, removed_info = jitted_normalized_field(x, p, temperatures=(0.1,))
-    far, _, far_info = field_with_third(50.0)
-    near, _, near_info = field_with_third(0.0)
-    np.testing.assert_allclose(far, removed, atol=1e-5)
-    np.testing.assert_allclose(far_info['scale'], removed_info['scale'], rtol=1e-5)
-    np.testing.assert_allclose(near_info['scale'], removed_info['scale'], rtol=1e-5)
-    assert relative_error(near, removed) > 1e-2
-
-    nothing = np.zeros((3, 2), np.float32)
-    alone, *_ = jitted_normalized_field(x, p, weight_positives=nothing, temperatures=(0.1,))
-    np.testing.assert_array_equal(alone, np.zeros_like(x))
-
-
-def test_positives_only_pulls_straight_to_the_positive():
-    x, p = normal(0, 3, 8, 4), normal(1, 3, 1, 4)
-
-    def straightness(**options):
-        field, _, info = jitted_normalized_field(x, p, temperatures=(0.1,), **options)
-        norms = np.linalg.norm(field, axis=-1) * np.linalg.norm(p - x, axis=-1)
-        return np.sum(field * (p - x), axis=-1) / norms, info
-
-    cosine, info = straightness(positives_only=True)
-    cosine_with_repulsion, info_with_repulsion = straightness()
-    np.testing.assert_allclose(cosine, 1.0, rtol=1e-5)
-    assert np.min(cosine_with_repulsion) < 0.9
-    np.testing.assert_array_equal(info['scale'], info_with_repulsion['scale'])
-
-
-def test_negatives_only_is_antisymmetric_and_ignores_the_other_particles():
-    x, p, n = normal(0, 3, 8, 4), normal(1, 3, 1, 4), normal(2, 3, 1, 4)
-    field = partial(jitted_normalized_field, temperatures=(0.1,))
-    forward, *_ = field(x, p, n, negatives_only=True)
-    backward, *_ = field(x, n, p, negatives_only=True)
-    vanishing, *_ = field(x, p, p, negatives_only=True)
-    np.testing.assert_allclose(forward, -backward, atol=1e-5)
-    np.testing.assert_allclose(vanishing, 0.0, atol=1e-3)
-
-    def outside_plane(field):
-        """Length of the parts of the field that point neither to the positive nor the negative."""
-        residuals = []
-        for state, particle in np.ndindex(3, 8):
-            plane = np.stack([y[state, 0] - x[state, particle] for y in (p, n)], axis=1)
-            vector = field[state, particle]
-            residuals.append(vector - plane @ np.linalg.lstsq(plane, vector)[0])
-        return np.linalg.norm(residuals)
-
-    assert outside_plane(np.asarray(forward)) < 1e-4
-    assert outside_plane(np.asarray(field(x, p, n)[0])) > 1e-1
-
-
 # ---- What both have in common ----
 
 
 @every_loss
 def test_nothing_but_the_particles_has_a_gradient(field):
-    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
-    weights = {'weight_positives': normal(3, 5, 2) ** 2, 'weight_negatives': normal(4, 5, 4) ** 2}
-    options = LOSSES[field]
-    _, grads = loss_and_grads(*sets, **weights, **options)
+    _, grads = loss_and_grads(normal(0, 5, 8, 3), normal(1, 5, 2, 3), **LOSSES[field])
     assert np.any(grads[0])
     assert not np.any(grads[1])
-    assert not np.any(grads[2])
-    mean_loss = lambda weights: loss_and_grads(*sets, **weights, **options)[0][0]  # noqa: E731
-    through_weights = jax.jit(jax.grad(mean_loss))(weights)
-    assert not any(np.any(grad) for grad in through_weights.values())
 
 
 @every_loss
-@pytest.mark.parametrize('negatives', [None, np.ones((2, 2))])
 @pytest.mark.parametrize('particles', PARTICLES)
-def test_a_batchs_loss_and_its_gradient_are_finite(particles, negatives, field):
+def test_a_batchs_loss_and_its_gradient_are_finite(particles, field):
     x, positives = (np.float32(points)[None] for points in PARTICLES[particles])
-    if negatives is not None:
-        negatives = np.float32(negatives)[None, :, : x.shape[-1]]
-    for values in jax.tree.leaves(loss_and_grads(x, positives, negatives, **LOSSES[field])):
+    for values in jax.tree.leaves(loss_and_grads(x, positives, **LOSSES[field])):
         assert np.all(np.isfinite(values))
 
 
 @every_loss
-@pytest.mark.parametrize('garbage', [0.0, 1e6, np.nan, np.inf])
-def test_masked_states_change_nothing(garbage, field):
+def test_masked_states_change_nothing(field):
     mask = np.array([1, 0, 1, 1, 0], bool)
-    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
-    weights = {'weight_positives': normal(3, 5, 2) ** 2, 'weight_negatives': normal(4, 5, 4) ** 2}
-    options = LOSSES[field]
-
-    def spoil(values):
-        return np.where(mask.reshape(-1, *[1] * (values.ndim - 1)), values, np.float32(garbage))
-
-    clean = loss_and_grads(*sets, **weights, **options, state_mask=mask)
-    spoiled = loss_and_grads(
-        *map(spoil, sets), **{k: spoil(v) for k, v in weights.items()}, **options, state_mask=mask
-    )
-    jax.tree.map(np.testing.assert_array_equal, clean, spoiled)
+    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3)
+    clean = loss_and_grads(*sets, **LOSSES[field], state_mask=mask)
+    for garbage in (1e6, np.nan, np.inf):
+        spoiled = [np.where(mask[:, None, None], x, np.float32(garbage)) for x in sets]
+        found = loss_and_grads(*spoiled, **LOSSES[field], state_mask=mask)
+        jax.tree.map(np.testing.assert_array_equal, clean, found)
 
     (mean, (_, info)), grads = clean
     (mean_without, (_, info_without)), grads_without = loss_and_grads(
-        *(values[mask] for values in sets), **{k: v[mask] for k, v in weights.items()}, **options
+        *(values[mask] for values in sets), **LOSSES[field]
     )
     # The mean shift's loss is a mean over the states that count. In the mean of the normalised
     # field's losses the others count as zero.
@@ -531,86 +424,32 @@ def test_a_batch_of_masked_states_has_no_loss(field):
 
 @every_loss
 @pytest.mark.parametrize(
-    ('name', 'shape', 'wanted'),
-    [
-        ('generated', (3, 4), '[B, G, D]'),
-        ('generated', (2, 3, 1), '[B, P, D] with B=2, D=1'),  # the positives do not fit it
-        ('positives', (2, 4), '[B, P, D] with B=2, D=4'),
-        ('positives', (1, 2, 4), '[B, P, D] with B=2, D=4'),
-        ('positives', (2, 2, 1), '[B, P, D] with B=2, D=4'),
-        ('negatives', (2, 2, 5), '[B, M, D] with B=2, D=4'),
-        ('negatives', (2, 4), '[B, M, D] with B=2, D=4'),
-        ('weight_positives', (2, 1), '[B, P] with B=2, P=2'),
-        ('weight_positives', (2, 2, 1), '[B, P] with B=2, P=2'),
-        ('weight_negatives', (1, 5), '[B, M] with B=2, M=5'),
-        ('weight_negatives', (5,), '[B, M] with B=2, M=5'),
-        ('state_mask', (2, 1), '[B] with B=2'),
-        ('state_mask', (1,), '[B] with B=2'),
-    ],
-)
-def test_a_wrong_shape_is_refused_by_name(name, shape, wanted, field):
-    arrays = {
-        'generated': np.ones((2, 3, 4)),
-        'positives': np.ones((2, 2, 4)),
-        'negatives': np.ones((2, 5, 4)),
-        'weight_positives': np.ones((2, 2)),
-        'weight_negatives': np.ones((2, 5)),
-        'state_mask': np.ones(2),
-    }
-    loss_and_grads(**arrays, **LOSSES[field])
-    with pytest.raises(ValueError, match=r'^\w+ has shape .*: must be ') as error:
-        loss_and_grads(**arrays | {name: np.ones(shape)}, **LOSSES[field])
-    assert str(error.value).endswith(f'must be {wanted}')
-
-
-@pytest.mark.parametrize(
-    ('field', 'options', 'message'),
-    [
-        ('normalized', {'temperatures': ()}, 'one or more positive'),
-        ('normalized', {'temperatures': (0.1, 0.0)}, 'one or more positive'),
-        ('normalized', {'temperatures': (float('nan'),)}, 'one or more positive'),
-        ('mean shift', {'bandwidths': ()}, 'one or more positive'),
-        ('mean shift', {'bandwidths': (0.1, -0.1)}, 'one or more positive'),
-        ('mean shift', {'kernel': 'cauchy'}, 'kernel=cauchy: use gaussian or laplace'),
-        ('normalized', {'positives_only': True, 'negatives_only': True}, 'choose one'),
-        ('normalized', {'negatives_only': True}, 'needs explicit negatives'),
-        (
-            'normalized',
-            {'negatives_only': True, 'negatives': np.zeros((2, 0, 2))},
-            'needs explicit negatives',
-        ),
-        ('normalized', {'weight_negatives': np.ones((2, 1))}, 'without negatives'),
-        ('mean shift', {'weight_negatives': np.ones((2, 1))}, 'without negatives'),
-    ],
-)
-def test_impossible_options_are_refused(field, options, message):
-    with pytest.raises(ValueError, match=message):
-        loss_and_grads(np.ones((2, 3, 2)), np.ones((2, 1, 2)), **LOSSES[field] | options)
-
-
-@pytest.mark.parametrize(
     ('shapes', 'message'),
     [
-        (((4,), (6, 4), (7, 4)), r'x has shape \(4,\): must be \[G, D\]'),
-        (((5, 4), (6, 1), (7, 4)), r'positives has shape \(6, 1\): must be \[P, D\] with D=4'),
-        (((5, 4), (4,), (7, 4)), r'positives has shape \(4,\): must be \[P, D\] with D=4'),
-        (((5, 4), (6, 4), (7, 3)), r'negatives has shape \(7, 3\): must be \[M, D\] with D=4'),
-        (((2, 5, 4), (2, 6, 4), (2, 7, 4)), r'x has shape \(2, 5, 4\): must be \[G, D\]'),
+        (((3, 4), (2, 2, 4), (2,)), 'generated has shape'),
+        (((2, 3, 4), (2, 2, 1), (2,)), 'positives has shape'),
+        (((2, 3, 4), (1, 2, 4), (2,)), 'positives has shape'),
+        (((2, 3, 4), (2, 2, 4), (2, 1)), 'state_mask has shape'),
     ],
 )
-@pytest.mark.parametrize('function', [drifting_field, drifting_loss])
-def test_the_papers_field_refuses_wrong_shapes(function, shapes, message):
+def test_a_wrong_shape_is_refused_by_name(shapes, message, field):
+    generated, positives, mask = map(np.ones, shapes)
     with pytest.raises(ValueError, match=message):
-        function(*(np.ones(shape) for shape in shapes), KERNELS['gaussian'])
+        loss_and_grads(generated, positives, **LOSSES[field], state_mask=mask)
 
 
-def test_the_mean_shift_is_of_one_particle():
-    with pytest.raises(ValueError, match=r'x has shape \(5, 4\): must be \[D\]'):
-        mean_shift(np.ones((5, 4)), np.ones((6, 4)), KERNELS['gaussian'])
-    with pytest.raises(ValueError, match=r'ys has shape \(6, 1\): must be \[P, D\] with D=4'):
-        mean_shift(np.ones(4), np.ones((6, 1)), KERNELS['gaussian'])
-    with pytest.raises(ValueError, match=r'weights has shape \(5,\): must be \[P\] with P=6'):
-        mean_shift(np.ones(4), np.ones((6, 4)), KERNELS['gaussian'], np.ones(5))
+@pytest.mark.parametrize(
+    ('field', 'options'),
+    [
+        ('normalized', {'temperatures': ()}),
+        ('normalized', {'temperatures': (float('nan'),)}),
+        ('mean shift', {'bandwidths': (0.1, -0.1)}),
+        ('mean shift', {'kernel': 'cauchy'}),
+    ],
+)
+def test_impossible_options_are_refused(field, options):
+    with pytest.raises(ValueError, match='positive|use gaussian or laplace'):
+        loss_and_grads(np.ones((2, 3, 2)), np.ones((2, 1, 2)), **LOSSES[field] | options)
 
 
 # ---- What it is for ----
@@ -695,17 +534,13 @@ def test_one_positive_at_a_time_teaches_the_mixture_by_one_field_and_its_mean_by
         assert np.all(samples.std(axis=0) < 0.2)  # the mixture's is 1
 
 
-def test_without_repulsion_the_generator_collapses():
-    """Attraction alone pulls every particle to a local mean of the positives.
+def attraction_alone(x, y):
+    """Half of the papers' field: particles move to local means of the positives."""
+    log_kernel = partial(gaussian, bandwidth=0.4)
+    shift = jax.vmap(jax.vmap(partial(mean_shift, log_kernel=log_kernel), (0, None)))(x, y)
+    return (x - jax.lax.stop_gradient(x + shift)) ** 2, {}
 
-    Where it settles depends on the scale of the kernel: with T = 0.1 and 32 positives the spread
-    within each surviving mode falls to about a third of the truth for every seed, and nearly
-    every seed leaves the light modes empty (with other settings some keep all four, or all
-    particles meet at the mean of the data; the spread is wrong in each of them).
-    """
-    lost = []
-    for samples in train_generators(partial(by_normalized, positives_only=True)):
-        masses, spreads = masses_and_spreads(samples)
-        assert np.all(spreads < SPREAD / 2)
-        lost.append(np.min(masses) < 0.01)
-    assert np.mean(lost) > 0.5
+
+def test_without_repulsion_the_generator_collapses():
+    for samples in train_generators(attraction_alone):
+        assert np.all(masses_and_spreads(samples)[1] < SPREAD / 2)

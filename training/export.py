@@ -2,9 +2,9 @@
 
 A program takes its noise as an input, so the robot decides about randomness. Standard normal noise
 gives what the agent does, and the same noise the same actions. On a CPU these are equal bit for bit
-to the agent's own `generate` and `choose`, compiled, but for BFN's with bfloat16 scores, whose last
-bit may differ (tests/test_export.py; XLA does not promise it). `sample_actions` draws its noise
-inside its program. So its last bit may differ, for BFN and MVP.
+to the agent's own `generate` and `choose`, compiled (tests/test_export.py; XLA does not promise
+it). `sample_actions` draws its noise inside its program. So its last bit may differ, for BFN and
+MVP.
 
     policy(observation [b, ...], noise [b, h, d_a]) -> chunk [b, h, d_a]
     best_of_n(observation [b, ...], noises [b, n, h, d_a]) -> chunk [b, h, d_a], value [b]
@@ -215,11 +215,8 @@ def _files(agent: Agent, formats: Sequence[str]) -> dict[str, bytes]:
     if 'jax' in formats:
         files |= {f'{name}.jax': to_jax(program) for name, program in programs(agent).items()}
     if 'onnx' in formats:
-        # ONNX Runtime has no bfloat16 products on a CPU, and ONNX no programs by platform.
-        plain = agent.replace(
-            config=agent.config._replace(score_dtype='float32'),
-            modules=agent.modules.copy({'critic': agent.modules['critic'].clone(is_apart=True)}),
-        )
+        critic = agent.modules['critic'].clone(is_apart=True)  # ONNX has no programs by platform
+        plain = agent.replace(modules=agent.modules.copy({'critic': critic}))
         files |= {f'{name}.onnx': to_onnx(program) for name, program in programs(plain).items()}
     if 'safetensors' in formats:
         save = _extra('safetensors.numpy', 'safetensors').save
