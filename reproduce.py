@@ -11,9 +11,6 @@ All other flags are main.py's, and hold for all runs. `run` goes on where it was
 out what is complete; `gather` puts what runs came to into --results, which `report` reads.
 """
 
-import experiments.interruptible  # noqa: F401
-
-# isort: split
 import pathlib
 import shlex
 import sys
@@ -69,23 +66,10 @@ def show_plan(plan: Plan) -> None:
     if FLAGS.format == 'slurm':
         print(slurm.job_array(plan.runs))
         return
-    rates = progress.read_rates().get(progress.host(), {})
-    total, unknown = 0.0, 0
     for cell in plan.runs:
         found = progress.look(cell.config)
-        seconds = progress.estimate(cell.config, rates)
-        left = None if seconds is None else (1 - found.part) * seconds
-        unknown += left is None and found.status != 'done'
-        total += left or 0.0
-        hours = '? h' if left is None else f'{left / 3600:.1f} h'
-        print(f'{found.status:<11} {100 * found.part:3.0f}%  {hours:>7}  {command_of(cell)}')
-    places = engines.slots(FLAGS.jobs, plan.runs)
-    print(
-        f'\n{len(plan.runs)} runs: {progress.counts(plan.runs)}. {total / 3600:.1f} hours of work '
-        f'are known, {total / 3600 / len(places):.1f} with {len(places)} at a time; '
-        f'{unknown} runs are of a kind not yet timed on this machine.\n'
-        f'{progress.needs(plan.runs)}'
-    )
+        print(f'{found.status:<11} {100 * found.part:3.0f}%  {command_of(cell)}')
+    print(f'\n{len(plan.runs)} runs: {progress.counts(plan.runs)}')
 
 
 def command_of(cell: Cell) -> str:
@@ -99,9 +83,8 @@ def run(plan: Plan) -> None:
             runs, FLAGS.ray_address, say, FLAGS.ray_cpus, FLAGS.ray_gpus, FLAGS.retries
         )
     else:
-        places = engines.slots(FLAGS.jobs, runs)
+        places = engines.slots(FLAGS.jobs)
         outcome = engines.run_here(runs, places, say, FLAGS.minutes, FLAGS.retries)
-    progress.remember([cell.config for cell in runs])
     say(f'{progress.counts(runs)} of {len(runs)} runs')
     for cell in outcome.failed:
         say(f'Failed: {command_of(cell)}')

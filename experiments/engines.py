@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from experiments.plans import Cell
-from experiments.progress import Progress, available_gpus, free_gib, look, ram_gib
+from experiments.progress import Progress, available_gpus, look
 from training.devices import num_cores
 from training.logs import is_at_work, newest_copy
 from utils.errors import UserError
@@ -47,16 +47,14 @@ class Slot:
     cores: tuple[int, ...] = ()  # that the run is pinned to; none: all
 
 
-def slots(jobs: int | None = None, cells: Sequence[Cell] = ()) -> list[Slot]:
-    """Returns the places that this machine has.
+def slots(jobs: int | None = None) -> list[Slot]:
+    """Returns the places that this machine has: one for each GPU, or else for each core.
 
-    One for each GPU; without a GPU, one for each core, to which its run is pinned, but no more than
-    have room in the memory that is free. Runs with small networks do 1.4 (DFP) to 1.9 (FQL) times
-    the work so that two do which share both cores.
+    A run is pinned to its core. Two that share both cores do 1.4 (DFP) to 1.9 (FQL) times the work
+    with small networks.
 
     Args:
         jobs: runs at a time, instead. They share out the GPUs or the cores.
-        cells: the runs; the largest says how much memory each takes.
 
     Raises:
         UserError: `jobs` is less than 1.
@@ -69,8 +67,7 @@ def slots(jobs: int | None = None, cells: Sequence[Cell] = ()) -> list[Slot]:
         more = (('XLA_PYTHON_CLIENT_PREALLOCATE', 'false'),) if several else ()
         return [Slot((('CUDA_VISIBLE_DEVICES', name), *more)) for name in names]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
-    room = min((free_gib() / ram_gib(cell.config) for cell in cells), default=num_cores())
-    count = jobs or max(1, int(min(num_cores(), room)))
+    count = jobs or num_cores()
     parts = [tuple(cores[i % len(cores) :: count]) if cores else () for i in range(count)]
     return [Slot(cores=part) for part in parts]
 

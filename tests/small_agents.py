@@ -141,8 +141,3 @@ class FixedCritic:
 def equal(a, b):
     """Tells whether two trees are equal, bit for bit."""
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
-
-
-def flops(function, *arguments):
-    """Returns the floating-point operations of a call, before XLA shares or drops any."""
-    return jax.jit(function).lower(*arguments).cost_analysis()['flops']

@@ -1,5 +1,6 @@
 """What every agent promises."""
 
+import re
 from functools import partial
 
 import jax
@@ -35,7 +36,7 @@ every_method = pytest.mark.parametrize('method', METHODS)
 
 
 @every_method
-@pytest.mark.parametrize('leading', [(), (5,), (2, 3)])
+@pytest.mark.parametrize('leading', [(), (2, 3)])
 def test_actions_have_the_shape_of_a_chunk_for_any_leading_shape(method, leading):
     observations = jnp.ones((*leading, OBSERVATION_DIM))
     actions = make(method).sample_actions(observations, jax.random.PRNGKey(0))
@@ -43,9 +44,9 @@ def test_actions_have_the_shape_of_a_chunk_for_any_leading_shape(method, leading
     assert (jnp.abs(actions) <= 1).all()
 
 
-@every_method
 @pytest.mark.parametrize(
-    ('q_agg', 'leading'), [('mean', (16,)), ('min', (2, 8)), ('mean_std', (16,))]
+    ('method', 'q_agg', 'leading'),
+    [*((m, 'mean', (16,)) for m in METHODS), ('dfp', 'min', (2, 8)), ('dfp', 'mean_std', (16,))],
 )
 def test_acting_picks_the_best_of_the_proposals(method, q_agg, leading):
     agent = make(method, q_agg=q_agg, rank_agg='', num_samples=7)
@@ -71,27 +72,8 @@ def test_acting_picks_the_best_of_the_proposals(method, q_agg, leading):
     np.testing.assert_allclose(actions, expected[..., 0, :], atol=1e-5)
 
 
-def test_scoring_in_bfloat16_changes_choices_little_and_losses_not_at_all():
-    agent, rough = make('dfp', q_weight=1.0), make('dfp', q_weight=1.0, score_dtype='bfloat16')
-    observations, rng = make_batch(size=500)['observations'], jax.random.PRNGKey(0)
-    chunks = compiled(agent, 'propose', agent.params, observations, 8, rng)
-    score = jax.jit(lambda agent: agent.score(observations, chunks))
-    exact, values = score(agent), score(rough)
-    assert values.dtype == jnp.float32
-    assert 0 < jnp.abs(values - exact).max() < 0.1 * exact.std()
-
-    @jax.jit
-    def losses(agent):
-        batch, online = make_batch(), agent.begin_online()
-        critic = agent.critic_loss(agent.params, batch, jnp.arange(16.0))[0]
-        return critic, online.actor_loss(online.params, batch, rng)[1]['actor/q_loss']
-
-    assert losses(agent) == losses(rough)
-
-
-@every_method
-def test_one_proposal_is_plain_sampling_and_asks_no_critic(method):
-    agent = make(method, num_samples=1)
+def test_one_proposal_is_plain_sampling_and_asks_no_critic():
+    agent = make('dfp', num_samples=1)
     observations = jnp.ones((5, OBSERVATION_DIM))
     rng = jax.random.PRNGKey(0)
     proposal = compiled(agent, 'propose', agent.params, observations, 1, rng)[:, 0]
@@ -147,7 +129,7 @@ def test_a_policy_alone_learns_all_modes_of_the_data_at_each_state(method, chang
         **changes,
     )  # fmt: skip
     agent = with_critic(agent, FixedCritic(scale=0.0))
-    agent = train_on(agent, mixture, 600, average=200)
+    agent = train_on(agent, mixture, 500, average=200)
     for state, masses in ((1.0, (0.75, 0.25)), (-1.0, (0.5, 0.5))):
         rng = jax.random.PRNGKey(1)
         actions = compiled(agent, 'propose', agent.params, np.full(1, state, np.float32), 2000, rng)
@@ -213,11 +195,10 @@ def test_critic_learns_from_full_chunks_only_in_a_mean_over_the_whole_batch():
     np.testing.assert_allclose(loss, (errors.sum() - errors[0] - errors[3]) / 16, rtol=1e-5)
 
 
-@pytest.mark.parametrize(('method', 'weight'), [('dfp', 'q_weight'), ('fql', 'alpha')])
-def test_the_actors_loss_does_not_move_the_critic_nor_the_critics_loss_the_actor(method, weight):
-    agent, batch = make(method, **{weight: 1.0}).begin_online(), make_batch()
+def test_the_actors_loss_does_not_move_the_critic_nor_the_critics_loss_the_actor():
+    agent, batch = make('fql', alpha=1.0), make_batch()
     params = agent.update(batch)[0].params
-    other_actor = make(method, **{weight: 3.0}).begin_online().update(batch)[0].params
+    other_actor = make('fql', alpha=3.0).update(batch)[0].params
     other_critic = agent.update(batch | {'rewards': batch['rewards'][::-1]})[0].params
     assert not equal(params['actor'], other_actor['actor'])
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
@@ -237,19 +218,14 @@ def test_target_critic_follows_the_critic_after_its_step():
 
 
 @every_method
-def test_only_trained_parameters_have_optimiser_state(method):
-    agent = make(method)
-    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
-    assert count(agent.opt_state) == 2 * count(agent.params) + 1
-
-
-@every_method
-def test_the_seed_decides_the_parameters_and_the_key_of_all_later_draws(method):
+def test_the_seed_decides_all_that_is_trained_and_nothing_else_has_optimiser_state(method):
     agent, again, other = make(method, seed=5), make(method, seed=5), make(method, seed=6)
     assert equal(agent, again)
     assert not equal(agent.params, other.params)
     assert not equal(agent.params['critic'], other.params['critic'])
     np.testing.assert_array_equal(agent.rng, key_for(5, 'batches'))
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
+    assert count(agent.opt_state) == 2 * count(agent.params) + 1
 
 
 @every_method
@@ -262,30 +238,19 @@ def test_a_policy_acts_like_its_agent_and_holds_nothing_but_parameters(method):
         assert len(jax.tree.leaves(policy)) == len(jax.tree.leaves(agent.params))
 
 
-@every_method
-def test_evaluation_may_choose_among_more_proposals_than_play_and_targets(method):
-    agent, more = make(method, num_samples=3, eval_num_samples=9), make(method, num_samples=9)
+def test_evaluation_and_targets_may_choose_among_other_numbers_of_proposals_than_play():
+    """With one for the targets it is a' ~ π, as the paper has it."""
     batch, rng = make_batch(), jax.random.PRNGKey(0)
+    one, three, nine = (make('dfp', num_samples=num) for num in (1, 3, 9))
     act = lambda policy: policy.sample_actions(batch['observations'], rng)  # noqa: E731
-    assert equal(act(agent.policy()), act(more))
-    assert equal(act(agent.exploration_policy()), act(make(method, num_samples=3)))
-    assert not equal(act(agent.policy()), act(agent.exploration_policy()))
-    agents = agent, make(method, num_samples=3)
-    assert equal(*(compiled(x, 'td_targets', batch, rng) for x in agents))
-
-
-@pytest.mark.parametrize('method', [m for m in METHODS if m != 'fql'])
-def test_the_critics_targets_may_choose_among_another_number_than_play(method):
-    """With one it is a' ~ π, as the paper has it."""
-    agent = make(method, num_samples=9, target_num_samples=1)
-    batch, rng = make_batch(), jax.random.PRNGKey(0)
-    one, nine = make(method, num_samples=1), make(method, num_samples=9)
-    targets, of_one, of_nine = (compiled(x, 'td_targets', batch, rng) for x in (agent, one, nine))
-    assert equal(targets, of_one)
-    assert not equal(targets, of_nine)
-    act = lambda policy: policy.sample_actions(batch['observations'], rng)  # noqa: E731
-    assert equal(act(agent.exploration_policy()), act(nine))
+    targets = lambda agent: compiled(agent, 'td_targets', batch, rng)  # noqa: E731
+    agent = make('dfp', num_samples=3, eval_num_samples=9, target_num_samples=1)
     assert equal(act(agent.policy()), act(nine))
+    assert equal(act(agent.exploration_policy()), act(three))
+    assert not equal(act(nine), act(three))
+    assert equal(targets(agent), targets(one))
+    assert not equal(targets(one), targets(nine))
+    assert equal(targets(nine), targets(make('dfp', num_samples=9, eval_num_samples=3)))
 
 
 def test_updates_are_pure_and_reproducible():
@@ -338,9 +303,7 @@ def chain(rng, horizon, size=64):
     }
 
 
-@pytest.mark.parametrize(
-    ('method', 'horizon'), [('bfn', 5), ('dfp', 1), ('dfp', 5), ('fql', 1), ('mvp', 5)]
-)
+@pytest.mark.parametrize(('method', 'horizon'), [('dfp', 1), ('dfp', 5), ('fql', 1)])
 def test_critic_learns_the_values_of_a_chain_it_can_compute_by_hand(method, horizon):
     """Q(s) = −Σ γ^k over the steps left."""
     agent = make(
@@ -358,32 +321,16 @@ def test_critic_learns_the_values_of_a_chain_it_can_compute_by_hand(method, hori
 
 
 @pytest.mark.parametrize(
-    ('name', 'shape', 'message'),
-    [
-        ('observations', (16, 4), r'observations has shape \(16, 4\): must be \(16, 3\)'),
-        ('observations', (3,), r'observations has shape \(3,\)'),
-        ('actions', (16, 3, 2), r'actions has shape \(16, 3, 2\): must be \(16, 4, 2\)'),
-        ('actions', (16, 8), r'actions has shape \(16, 8\): must be \(16, 4, 2\)'),
-        ('rewards', (16, 1), r'rewards has shape \(16, 1\): must be \(16,\)'),
-        ('rewards', (), r'rewards has shape \(\): must be \(16,\)'),
-        ('masks', (16, 1), r'masks has shape \(16, 1\): must be \(16,\)'),
-        ('next_observations', (1, 3), r'next_observations has shape \(1, 3\): must be \(16, 3\)'),
-        ('valid', (16,), r'valid has shape \(16,\): must be \(\.\.\., 4\)'),
-        ('valid', (16, 1), r'valid has shape \(16, 1\): must be \(\.\.\., 4\)'),
-    ],
+    ('name', 'shape'),
+    [('observations', (16, 4)), ('actions', (16, 3, 2)), ('rewards', (16, 1)), ('valid', (16,))],
 )
-def test_a_batch_with_a_wrong_shape_is_refused_by_name(name, shape, message):
-    agent, batch = make('dfp'), make_batch() | {name: jnp.ones(shape)}
-    with pytest.raises(ValueError, match=message):
-        agent.update(batch)
-
-
-@pytest.mark.parametrize('name', sorted(make_batch()))
-def test_a_batch_without_one_of_its_arrays_is_refused_by_name(name):
-    batch = make_batch()
+def test_a_batch_with_a_wrong_or_missing_array_is_refused_by_name(name, shape):
+    agent, batch = make('dfp'), make_batch()
+    with pytest.raises(ValueError, match=f'^{name} has shape'):
+        agent.update(batch | {name: jnp.ones(shape)})
     del batch[name]
     with pytest.raises(ValueError, match=f'^{name} is missing'):
-        make('dfp').update(batch)
+        agent.update(batch)
 
 
 def test_under_vmap_a_batch_has_the_shapes_of_one_seed():
@@ -395,55 +342,38 @@ def test_under_vmap_a_batch_has_the_shapes_of_one_seed():
         update(agents, batches | {'rewards': batches['rewards'][..., None]})
 
 
-@pytest.mark.parametrize('shape', [(4,), (16, 2), ()])
-def test_observations_of_another_size_are_refused(shape):
-    agent = make('dfp')
-    with pytest.raises(ValueError, match=r'observations has shape .* must be \(\.\.\., 3\)'):
-        agent.sample_actions(jnp.ones(shape), jax.random.PRNGKey(0))
-
-
 # ---- settings that cannot work ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ('changes', 'message'),
+    ('method', 'changes'),
     [
-        ({'top_k': 17}, r'--agent.top_k=17: must be from 0 to --agent.num_candidates=16'),
-        ({'top_k': -1}, r'--agent.top_k=-1'),
-        ({'num_negatives': 13}, r'--agent.num_negatives=13: must be from 0 to .* = 12'),
-        ({'temperatures': ()}, r'--agent.temperatures=\(\): needs at least one'),
-        ({'temperatures': ('a',)}, r"--agent.temperatures=\('a',\): needs at least one number"),
-        ({'temperatures': (float('nan'),)}, r'--agent.temperatures=\(nan,\): needs at least one'),
-        ({'actor_hidden_dims': ('(a',)}, r"--agent.actor_hidden_dims=\('\(a',\): needs"),
-        ({'critic_hidden_dims': (1.5,)}, r'--agent.critic_hidden_dims=\(1.5,\): needs at least'),
-        ({'temperatures': (0.1, -1.0)}, r'--agent.temperatures=.*above 0'),
-        ({'num_particles': 0}, r'--agent.num_particles=0: must be at least 1'),
-        ({'num_samples': 0}, r'--agent.num_samples=0: must be at least 1'),
-        ({'eval_num_samples': -1}, r'--agent.eval_num_samples=-1: must be at least 1, or 0 for'),
-        ({'target_num_samples': -1}, r'--agent.target_num_samples=-1: must be at least 1, or 0'),
-        ({'q_agg': 'median'}, r'--agent.q_agg=median: use mean or min or mean_std'),
-        ({'rho': -0.5}, r'--agent.rho=-0.5: must not be negative'),
-        ({'topk_phases': 'never'}, r'--agent.topk_phases=never: use online or both or offline'),
-        ({'score_dtype': 'half'}, r'--agent.score_dtype=half: use float32 or bfloat16'),
-        ({'topk_weight': -1.0}, r'--agent.topk_weight=-1.0: must not be negative'),
-        ({'ema_rate': 0.0}, r'--agent.ema_rate=0.0'),
-        ({'tau': 2.0}, r'--agent.tau=2.0: must be in \(0, 1\]'),
-        ({'method': 'bfn', 'flow_steps': 0}, r'--agent.flow_steps=0: must be at least 1'),
-        ({'method': 'fql', 'flow_steps': 0}, r'--agent.flow_steps=0: must be at least 1'),
-        ({'method': 'fql', 'alpha': -1.0}, r'--agent.alpha=-1.0: must not be negative'),
-        ({'method': 'mvp', 'ivc_weight': -1.0}, r'--agent.ivc_weight=-1.0: must not be'),
-        ({'method': 'mvp', 'time_std': -1.0}, r'--agent.time_std=-1.0: must not be negative'),
-        ({'method': 'mvp', 'top_k': 0, 'data_weight': 0}, r'leaves nothing to learn from'),
-        (
-            {'method': 'mvp', 'top_k': 4, 'topk_phases': 'offline', 'data_weight': 0},
-            r'leaves nothing to learn from online without .*topk_phases=online or both',
-        ),
-        ({'horizon': 0}, r'--horizon_length=0: must be at least 1'),
+        ('dfp', {'top_k': 17}),
+        ('dfp', {'temperatures': ()}),
+        ('dfp', {'temperatures': ('a',)}),
+        ('dfp', {'temperatures': (0.1, -1.0)}),
+        ('dfp', {'num_particles': 0}),
+        ('dfp', {'num_samples': 0}),
+        ('dfp', {'eval_num_samples': -1}),
+        ('dfp', {'critic_hidden_dims': (1.5,)}),
+        ('dfp', {'q_agg': 'median'}),
+        ('dfp', {'ema_rate': 0.0}),
+        ('dfp', {'tau': 2.0}),
+        ('bfn', {'flow_steps': 0}),
+        ('fql', {'alpha': -1.0}),
+        ('mvp', {'time_std': -1.0}),
     ],
 )
-def test_settings_that_cannot_work_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        make(**{'method': 'dfp'} | changes)
+def test_settings_that_cannot_work_are_named(method, changes):
+    ((name, value),) = changes.items()
+    with pytest.raises(ValueError, match=rf'--agent.{name}={re.escape(str(value))}: '):
+        make(method, **changes)
+
+
+@pytest.mark.parametrize('changes', [{'top_k': 0}, {'top_k': 4, 'topk_phases': 'offline'}])
+def test_a_policy_with_nothing_to_learn_from_is_refused(changes):
+    with pytest.raises(ValueError, match='leaves nothing to learn from'):
+        make('mvp', data_weight=0, **changes)
 
 
 def test_an_unknown_agent_is_named_with_those_there_are():
@@ -466,7 +396,7 @@ def test_frozen_settings_compare_by_value():
     assert hash(freeze(dfp.get_config())) == hash(freeze(dfp.get_config()))
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', ['dfp', 'qam'])
 def test_a_diagnosis_values_data_samples_and_the_best_of_them(method):
     agent = make(method, num_samples=4)
     batch = cut(make_batch(), [0, 3], 2)

@@ -3,10 +3,6 @@
 import dataclasses
 import pathlib
 import re
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from absl import flags
@@ -135,36 +131,6 @@ def test_ctrl_c_ends_a_program_with_one_line(capsys):
         raise KeyboardInterrupt
     assert end.value.code == 130
     assert capsys.readouterr().err == 'Interrupted.\n'
-
-
-@pytest.mark.parametrize(
-    ('before', 'within'),
-    [
-        (signal.SIG_DFL, signal.default_int_handler),  # as experiments.interruptible leaves it
-        (signal.default_int_handler, signal.default_int_handler),
-        (signal.SIG_IGN, signal.SIG_IGN),  # nohup
-    ],
-)
-def test_what_ctrl_c_does_is_put_back_at_the_end(before, within):
-    ours = signal.signal(signal.SIGINT, before)
-    try:
-        with command_line.one_line_errors():
-            assert signal.getsignal(signal.SIGINT) is within
-        assert signal.getsignal(signal.SIGINT) is before
-    finally:
-        signal.signal(signal.SIGINT, ours)
-
-
-@pytest.mark.parametrize('seconds', [0.2, 0.6, 1.5])
-@pytest.mark.parametrize('program', [['main.py', '--env_name='], ['-m', 'envs.collect']])
-def test_ctrl_c_while_a_program_imports_ends_it_without_a_traceback(program, seconds):
-    command = [sys.executable, *program]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
-        time.sleep(seconds)
-        program.send_signal(signal.SIGINT)
-        _, said = program.communicate()
-    assert program.returncode in (-signal.SIGINT, 130, 1)
-    assert len(said.splitlines()) <= 1, said
 
 
 def test_a_bug_keeps_its_traceback():

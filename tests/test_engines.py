@@ -1,7 +1,6 @@
 """Runs of a plan at work: skipped, resumed, retried, stopped in time, told of."""
 
 import dataclasses
-import json
 import os
 import re
 import signal
@@ -27,7 +26,6 @@ from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 CUBE = 'cube-double-play-singletask-task2-v0'
-SMALL = 'cube-single-play-singletask-task2-v0'
 
 
 def plan_of(tmp_path, *more, methods=('DFP', 'BFN')):
@@ -146,19 +144,6 @@ def test_places_are_gpus_or_else_cores(monkeypatch):
         slots(0)
 
 
-def test_places_are_as_many_as_memory_has_room_for(monkeypatch):
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    monkeypatch.setattr(engines, 'num_cores', lambda: 4)
-    cells = make_plan('1', 'small', methods=['DFP', 'FQL'], tasks=[SMALL]).cells
-    gib = max(progress.ram_gib(cell.config) for cell in cells)
-    assert gib == pytest.approx(4.3, rel=0.1)  # was measured
-    for free, count in ((0.5, 1), (2.9, 2), (100, 4)):
-        monkeypatch.setattr(engines, 'free_gib', lambda free=free: free * gib)
-        assert len(slots(None, cells)) == count
-        assert len(slots(3, cells)) == 3
-    assert 0 < progress.free_gib() < 1e6
-
-
 def test_a_run_is_pinned_to_its_cores(tmp_path):
     cell = dataclasses.replace(plan_of(tmp_path, methods=('DFP',)).runs[0], arguments=('--help',))
     core = min(os.sched_getaffinity(0))
@@ -166,27 +151,6 @@ def test_a_run_is_pinned_to_its_cores(tmp_path):
     assert os.sched_getaffinity(child.process.pid) == {core}
     child.process.wait()
     assert child.finished() == 0
-
-
-def test_rates_are_kept_for_a_machine_and_scale_to_other_lengths(tmp_path, monkeypatch):
-    config = plan_of(tmp_path, methods=('DFP',)).runs[0].config
-    config.directory.mkdir(parents=True)
-    (config.directory / 'eval.csv').write_text(
-        'phase,step,seed,seconds,success\noffline,0,0,50.0,0\noffline,20,0,54.0,0\n'
-        'online,0,0,56.0,0\nonline,30,0,62.0,1\n'
-    )
-    path = tmp_path / 'rates.json'
-    for name in ('another', progress.host()):  # a node of Ray's, say
-        assert not any(progress.read_rates(path).values())
-        status = {'status': 'done', 'host': name}
-        (config.directory / 'status.json').write_text(json.dumps(status))
-        progress.remember([config], path)
-    rates = progress.read_rates(path)[progress.host()]
-    longer = dataclasses.replace(config, offline_steps=100, online_steps=60)
-    assert progress.estimate(longer, rates) == pytest.approx(100 * 4 / 20 + 60 * 6 / 30)
-    other = dataclasses.replace(config, agent=config.agent | {'batch_size': 64})
-    assert progress.estimate(other, rates) is None
-    assert progress.read_rates(tmp_path / 'none.json') == {}
 
 
 def test_the_program_plans_without_starting_anything(tmp_path, programs):

@@ -2,7 +2,6 @@
 
 import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from counter_env import Counter
@@ -79,14 +78,6 @@ def test_the_policy_is_asked_once_per_chunk_for_all_environments(monkeypatch):
 def test_a_better_policy_scores_better():
     returns = [score(Policy(scale), 2, num_episodes=4, seed=0)['return'] for scale in (0.1, 1.0)]
     assert returns[1] == pytest.approx(10 * returns[0], rel=1e-5)
-
-
-def test_pytrees_of_policies_do_not_retrace():
-    size = evaluation._act._cache_size
-    score(Policy(jnp.float32(0.3)), 3, num_episodes=3, seed=0)
-    before = size()
-    score(Policy(jnp.float32(0.7)), 3, num_episodes=7, seed=2)
-    assert size() == before
 
 
 def test_several_policies_in_stacks_of_any_size_get_the_scores_that_each_would_get_alone():

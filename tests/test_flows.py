@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from small_agents import make
 
 from utils.flows import flow_matching_loss, integrate
 
@@ -70,15 +69,3 @@ def test_a_field_that_gives_another_shape_is_refused():
     samples, rng = jnp.ones((64, 4)), jax.random.PRNGKey(0)
     with pytest.raises(ValueError, match=r'velocity\(x, t\) has shape \(64, 1\): .*, \(64, 4\)'):
         flow_matching_loss(lambda x, t: x[:, :1], samples, jnp.ones((64, 4)), rng)
-
-
-def test_the_observation_is_embedded_once_for_all_steps_of_the_flow():
-    """With a wide observation and narrow layers, embedding it is most of the work."""
-    observation_dim, hidden = 500, 8
-    agent = make('bfn', observation_dim=observation_dim, actor_hidden_dims=(hidden,), flow_steps=10)
-    rows = 32
-    observations = jnp.ones((rows, observation_dim))
-    propose = jax.jit(lambda params, rng: agent.propose(params, observations, 1, rng))
-    program = propose.lower(agent.params, jax.random.PRNGKey(0)).compile()
-    cost = program.cost_analysis()['flops']
-    assert cost < 1.8 * 2 * rows * observation_dim * hidden

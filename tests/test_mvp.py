@@ -6,18 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_agents import (
-    CHUNK_DIM,
-    FixedCritic,
-    compiled,
-    cut,
-    flops,
-    make,
-    make_batch,
-    one_step,
-    train_on,
-    with_critic,
-)
+from small_agents import CHUNK_DIM, compiled, cut, make, make_batch, one_step, train_on
 
 from agents.mvp import mean_flow, sample_times
 
@@ -152,32 +141,3 @@ def test_the_loss_by_its_definition():
         errors += 0.7 * (u((1 - early) * chunks + early * eps, early, early) - v) ** 2
         expected += np.mean(errors * entries) if i == 0 else 0.5 / 2 * np.mean(errors)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
-
-
-def loss_flops(agent, batch):
-    def gradient(params):
-        return jax.grad(lambda p: agent.actor_loss(p, batch, jax.random.PRNGKey(0))[0])(params)
-
-    return flops(gradient, agent.params)
-
-
-def test_the_derivative_costs_one_forward_pass_and_what_is_off_costs_nothing():
-    wide = {'actor_hidden_dims': (128, 128), 'ivc_weight': 0.0, 'top_k': 0}
-    batch = make_batch(size=64)
-    forward = flops(
-        lambda p: (
-            make('mvp', **wide)
-            .modules['actor']
-            .apply(
-                p, batch['observations'], jnp.ones((64, CHUNK_DIM)), jnp.ones((64, 1)), jnp.ones(1)
-            )
-        ),
-        make('mvp', **wide).params['actor'],
-    )
-    mean_flow_alone = loss_flops(make('mvp', **wide), batch)
-    assert mean_flow_alone < 4.5 * forward  # forward, its derivative, backward twice
-    with_ivc = loss_flops(make('mvp', **wide | {'ivc_weight': 1.0}), batch)
-    assert 2.2 * forward < with_ivc - mean_flow_alone < 3.5 * forward
-    with_top_k = make('mvp', **wide | {'top_k': 4}).begin_online()
-    with_candidates = loss_flops(with_critic(with_top_k, FixedCritic()), batch)
-    assert with_candidates > 3 * mean_flow_alone

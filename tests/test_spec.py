@@ -167,20 +167,13 @@ def pixel_agent(**changes):
     return dfp.DFPAgent.create(0, Spec.of(pixel_rows()), config, HORIZON, frame_stack=2, p_aug=0.5)
 
 
-def test_every_network_embeds_images_once_whatever_the_number_of_samples():
+def test_every_network_has_an_encoder_that_learns_and_slow_copies_have_theirs():
     agent = pixel_agent().begin_online()
     assert {'actor_encoder', 'critic_encoder'} <= set(agent.params) == set(agent.slow)
     data = Rows.from_dataset(pixel_rows())
     batch = agent.sample_batch(Replay.create(data, 50), data, jax.random.PRNGKey(0))
     assert batch['observations']['image'].shape == (8, 8, 8, 2)
 
-    def cost(num):
-        config = agent.config._replace(num_samples=num)
-        act = jax.jit(type(agent).sample_actions)
-        arguments = agent.replace(config=config), batch['observations'], jax.random.PRNGKey(0)
-        return act.lower(*arguments).cost_analysis()['flops']
-
-    assert cost(16) < 1.1 * cost(2)
     new, info = agent.update(batch)
     assert all(np.isfinite(x) for x in info.values())
     assert not equal(new.params['actor_encoder'], agent.params['actor_encoder'])
