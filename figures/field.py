@@ -1,140 +1,82 @@
-"""Draws the drifting field: what moves a policy's samples, and where they go.
+"""Draws the drifting field of one state: what attracts a policy's samples, and what repels them.
 
     python -m figures.field --seed=4 --output=docs/field.png
-    python -m figures.field --figure=training --output=training.mp4
-    python -m figures.field --figure=starts --output=starts.png
 
-`field`: one state, actions in the plane; the K best of N proposals attract particles, which repel
-each other. `training`: an animation of a one-step generator that learns the tilted policy, and its
-field beside the decomposition that the theory gives. `starts`: generators that start in the middle,
-far away and collapsed, on a checkerboard and two spirals.
+Actions are points in the plane. The K best of N proposals attract particles, which repel each
+other: the mean-shift field of `agents.drifting`.
 """
 
-import dataclasses
-import pathlib
 import sys
-from collections.abc import Iterator
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from absl import app, flags, logging
 
-from figures import field_problems as problems
-from training.clips import SUFFIXES, check_path, write_video
+from agents.drifting import KERNELS, mean_shift, mean_shift_field
+from training.clips import check_path
 from utils.errors import UserError
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+FLAGS = flags.FLAGS
 BLUE, ORANGE, RED, GREEN = '#0072B2', '#E69F00', '#D55E00', '#009E73'  # Okabe and Ito's
-PICTURES = ('.png', '.pdf', '.svg')
-FIGURES = {'field': PICTURES, 'training': SUFFIXES, 'starts': PICTURES}
-BANDWIDTHS = {'field': 0.4, 'training': 0.1, 'starts': 0.12}  # where none is given
-UPDATES = {'field': 1, 'training': 600, 'starts': 1_500}
 OLD_POLICY = r'$\pi_\mathrm{old}$'
-DECOMPOSITION = (
-    r'$(\sigma^2/\beta)\,\nabla Q + \sigma^2 (\nabla \log\pi_\mathrm{old} - \nabla \log\pi_\theta)$'
-)
-ARROW = 0.2  # root mean square length of arrows in the animation
 EDGE = 1.2  # pictures show [−EDGE, EDGE]²
-FPS = 12
+
+# The old policy: three modes of equal width; and the values of actions: two hills.
+MODES = np.array([[-0.5, -0.4], [0.45, -0.45], [0.0, 0.5]])
+WEIGHTS = np.array([0.4, 0.3, 0.3])
+WIDTH = 0.25
+HILLS = np.array([[0.55, 0.35], [-0.6, 0.35]])
+HEIGHTS = np.array([1.0, 0.6])
+HILL_WIDTH = 0.5
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to draw. The fields are the program's flags, and `HELP` says what they mean."""
-
-    output: str = 'field.png'
-    figure: str = 'field'
-    kernel: str = 'gaussian'
-    bandwidth: float | None = None
-    temperatures: tuple[float, ...] = (0.1,)
-    beta: float = 0.25
-    num_candidates: int = 16
-    top_k: int = 4
-    num_particles: int = 16
-    updates: int | None = None
-    seed: int = 0
-
-    @property
-    def width(self) -> float:
-        """The kernel's bandwidth: the one given, or the figure's own."""
-        return BANDWIDTHS[self.figure] if self.bandwidth is None else self.bandwidth
-
-    @property
-    def num_updates(self) -> int:
-        """Updates of a generator: those given, or the figure's own."""
-        return UPDATES[self.figure] if self.updates is None else self.updates
-
-    @property
-    def field(self) -> problems.Field:
-        """The field that generators are trained by."""
-        return problems.make_field(self.kernel, self.width, self.temperatures)
-
-    @property
-    def parts(self) -> problems.Parts:
-        """The same in two parts, to be drawn."""
-        return problems.make_parts(self.kernel, self.width, self.temperatures)
-
-    @property
-    def label(self) -> str:
-        """The field, in words."""
-        if self.kernel == 'normalized':
-            return 'normalised field, T = ' + ', '.join(f'{t:g}' for t in self.temperatures)
-        return f'mean shifts, {self.kernel.capitalize()} kernel of width {self.width:g}'
-
-    def check(self) -> None:
-        """Raises UserError for what cannot be drawn."""
-        for name, choices in (('figure', FIGURES), ('kernel', problems.KERNELS)):
-            if getattr(self, name) not in choices:
-                raise UserError(f'--{name}={getattr(self, name)}: use {" or ".join(choices)}')
-        check_path(self.output, 'output', FIGURES[self.figure])
-        for name, value in (('bandwidth', self.width), ('beta', self.beta)):
-            if not 0 < value < float('inf'):
-                raise UserError(f'--{name}={value}: must be above 0')
-        if not self.temperatures or not all(0 < t < float('inf') for t in self.temperatures):
-            given = ','.join(f'{t:g}' for t in self.temperatures)
-            raise UserError(f'--temperatures={given}: needs at least one, each above 0')
-        if not 1 <= self.top_k <= self.num_candidates:
-            raise UserError(
-                f'--top_k={self.top_k}: must be from 1 to --num_candidates={self.num_candidates}'
-            )
-        for name, value in (('num_particles', self.num_particles), ('updates', self.num_updates)):
-            if value < 1:
-                raise UserError(f'--{name}={value}: must be at least 1')
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f'--seed={self.seed}: must be from 0 to {2**32 - 1}')
-        if self.figure == 'training' and self.kernel != 'gaussian':
-            raise UserError(
-                f'--kernel={self.kernel} --figure=training: the decomposition is that of the '
-                'Gaussian kernel; use --kernel=gaussian, or another figure'
-            )
+def values(actions: np.ndarray) -> np.ndarray:
+    """Returns Q `[...]` of `actions [..., 2]`."""
+    squared = np.sum((actions[..., None, :] - HILLS) ** 2, axis=-1)
+    return np.sum(HEIGHTS * np.exp(-squared / (2 * HILL_WIDTH**2)), axis=-1)
 
 
-def draw(options: Options) -> None:
-    """Draws a figure into `options.output`.
+def sample_old_policy(rng: jax.Array, num: int) -> np.ndarray:
+    """Draws actions `[num, 2]` of π_old."""
+    mode_rng, noise_rng = jax.random.split(rng)
+    modes = jax.random.choice(mode_rng, jnp.asarray(MODES), (num,), p=jnp.asarray(WEIGHTS))
+    return np.asarray(modes + WIDTH * jax.random.normal(noise_rng, (num, 2)))
 
-    Raises:
-        UserError: there is no such figure, or it cannot be written.
+
+def parts(
+    x: np.ndarray, positives: np.ndarray, kernel: str, bandwidth: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the field at particles `x [G, 2]` in two parts, attraction and repulsion."""
+    log_kernel = partial(KERNELS[kernel], bandwidth=bandwidth)
+    attraction = jax.vmap(lambda particle: mean_shift(particle, positives, log_kernel))(x)
+    field, _ = mean_shift_field(x[None], positives[None], bandwidths=(bandwidth,), kernel=kernel)
+    return np.asarray(attraction), np.asarray(field[0] - attraction)
+
+
+def draw(path: str, seed: int, kernel: str, bandwidth: float, sizes: tuple[int, int, int]) -> None:
+    """Draws proposals and their best, and the field's two parts and sum at the particles.
+
+    Args:
+        path: to write.
+        seed: of all draws.
+        kernel: of the field.
+        bandwidth: of the kernel.
+        sizes: N proposals, K of them, G particles.
     """
-    options.check()
-    {'field': draw_field, 'training': draw_training, 'starts': draw_starts}[options.figure](options)
-
-
-# ---- the field of one state ---------------------------------------------------------------------
-
-
-def draw_field(options: Options) -> None:
-    """Draws proposals and their best, and the field's two parts and sum at the particles."""
-    candidate_rng, particle_rng = jax.random.split(jax.random.PRNGKey(options.seed))
-    candidates = np.asarray(problems.sample_old_policy(candidate_rng, options.num_candidates))
-    order = np.argsort(-np.asarray(problems.values(candidates)), stable=True)
-    best, others = candidates[order[: options.top_k]], candidates[order[options.top_k :]]
-    particles = np.asarray(problems.sample_old_policy(particle_rng, options.num_particles))
-    attraction, repulsion = map(np.asarray, options.parts(particles, best))
+    num_candidates, top_k, num_particles = sizes
+    candidate_rng, particle_rng = jax.random.split(jax.random.PRNGKey(seed))
+    candidates = sample_old_policy(candidate_rng, num_candidates)
+    order = np.argsort(-values(candidates), stable=True)
+    best, others = candidates[order[:top_k]], candidates[order[top_k:]]
+    particles = sample_old_policy(particle_rng, num_particles)
+    attraction, repulsion = parts(particles, best, kernel, bandwidth)
 
     with plt.rc_context({'font.size': 13}):
         figure, axes = plt.subplots(1, 4, figsize=(13.6, 4.1), layout='constrained')
@@ -144,7 +86,7 @@ def draw_field(options: Options) -> None:
         axes[0].scatter(
             *best.T, s=150, marker='*', color=ORANGE, edgecolors='0.2', label='the best'
         )
-        axes[0].set_title(f'the {options.top_k} best of {options.num_candidates} by Q')
+        axes[0].set_title(f'the {top_k} best of {num_candidates} by Q')
         axes[0].legend(loc='lower left', fontsize=11, handletextpad=0.2)
         for ax, arrows, title, colour in (
             (axes[1], attraction, 'attraction by the best', RED),
@@ -153,202 +95,47 @@ def draw_field(options: Options) -> None:
         ):
             ax.scatter(*best.T, s=150, marker='*', color=ORANGE, edgecolors='0.2', alpha=0.8)
             ax.scatter(*particles.T, s=28, color='white', edgecolors=BLUE, zorder=3)
-            _draw_arrows(ax, particles, arrows, colour)
+            ax.quiver(
+                *particles.T, *arrows.T, color=colour, angles='xy', scale_units='xy', scale=1,
+                headwidth=3.5, headlength=4.5, headaxislength=4, minshaft=1.2, minlength=0.5,
+                width=0.01, zorder=5,
+            )  # fmt: skip
             ax.set_title(title)
         axes[3].scatter(*(particles + attraction + repulsion).T, s=28, color=BLUE, zorder=4)
         axes[0].set_xlabel(f'proposals of {OLD_POLICY}; shaded: Q', fontsize=11)
-        axes[1].set_xlabel(options.label, fontsize=11)
-        axes[2].set_xlabel(f'{options.num_particles} particles of the policy', fontsize=11)
+        label = f'mean shifts, {kernel.capitalize()} kernel of width {bandwidth:g}'
+        axes[1].set_xlabel(label, fontsize=11)
+        axes[2].set_xlabel(f'{num_particles} particles of the policy', fontsize=11)
         axes[3].set_xlabel('hollow: before, filled: after', fontsize=11)
-        _save(figure, options.output, dpi=110)
+        figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def _draw_values(ax: Axes) -> None:
-    """Shades the plane by Q, and gives the axes the look that all pictures here have."""
+    """Shades the plane by Q."""
     line = np.linspace(-EDGE, EDGE, 120)
-    values = problems.values(np.stack(np.meshgrid(line, line), axis=-1))
-    ax.contourf(line, line, values, levels=10, cmap='Greys', alpha=0.45)
-    _frame(ax)
+    shades = values(np.stack(np.meshgrid(line, line), axis=-1))
+    ax.contourf(line, line, shades, levels=10, cmap='Greys', alpha=0.45)
+    ax.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), xticks=[], yticks=[], aspect='equal')
 
 
-def _frame(ax: Axes, edge: float = EDGE) -> None:
-    ax.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=[], yticks=[], aspect='equal')
-
-
-def _draw_arrows(ax: Axes, points: np.ndarray, arrows: np.ndarray, colour: str, **style) -> None:
-    """Draws arrows `[G, 2]` of their own length at points `[G, 2]`."""
-    ax.quiver(
-        *np.asarray(points).T, *np.asarray(arrows).T, color=colour, angles='xy', scale_units='xy',
-        scale=1, headwidth=3.5, headlength=4.5, headaxislength=4,
-        minshaft=1.2, minlength=0.5, **({'width': 0.01, 'zorder': 5} | style),
-    )  # fmt: skip
-
-
-def _save(figure: Figure, path: str, dpi: int) -> None:
-    try:
-        figure.savefig(path, dpi=dpi)
-    except OSError as error:
-        raise UserError(f'--output={path}: cannot be written ({error.strerror})') from error
-    finally:
-        plt.close(figure)
-
-
-# ---- training, as an animation ------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """A generator while it learns: its samples `[n, 2]`, and its field at the first of them."""
-
-    update: int
-    samples: np.ndarray
-    decomposition: problems.Decomposition
-
-
-def training_snapshots(
-    options: Options, num_snapshots: int = 60, num_samples: int = 10_000, num_arrows: int = 40
-) -> Iterator[Snapshot]:
-    """Trains a generator towards the tilted policy, and measures its field as it learns.
-
-    Yields:
-        Snapshots, the first one of before all updates.
-    """
-    interval = max(1, options.num_updates // num_snapshots)
-    rng = np.random.default_rng(options.seed)
-    targets = problems.sample_tilted(rng, problems.POOL, options.beta)
-    samples = problems.train(
-        problems.Start('broad', (0.0, 0.1), 0.35),
-        options.field,
-        targets,
-        options.seed,
-        num_snapshots,
-        interval,
-        num_samples=num_samples,
-    )
-    for i, drawn in enumerate(samples):
-        decomposition = problems.decompose(
-            drawn[:num_arrows], targets, drawn, options.width, options.beta
-        )
-        yield Snapshot(i * interval, drawn, decomposition)
-
-
-def draw_training(options: Options) -> None:
-    """Animates the samples of a generator, the density they shall have, and the field."""
-    with plt.rc_context({'font.size': 12}):
-        frames = [_training_frame(snapshot, options) for snapshot in training_snapshots(options)]
-    write_video(options.output, [*frames, *frames[-1:] * FPS], FPS)
-
-
-def _training_frame(snapshot: Snapshot, options: Options) -> np.ndarray:
-    figure, axes = plt.subplots(1, 3, figsize=(11.4, 4.5), layout='constrained')
-    line = np.linspace(-EDGE, EDGE, 120)
-    points = np.stack(np.meshgrid(line, line), axis=-1)
-    density = np.exp(problems.log_tilted(points, options.beta))
-    _draw_values(axes[0])
-    axes[0].scatter(*snapshot.samples[:2000].T, s=4, color=BLUE, alpha=0.5, linewidths=0)
-    axes[0].set_title(f'samples after {snapshot.update:,} updates')
-    axes[0].set_xlabel('shaded: Q')
-    axes[1].contourf(line, line, density, levels=12, cmap='cividis')
-    axes[1].set_title('the tilted policy, exactly')
-    axes[1].set_xlabel(f'{OLD_POLICY} exp(Q / β), β = {options.beta:g}')
-    parts = snapshot.decomposition
-    at = snapshot.samples[: len(parts.field)]
-    axes[2].scatter(*at.T, s=10, color='0.6')
-    zoom = ARROW / parts.size
-    _draw_arrows(axes[2], at, zoom * parts.field, BLUE, label='V', width=0.014)
-    _draw_arrows(
-        axes[2], at, zoom * parts.sum, ORANGE, label='its decomposition', width=0.006, zorder=6
-    )
-    axes[2].set_title(f'the field V, {zoom:.0f} times as long')
-    axes[2].set_xlabel(options.label)
-    axes[2].legend(loc='lower right', fontsize=10)
-    for ax in axes:
-        _frame(ax)
-    figure.supxlabel(
-        f'V against {DECOMPOSITION}: '
-        f'cosine {parts.cosine:.2f}, difference {100 * parts.error:.0f}% of V; '
-        f'RMS of V {parts.size:.3f}',
-        fontsize=11,
-    )
-    figure.canvas.draw()
-    image = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-    plt.close(figure)
-    return image
-
-
-# ---- three starts -------------------------------------------------------------------------------
-
-
-def draw_starts(options: Options) -> None:
-    """Draws where generators start, and where they end, on two targets."""
-    rng = np.random.default_rng(options.seed)
-    with plt.rc_context({'font.size': 12}):
-        figure, axes = plt.subplots(
-            len(problems.TARGETS),
-            len(problems.STARTS),
-            figsize=(9.6, 6.9),
-            layout='constrained',
-            squeeze=False,
-        )
-        for row, (name, sample) in zip(axes, problems.TARGETS.items(), strict=True):
-            targets = sample(rng, problems.POOL)
-            for ax, start in zip(row, problems.STARTS, strict=True):
-                first, last = problems.train(
-                    start, options.field, targets, options.seed, 2, options.num_updates
-                )
-                ax.scatter(*targets[:4000].T, s=3, color='0.8', linewidths=0, label='target')
-                ax.scatter(*first[:500].T, s=5, color=ORANGE, linewidths=0, label='start')
-                ax.scatter(*last.T, s=3, color=BLUE, alpha=0.6, linewidths=0, label='end')
-                ax.set_title(f'{name}, {start.name}', fontsize=12)
-                _frame(ax, EDGE if max(start.centre) < EDGE else 2.5)
-        figure.legend(
-            *axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=3,
-            markerscale=4, fontsize=11,
-        )  # fmt: skip
-        figure.suptitle(f'{options.label}; {options.num_updates:,} updates', fontsize=12)
-        _save(figure, options.output, dpi=100)
-
-
-# ---- the program --------------------------------------------------------------------------------
-
-HELP = {
-    'output': 'File to write; field, starts: .png, .pdf or .svg; training: .mp4 or .gif.',
-    'figure': f'What to draw: {", ".join(FIGURES)}.',
-    'kernel': "gaussian or laplace: of the mean-shift field; normalized: the release's field.",
-    'bandwidth': 'Of the mean-shift field; default: '
-    + ', '.join(f'{width:g} ({name})' for name, width in BANDWIDTHS.items()),
-    'temperatures': 'T of the normalised field, separated by commas.',
-    'beta': 'β, the temperature of the tilted policy (training).',
-    'num_candidates': 'N, proposals of π_old (field).',
-    'top_k': 'K, the best of them (field).',
-    'num_particles': 'G, samples of the policy (field).',
-    'updates': 'Of the generator; default: '
-    + ', '.join(f'{UPDATES[k]} ({k})' for k in ('training', 'starts')),
-    'seed': 'Of all draws.',
-}
-
-
-def main(argv) -> None:
+def main(_) -> None:
     logging.set_verbosity(logging.WARNING)  # jax tells what it does not find
     try:
-        if len(argv) > 1:
-            raise UserError(f'{argv[1]!r}: not a flag; flags start with --')
-        given = {name: flags.FLAGS[name].value for name in HELP}
-        try:
-            given['temperatures'] = tuple(map(float, given['temperatures']))
-        except ValueError:
-            text = ','.join(given['temperatures'])
-            raise UserError(f'--temperatures={text}: must be numbers, such as 0.1,0.5') from None
-        draw(Options(**given))
+        check_path(FLAGS.output, 'output', ('.png', '.pdf', '.svg'))
     except UserError as error:
         sys.exit(str(error))
-    print(f'Wrote {pathlib.Path(flags.FLAGS.output)}')
+    sizes = FLAGS.num_candidates, FLAGS.top_k, FLAGS.num_particles
+    draw(FLAGS.output, FLAGS.seed, FLAGS.kernel, FLAGS.bandwidth, sizes)
+    print(f'Wrote {FLAGS.output}')
 
 
 if __name__ == '__main__':
-    for field in dataclasses.fields(Options):
-        kind = {'temperatures': 'list', 'bandwidth': 'float', 'updates': 'integer'}.get(field.name)
-        kind = kind or {int: 'integer', float: 'float', str: 'string'}[field.type]
-        default = ['0.1'] if kind == 'list' else field.default
-        getattr(flags, f'DEFINE_{kind}')(field.name, default, HELP[field.name])
+    flags.DEFINE_string('output', 'field.png', 'Picture to write: .png, .pdf or .svg.')
+    flags.DEFINE_enum('kernel', 'gaussian', list(KERNELS), 'Of the field.')
+    flags.DEFINE_float('bandwidth', 0.4, 'Of the kernel.', lower_bound=1e-6)
+    flags.DEFINE_integer('num_candidates', 16, 'N, proposals of π_old.', lower_bound=1)
+    flags.DEFINE_integer('top_k', 4, 'K, the best of them.', lower_bound=1)
+    flags.DEFINE_integer('num_particles', 16, 'G, samples of the policy.', lower_bound=1)
+    flags.DEFINE_integer('seed', 0, 'Of all draws.', 0, 2**32 - 1)
     app.run(main)
