@@ -3,6 +3,9 @@
 python evaluate.py --restore_path=exp/<group>/<env>/<run> --eval_episodes=50 --video=policy.mp4
 """
 
+import experiments.interruptible  # noqa: F401
+
+# isort: split
 import contextlib
 import json
 import pathlib

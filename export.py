@@ -3,6 +3,9 @@
 python export.py --checkpoint=exp/<group>/<env>/<run> --output=policy/
 """
 
+import experiments.interruptible  # noqa: F401
+
+# isort: split
 from absl import app, flags, logging
 
 from experiments.command_line import one_line_errors, refuse_arguments

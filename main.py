@@ -6,6 +6,9 @@ python main.py --method=QC-FQL --env_name=cube-double-play-singletask-task2-v0
 The same command again continues a run that was stopped, from where it was.
 """
 
+import experiments.interruptible  # noqa: F401
+
+# isort: split
 import os
 import shlex
 import signal

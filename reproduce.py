@@ -11,6 +11,9 @@ All other flags are main.py's, and hold for all runs. `run` goes on where it was
 out what is complete; `gather` puts what runs came to into --results, which `report` reads.
 """
 
+import experiments.interruptible  # noqa: F401
+
+# isort: split
 import pathlib
 import shlex
 import sys
@@ -119,7 +122,7 @@ def gather(plan: Plan) -> None:
 
 
 def report(plan: Plan, any_version: bool) -> None:
-    from experiments.report import write  # matplotlib and plotly are slow to import
+    from experiments.report import write  # matplotlib is slow to import
 
     table = progress.with_gathered(progress.results_of(plan.runs), results_path())
     default = pathlib.Path(plan.runs[0].config.save_dir).expanduser() / 'report'

@@ -27,7 +27,6 @@ from envs.processes import python_path
 from utils.errors import UserError
 
 SOURCES = ('auto', 'download', 'collect')
-ON_BAD_SHARD = ('fail', 'skip')
 ROOT = Path(__file__).absolute().parents[1]  # of the project
 
 Rows = dict[str, Any]  # see `Dataset.load`
@@ -71,12 +70,11 @@ class Dataset:
     Attributes:
         name: such as 'cube-double-play-v0'.
         paths: the shards, in order.
-        num_rows: of each shard; 0 for one that cannot be used.
+        num_rows: of each shard.
         provenance: where the data comes from, ready for JSON: 'source' is 'downloaded',
             'collected' or 'on disk' (there before, made by means unknown).
         read_shard: what `load` calls with a path.
         contents: what identifies the content of each shard, ready for JSON; by default its SHA-256.
-        problems: of each shard what is wrong with it, None if nothing is. By default nothing is.
     """
 
     name: str
@@ -85,7 +83,6 @@ class Dataset:
     provenance: dict[str, Any]
     read_shard: Callable[[Path], Rows] = field(repr=False, compare=False)
     contents: tuple[Any, ...] = field(default=(), repr=False)
-    problems: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -325,42 +322,26 @@ def open_shards(
 ) -> Dataset:
     """Checks .npz files, and returns their data.
 
-    A file that cannot be used is a problem of its shard: `envs.make_dataset` says whether that is
-    an error.
-
     Args:
         name, paths, provenance: see `Dataset`.
         check: checks a file; returns its number of rows.
         read: reads what `Dataset.load` returns.
         fix: what to do about a bad file, for the error.
+
+    Raises:
+        DatasetError: a file cannot be used.
     """
-    num_rows: list[int] = []
-    contents: list[Any] = []
-    problems: list[str | None] = []
+    found = []
     for path in paths:
-        rows, content, problem = 0, None, None
-        try:
-            with open_npz(path, fix) as file:
-                rows, content = check(file), file.content
-        except DatasetError as error:
-            problem = str(error)
-        num_rows.append(rows)
-        contents.append(content)
-        problems.append(problem)
+        with open_npz(path, fix) as file:
+            found.append((check(file), file.content))
+    num_rows, contents = zip(*found, strict=True)
 
     def read_shard(path: Path) -> Rows:
         with open_npz(path, fix) as file:
             return read(file)
 
-    return Dataset(
-        name,
-        tuple(paths),
-        tuple(num_rows),
-        provenance,
-        read_shard,
-        tuple(contents),
-        tuple(problems),
-    )
+    return Dataset(name, tuple(paths), num_rows, provenance, read_shard, contents)
 
 
 def npz_dataset(

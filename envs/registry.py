@@ -1,6 +1,5 @@
 """The suites by name, and the environments and data of a task of any suite."""
 
-import dataclasses
 import importlib
 import json
 from collections.abc import Callable, Mapping
@@ -11,14 +10,12 @@ import numpy as np
 from absl import logging
 from gymnasium.spaces import Box
 
-from envs.datasets import ON_BAD_SHARD, DataRequest, Dataset, DatasetError
+from envs.datasets import DataRequest, Dataset
 from envs.ogbench import suite as ogbench
 from envs.robomimic import suite as robomimic
 from envs.suite import Suite, Task, Value
 from envs.values import PlainValues
 from utils.errors import UserError
-
-SHARD_FIELDS = ('paths', 'num_rows', 'contents')  # of a `Dataset`, one entry for each shard
 
 _suites: dict[str, Suite] = {suite.name: suite for suite in (ogbench, robomimic)}
 
@@ -202,7 +199,6 @@ def make_dataset(
     num_episodes: int | None = None,
     seed: int = 0,
     num_workers: int | None = None,
-    on_bad_shard: str = 'fail',
     **options,
 ) -> Dataset:
     """Finds, downloads or collects the offline data of an environment, and checks it.
@@ -210,34 +206,16 @@ def make_dataset(
     Args:
         task: of `find_task`, or the name of a registered suite's environment.
         source, num_episodes, seed, num_workers: see `DataRequest`.
-        on_bad_shard: what to do with a file that cannot be used: 'fail', or 'skip' it with a
-            warning that names it.
         options: of the task's suite (`task.suite.options`).
 
     Raises:
         UserError: no such environment, option or source.
-        DatasetError: files that are broken, or are not what was asked for (with 'skip': all are).
+        DatasetError: files that are broken, or are not what was asked for.
         UserError: the download or the collection failed.
     """
     task = _as_task(task)
     request = DataRequest(source, num_episodes, seed, num_workers)
-    if on_bad_shard not in ON_BAD_SHARD:
-        raise UserError(f'on_bad_shard={on_bad_shard}: must be one of {", ".join(ON_BAD_SHARD)}')
     options = check_options(task, options)
     dataset = task.suite.make_dataset(task, request=request, **options)
-    dataset = _without_bad_shards(dataset, on_bad_shard)
     logging.info('Offline data %s: %s', dataset.name, json.dumps(dataset.provenance))
     return dataset
-
-
-def _without_bad_shards(dataset: Dataset, on_bad_shard: str) -> Dataset:
-    problems = [problem for problem in dataset.problems if problem is not None]
-    if not problems:
-        return dataset
-    if on_bad_shard == 'fail' or len(problems) == len(dataset):
-        raise DatasetError(problems[0])
-    for problem in problems:
-        logging.warning('Skipping a shard. %s', problem)
-    good = [i for i, problem in enumerate(dataset.problems) if problem is None]
-    kept = {key: tuple(getattr(dataset, key)[i] for i in good) for key in SHARD_FIELDS}
-    return dataclasses.replace(dataset, **kept, problems=())

@@ -1,6 +1,7 @@
 """What programs share: errors in one line, help, and no arguments that are not flags."""
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -15,8 +16,11 @@ HELP = {'--help', '-help', '--helpshort', '-helpshort', '-?', '-h'}
 def one_line_errors() -> Iterator[None]:
     """Ends the program with one line and status 1 for whatever the user can put right.
 
-    Ctrl-C ends it with one line too, and status 130.
+    Ctrl-C ends it with one line too, and status 130. Afterwards Ctrl-C does what it did before.
     """
+    at_once = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    if at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except (UserError, OSError, flags.Error) as error:
@@ -25,6 +29,9 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print('Interrupted.', file=sys.stderr)
         sys.exit(130)
+    finally:
+        if at_once and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def refuse_arguments(argv: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The report of a plan: tables, curves, aggregates and a page, from the results that there are."""
 
+import io
 import itertools
 import pathlib
 
@@ -248,14 +249,18 @@ def write(
 
     results = select(plan, table, warn, any_version)
     scores = runs.scores(results, warn)
-    by_row = scores.assign(method=scores['row'])
     entries = entries_of(plan, scores)
     figures = {
         'curves': curves.draw(
-            by_row, plan.tasks, plan.rows, published_curves() if with_published else None
+            scores.assign(method=scores['row']),
+            plan.tasks,
+            plan.rows,
+            published_curves() if with_published else None,
         ),
         'aggregate': aggregate(plan, scores),
     }
+    picture = io.BytesIO()
+    figures['curves'].savefig(picture, format='png', dpi=150)
     title = f'% {plan.title} (packages booktabs and amssymb)\n'
     markdown = map(tables.markdown, grids_of(plan, scores, entries, tables.MARKDOWN))
     latex = map(tables.latex, grids_of(plan, scores, entries, tables.LATEX))
@@ -264,7 +269,7 @@ def write(
         'tex': '\n'.join([title, *latex, *map(tables.escaped, notes), '']),
         'html': page.html(
             plan.title, notes, grids_of(plan, scores, entries, page.MARKUP),
-            page.figure(by_row, plan.tasks, plan.rows),
+            picture.getvalue(),
             {'How': how(plan, results), 'Settings': settings_of(plan)},
         ),
         'csv': entries.round(2).to_csv(index=False),

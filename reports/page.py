@@ -1,15 +1,11 @@
 """A page with tables and curves, in one file that opens without a network."""
 
+import base64
 import html as markup
-import itertools
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-import plotly.graph_objects as graph
-import plotly.io
 
-from reports import curves, runs
-from reports.style import colours
 from reports.tables import Grid, Markup
 
 MARKUP = Markup(
@@ -27,6 +23,7 @@ th:first-child, td:first-child { text-align: left; }
 .about span { white-space: nowrap; }
 .paper { color: #777; display: block; font-size: 12px; }
 .missing { color: #a60; display: block; font-size: 12px; }
+img { max-width: 100%; }
 .note { background: #f4f4f4; padding: .6rem 1rem; }
 """
 
@@ -35,7 +32,7 @@ def html(
     title: str,
     notes: Sequence[str],
     grids: Sequence[Grid],
-    figure: str,
+    curves: bytes,
     about: Mapping[str, pd.DataFrame],
 ) -> str:
     """Returns the page.
@@ -44,7 +41,7 @@ def html(
         title: of it.
         notes: above the tables.
         grids: the tables; their cells are in `MARKUP`.
-        figure: of `figure`.
+        curves: a picture, PNG.
         about: how the results came to be: tables of texts, by their headings.
     """
     title = markup.escape(title)
@@ -58,7 +55,8 @@ def html(
         table = cells.to_html(escape=False, border=0, bold_rows=False)
         note = f'<p>{markup.escape(grid.note)}</p>'
         parts += [f'<h2>{markup.escape(grid.heading)}</h2>', table, note]
-    parts += ['<h2>Curves</h2>', figure]
+    picture = base64.b64encode(curves).decode()
+    parts += ['<h2>Curves</h2>', f'<img src="data:image/png;base64,{picture}" alt="curves">']
     for name, texts in about.items():
         table = texts.map(_words).to_html(escape=False, border=0, index=False, classes='about')
         parts += [f'<h2>{name}</h2>', table]
@@ -68,54 +66,3 @@ def html(
 def _words(text: str) -> str:
     """Returns a text whose lines end between words, not after the hyphens of a flag."""
     return ' '.join(f'<span>{markup.escape(word)}</span>' for word in text.split(' '))
-
-
-def figure(scores: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -> str:
-    """Returns the curves of one task at a time, with a menu of tasks; the legend hides methods.
-
-    Args:
-        scores: see `runs.scores`.
-        tasks: in the order of the menu.
-        methods: all that have a colour.
-    """
-    found, palette = curves.curves(scores), colours(methods)
-    tasks = [task for task in tasks if task in set(found['task'])]
-    if not tasks:
-        return '<p>No results yet.</p>'
-    plot, owners = graph.Figure(), []
-    lines = dict(list(found.groupby(['task', 'method'])))
-    for task, method in (key for key in itertools.product(tasks, methods) if key in lines):
-        line = lines[task, method]
-        band = pd.concat([line[['total_step', 'low']], line[['total_step', 'high']][::-1]])
-        edge = band['low'].fillna(band['high'])
-        look = {'name': method, 'legendgroup': method, 'visible': task == tasks[0]}
-        plot.add_scatter(
-            **look, x=band['total_step'], y=edge, fill='toself', fillcolor=palette[method],
-            opacity=0.18, line={'width': 0}, mode='lines', showlegend=False, hoverinfo='skip',
-        )  # fmt: skip
-        plot.add_scatter(
-            **look, x=line['total_step'], y=line['mean'], mode='lines+markers',
-            line={'color': palette[method]}, marker={'size': 4}, hovertemplate='%{y:.1f} at %{x}',
-        )  # fmt: skip
-        owners += [task, task]
-    layouts = {task: _layout(scores[scores['task'] == task]) for task in tasks}
-    buttons = [
-        {'label': task, 'method': 'update',
-         'args': [{'visible': [owner == task for owner in owners]}, layout]}
-        for task, layout in layouts.items()
-    ]  # fmt: skip
-    plot.update_layout(
-        updatemenus=[{'buttons': buttons, 'x': 0, 'xanchor': 'left', 'y': 1.15, 'yanchor': 'top'}],
-        template='plotly_white', height=560, hovermode='x unified', **layouts[tasks[0]],
-        xaxis={'title': 'updates (offline), then environment steps (online)'},
-    )  # fmt: skip
-    return plotly.io.to_html(plot, include_plotlyjs=True, full_html=False, div_id='curves')
-
-
-def _layout(scores: pd.DataFrame) -> dict:
-    """Returns what of the figure depends on the task: the offline phase grey, and the y axis."""
-    score = runs.score_name(scores['metric'])
-    axis = {'title': score, 'range': [-3, 103] if score.endswith('(%)') else None}
-    shape = {'type': 'rect', 'x0': 0, 'x1': curves.boundary(scores), 'y0': 0, 'y1': 1}
-    shape |= {'yref': 'paper', 'fillcolor': '#eee', 'layer': 'below', 'line': {'width': 0}}
-    return {'shapes': [shape], 'yaxis': axis}

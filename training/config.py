@@ -119,8 +119,6 @@ class RunConfig:
                                          most=1)  # fmt: skip
     dataset_replace_interval: int = _setting(1_000, 'Updates before the next file of a data set '
                                              'in many files.', 1)  # fmt: skip
-    on_bad_shard: str = _setting('fail', 'When a file of such a set cannot be read.',
-                                 choices=('fail', 'skip'))  # fmt: skip
     collect_episodes: int | None = _setting(None, 'With --dataset_source=collect; default: as many '
                                             'as the public data.', 1)  # fmt: skip
 

@@ -1,19 +1,14 @@
 """Devices and compiled programs: set up before JAX starts, and described when it runs."""
 
 import contextlib
-import logging
 import os
 import pathlib
 import platform
 import shlex
-import shutil
 import socket
-import subprocess
 import sys
 
 import jax
-
-DEVICE_FILES = '/dev'  # not /proc/driver/nvidia: a container without a GPU sees its host's
 
 
 def set_up_jax(num_seeds: int, compilation_cache_dir: str | None) -> None:
@@ -66,31 +61,3 @@ def device_memory() -> dict[str, float]:
     stats = [device.memory_stats() for device in jax.local_devices()]
     peaks = [found['peak_bytes_in_use'] for found in stats if found]
     return {'device_memory_gib': max(peaks) / 2**30} if peaks else {}
-
-
-def warn_of_unused_gpu() -> None:
-    """Warns if there is a GPU and JAX runs on the CPU, unless the environment tells it to."""
-    hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
-    wanted = os.environ.get('JAX_PLATFORMS') or os.environ.get('JAX_PLATFORM_NAME')
-    if jax.default_backend() != 'cpu' or hidden or wanted or not _driver_sees_gpu():
-        return
-    logging.warning(
-        'There is an NVIDIA GPU, but JAX runs on the CPU; use the GPU after: '
-        '%s -m pip install "jax[cuda13]==%s" (or set JAX_PLATFORMS=cpu).',
-        sys.executable,
-        jax.__version__,
-    )
-
-
-def _driver_sees_gpu() -> bool:
-    """Tells whether the NVIDIA driver knows of a GPU."""
-    if list(pathlib.Path(DEVICE_FILES).glob('nvidia[0-9]*')):
-        return True
-    command = shutil.which('nvidia-smi')  # all there is in WSL
-    if command is None:
-        return False
-    try:
-        found = subprocess.run([command, '-L'], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return found.returncode == 0 and 'GPU' in found.stdout

@@ -4,7 +4,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from typing import Any
 
@@ -29,25 +28,16 @@ class Interruption:
         self.received: str | None = None
         self._raises_at_once = True
         self._before: dict[int, Any] = {}
-        self._report_lost: Any = None
 
     def __enter__(self) -> 'Interruption':
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._receive)
-            self._report_lost, sys.unraisablehook = sys.unraisablehook, self._lose
         return self
 
     def __exit__(self, *_) -> None:
-        if self._before:
-            sys.unraisablehook = self._report_lost
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-    def _lose(self, lost: Any) -> None:
-        """Says nothing of an `Interrupted` that Python drops; other exceptions it would print."""
-        if not isinstance(lost.exc_value, Interrupted):
-            self._report_lost(lost)
 
     def _receive(self, number: int, _) -> None:
         if self.received and number == signal.SIGINT:

@@ -55,7 +55,6 @@ class Table:
                 'put it back, or start anew with --fresh'
             )
         self._columns: list[str] | None = None
-        self._has_warned = False
         if found > size:
             self._file.truncate(size)
         if size:
@@ -66,19 +65,13 @@ class Table:
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends a row. The first row's names are the columns, also of a file that goes on.
 
-        Columns that a row lacks stay empty. What has no column, as when a run goes on with a newer
-        version, is left out with a warning.
+        Columns that a row lacks stay empty. What has no column, as after a change of the code, is
+        left out.
 
         Raises:
             UserError: it cannot be written, as when the disk is full.
         """
         columns = self._columns or list(row)
-        if (new := [name for name in row if name not in columns]) and not self._has_warned:
-            self._has_warned = True
-            logging.warning(
-                '%s: was begun without %s, which this version logs; the file goes on without.',
-                self._path, ', '.join(new),
-            )  # fmt: skip
         writer = csv.DictWriter(self._file, columns, extrasaction='ignore')
         with cannot_write(self._path):
             if self._columns is None:

@@ -17,12 +17,7 @@ from training import checkpoints, code, loop
 from training import state as states
 from training.checkpoints import Arrays, Checkpoints
 from training.config import RunConfig
-from training.devices import (
-    describe_machine,
-    device_memory,
-    set_up_jax,
-    warn_of_unused_gpu,
-)
+from training.devices import describe_machine, device_memory, set_up_jax
 from training.interruption import Interrupted, Interruption
 from training.logs import (
     RunFolder,
@@ -150,12 +145,10 @@ class _Run:
         eval_simulators = self._open_eval_simulators()  # they get ready while the data is read
         self.machine = describe_machine()
         say('On {host}: {device}, Python {python}: {command}'.format(**self.machine))
-        warn_of_unused_gpu()
         dataset = envs.make_dataset(
             config.task,
             source=config.dataset_source,
             num_episodes=config.episodes_to_collect,
-            on_bad_shard=config.on_bad_shard,
             **config.env_options,
         )
         self.fingerprint = dataset.fingerprint
@@ -165,7 +158,6 @@ class _Run:
         first = saved[0]['shard'] if saved else 0
         shards = ShardReader(
             dataset,
-            config.on_bad_shard,
             first,
             config.dataset_proportion,
             config.horizon_length,

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from envs import Dataset
-from utils.errors import UserError
 from utils.replay import Rows, first_transitions
 
 
@@ -23,7 +22,6 @@ class ShardReader:
     def __init__(
         self,
         dataset: Dataset,
-        on_bad_shard: str = 'fail',
         first: int = 0,
         proportion: float = 1.0,
         horizon: int = 1,
@@ -32,13 +30,11 @@ class ShardReader:
 
         Args:
             dataset: from `envs.make_dataset`.
-            on_bad_shard: what to do with a shard that cannot be used: 'fail', or 'skip' it with a
-                warning that names it.
             first: number of the shard to begin with.
             proportion: of each shard's transitions to use, the first ones.
             horizon: transitions in a chunk. If no episode has as many, a warning says so.
         """
-        self._dataset, self._skip = dataset, on_bad_shard == 'skip'
+        self._dataset = dataset
         self._proportion, self._horizon = proportion, horizon
         self._size = max(dataset.num_rows) if len(dataset.paths) > 1 else None
         num_shards = len(dataset.paths)
@@ -58,8 +54,7 @@ class ShardReader:
         """Returns the number of the next shard and its rows, with the same `size` for all shards.
 
         Raises:
-            UserError: the shard cannot be read (with 'skip': none can), which the message names, or
-                the proportion leaves nothing of it.
+            UserError: the shard cannot be read, or the proportion leaves nothing of it.
         """
         self.read_ahead()
         coming, self._coming = self._coming, None
@@ -71,20 +66,12 @@ class ShardReader:
         self._executor.shutdown(cancel_futures=True)
 
     def _load(self) -> tuple[int, Rows]:
-        for _ in self._dataset.paths:
-            shard = next(self._order)
-            try:
-                rows = self._dataset.load(shard)
-            except (ValueError, OSError) as error:
-                if not self._skip:
-                    raise
-                logging.warning('Skipping a shard. %s', error)
-                continue
-            if self._proportion < 1:
-                rows = first_transitions(rows, self._proportion)
-            self._warn_of_short_episodes(self._dataset.paths[shard], rows['terminals'])
-            return shard, jax.block_until_ready(Rows.from_dataset(rows, self._size))
-        raise UserError(f'None of the shards can be read: {self._dataset.paths[0]}, …')
+        shard = next(self._order)
+        rows = self._dataset.load(shard)
+        if self._proportion < 1:
+            rows = first_transitions(rows, self._proportion)
+        self._warn_of_short_episodes(self._dataset.paths[shard], rows['terminals'])
+        return shard, jax.block_until_ready(Rows.from_dataset(rows, self._size))
 
     def _warn_of_short_episodes(self, path: pathlib.Path, terminals: np.ndarray) -> None:
         longest = int(np.diff(np.flatnonzero(terminals), prepend=-1).max()) - 1

@@ -5,7 +5,6 @@ import logging
 import os
 import pathlib
 import secrets
-import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
@@ -103,8 +102,8 @@ def _start(mode: str, folder: pathlib.Path, seed: int, settings: Mapping[str, An
     os.environ.setdefault('WANDB_DISABLE_WEAVE', 'true')
     import wandb
 
-    if mode == 'online' and (problem := _problem()):
-        raise ConnectionError(problem)
+    if mode == 'online' and not wandb.login(prompt=False):
+        raise ConnectionError('no account; run `wandb login`')
     return wandb.init(
         mode='offline' if mode == 'offline' else 'online',
         project=settings['wandb_project'],
@@ -135,20 +134,3 @@ def _kept_id(folder: pathlib.Path) -> str:
         part.write_text(json.dumps({'id': secrets.token_hex(4)}))
         part.replace(path)
     return json.loads(path.read_text())['id']
-
-
-def _problem() -> str | None:
-    """Returns why uploads cannot work, or None if they can."""
-    netrc = pathlib.Path(os.environ.get('NETRC', '~/.netrc')).expanduser()
-    has_key = os.environ.get('WANDB_API_KEY') or (
-        netrc.is_file() and 'wandb' in netrc.read_text(errors='ignore')
-    )
-    if not has_key:
-        return 'no account (run `wandb login`)'
-    host = os.environ.get('WANDB_BASE_URL', 'https://api.wandb.ai').split('//')[-1].split('/')[0]
-    host, _, port = host.partition(':')
-    try:
-        socket.create_connection((host, int(port or 443)), timeout=3).close()
-    except OSError as error:
-        return f'{host} cannot be reached ({error})'
-    return None

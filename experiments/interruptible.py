@@ -1,0 +1,10 @@
+"""A program imports this first: until it is ready, Ctrl-C ends it at once and without a word.
+
+Python's own way is a traceback from the middle of a package, or a package that fails in other ways.
+`command_line.one_line_errors` brings it back.
+"""
+
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not with nohup
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
