@@ -12,7 +12,6 @@ import pathlib
 import sys
 
 import pytest
-from programs import Programs
 
 XLA_FLAGS = (
     '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
@@ -79,10 +78,3 @@ def collected(tmp_path_factory):
         return root / name
 
     return get
-
-
-@pytest.fixture(scope='session')
-def programs():
-    """Calls programs for little: `programs('main.py', '--help')`."""
-    with Programs() as call:
-        yield call

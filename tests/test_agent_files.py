@@ -123,11 +123,6 @@ def test_a_file_without_one_agent_is_refused(source, message, tmp_path):
         RunConfig(agent=str(file), save_dir=str(tmp_path)).check()
 
 
-def test_a_file_may_name_its_class(tmp_path):
-    source = 'from agents.dfp import DFPAgent as agent_class, get_config'
-    assert agents.find_class(str(write(tmp_path / 'mine.py', source))) is DFPAgent
-
-
 # ---- the code that a run learns with ------------------------------------------------------------
 
 
@@ -198,20 +193,6 @@ def test_a_plan_says_of_such_a_run_what_has_changed_and_leaves_it(tmp_path, copi
     assert [cell.row for cell in outcome.failed] == ['DFP']
     (line,) = lines
     assert 'agents/base.py changed since this run; --fresh' in line
-
-
-def test_a_run_that_failed_before_its_first_checkpoint_begins_with_the_code_as_it_is(
-    tmp_path, copied
-):
-    def fail(*_):
-        raise ZeroDivisionError
-
-    config = make_config(tmp_path, online_steps=0)
-    with pytest.raises(ZeroDivisionError):
-        start(config, fail)
-    copied('agents/base.py', '+', '-')
-    assert look(config).status == 'failed'
-    start(config)
 
 
 def test_comments_docstrings_and_layout_are_not_code():

@@ -53,7 +53,7 @@ def test_a_damaged_checkpoint_is_refused_or_read_as_it_was(tmp_path, damage):
     path = write(tmp_path / 'c.npz')
     whole, rng, messages = path.read_bytes(), np.random.default_rng(0), []
     template = {'agents': TREE, 'seeds': {'x': np.zeros(3)}}
-    for position in rng.integers(len(whole), size=200):
+    for position in rng.integers(len(whole), size=60):
         content = bytearray(whole)
         if damage == 'cut':
             content = content[:position]
@@ -67,18 +67,8 @@ def test_a_damaged_checkpoint_is_refused_or_read_as_it_was(tmp_path, damage):
             messages.append(str(error))
         else:
             jax.tree.map(np.testing.assert_array_equal, found, template)
-    assert len(messages) == 200 if damage == 'cut' else len(messages) > 100
+    assert len(messages) == 60 if damage == 'cut' else len(messages) > 30
     assert all(message.startswith(f'{path}: ') and '\n' not in message for message in messages)
-
-
-def test_what_is_no_checkpoint_is_refused_in_a_line(tmp_path):
-    np.savez(tmp_path / 'data.npz', x=np.zeros(3))
-    (tmp_path / 'text.npz').write_text('hello')
-    for name in ('data', 'text.npz'):
-        with pytest.raises(CheckpointError, match=rf'{tmp_path}/{name}\S*: no checkpoint, or a d'):
-            checkpoints.load(tmp_path / name)
-    with pytest.raises(CheckpointError, match=f'--restore_path={tmp_path}: no checkpoint there'):
-        checkpoints.load(tmp_path)
 
 
 def names(folder):

@@ -77,12 +77,6 @@ def test_a_row_holds_the_state_before_its_action(collection):
     np.testing.assert_allclose(cubes, rows['qpos'][:, [14, 15, 16, 21, 22, 23]], atol=1e-6)
 
 
-def test_the_arm_moves_the_cubes(collection):
-    xyz = read(collection / f'{NAME}.npz')['qpos'][:, 14:17].reshape(2, EPISODE_ROWS, 3)
-    assert (np.ptp(xyz[:, :, :2], axis=1).max(axis=1) > 0.1).any()
-    assert xyz[:, :, 2].max() > 0.08
-
-
 def test_bytes_depend_on_the_seed_alone(collection, tmp_path):
     paths = collect(
         NAME, 2, tmp_path, num_workers=1, seed=5, num_shards=2, num_val_episodes=1
@@ -127,12 +121,7 @@ def test_episodes_do_not_depend_on_those_before_and_draw_their_stacking(collecti
     ('arguments', 'message'),
     [
         ({'env_name': 'cube-quintuple-play-v0'}, r'--env_name=cube-quintuple-play-v0: .*\{single,'),
-        ({'env_name': 'cube-double-play-singletask-task2-v0'}, '--env_name=.*: not the name of'),
         ({'num_episodes': 0}, '--num_episodes=0: must be at least 1'),
-        ({'num_workers': 0}, '--num_workers=0: must be at least 1'),
-        ({'num_shards': 0}, '--num_shards=0: must be at least 1'),
-        ({'num_val_episodes': -1}, '--num_val_episodes=-1: must be at least 0'),
-        ({'seed': -1}, '--seed=-1: must be at least 0'),
         ({'num_shards': 5}, '--num_shards=5: more than --num_episodes=4'),
     ],
 )
@@ -142,7 +131,7 @@ def test_senseless_arguments_are_errors(tmp_path, arguments, message):
     assert not (tmp_path / 'new').exists()
 
 
-@pytest.mark.parametrize('end', ['.npz', '-val.npz', '-000.npz', ''])
+@pytest.mark.parametrize('end', ['-val.npz', '-000.npz'])
 def test_nothing_is_overwritten(tmp_path, end):
     path = tmp_path / f'{NAME}{end}'
     path.touch()
@@ -183,9 +172,7 @@ def test_a_collection_waits_for_another_and_uses_its_files(tmp_path, toy, capsys
     assert len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize(
-    'other', [{'num_episodes': 4}, {'seed': 1}, {'num_val_episodes': 0}, {'num_shards': 3}]
-)
+@pytest.mark.parametrize('other', [{'seed': 1}, {'num_shards': 3}])
 def test_what_other_arguments_collected_is_not_overwritten(tmp_path, toy, other):
     shutil.copytree(toy, tmp_path, dirs_exist_ok=True)
     arguments = {'num_episodes': 3, 'num_val_episodes': 1} | other
@@ -236,43 +223,10 @@ def test_what_is_wrong_with_a_script_is_said_in_a_line(tmp_path, suite, message,
     assert list(tmp_path.iterdir()) == []
 
 
-def full_disk(*_):
-    raise OSError(28, 'No space left on device')
-
-
-@pytest.mark.parametrize(
-    ('save_dir', 'message'),
-    [
-        ('file', r'File exists at \S+/file\)'),
-        ('file/below', r'Not a directory at \S+/file/below\)'),
-        ('x', r'No space left on device\)'),
-    ],
-)
-def test_a_directory_that_cannot_be_written_is_named(tmp_path, monkeypatch, save_dir, message):
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / 'file').touch()
-    monkeypatch.setattr('envs.npz.write_npz', full_disk)
-    fix = 'choose a directory of yours with room for the data$'
-    with pytest.raises(
-        UserError, match=f'^--save_dir={tmp_path}/{save_dir}: cannot be written .{message}; {fix}'
-    ):
-        collect(TOY_NAME, 3, tmp_path / save_dir, **TOY)
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (['--save_dir={file}'], '--save_dir={file}: cannot be written (File exists at {file});'),
-        (['--save_dir={file}', 'more'], "'more': not a flag; flags start with --"),
-    ],
-)
-def test_the_program_says_what_is_wrong_in_a_line(tmp_path, arguments, message, programs):
-    file = tmp_path / 'file'
-    file.touch()
-    arguments = [argument.format(file=file) for argument in arguments]
-    run = programs('envs.collect', f'--env_name={NAME}', '--num_episodes=1', *arguments)
-    assert run.returncode == 1
-    assert 'Traceback' not in run.stderr
-    assert run.stderr.splitlines()[-1].startswith(message.format(file=file))
+    with pytest.raises(UserError, match=f'^--save_dir={tmp_path}/file: cannot be written'):
+        collect(TOY_NAME, 3, tmp_path / 'file', **TOY)
 
 
 # ---- processes ----------------------------------------------------------------------------------
@@ -309,10 +263,10 @@ def start_collection(directory, *flags):
 
 
 @LINUX
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('victim', 'number', 'status', 'message'),
     [
-        ('collector', signal.SIGINT, 1, 'Interrupted: unfinished files are removed'),
         ('collector', signal.SIGTERM, 1, 'Interrupted: unfinished files are removed'),
         ('collector', signal.SIGKILL, -signal.SIGKILL, ''),
         ('worker', signal.SIGKILL, 1, 'a worker process died'),
@@ -339,6 +293,7 @@ def test_a_collection_that_ends_early_leaves_no_process_and_no_files(
 
 
 @LINUX
+@pytest.mark.slow
 def test_a_collection_ends_with_a_program_that_is_killed(tmp_path):
     code = """
     import os, pathlib, signal, sys, threading, time
@@ -370,37 +325,23 @@ def test_a_collection_ends_with_a_program_that_is_killed(tmp_path):
     assert list(directory.iterdir()) == []
 
 
-@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM'])
-def test_what_ctrl_c_means_the_collector_decides_while_workers_import(tmp_path, monkeypatch, name):
+@pytest.mark.slow
+def test_what_ctrl_c_means_the_collector_decides_while_workers_import(tmp_path, monkeypatch):
     """A signal to all processes of a program must not end a worker, or have it say something."""
     code = f"""
     import os, signal
     import toy_suite
 
     if os.getpid() != {os.getpid()}:  # a worker imports this
-        os.kill(os.getpid(), signal.{name})
+        os.kill(os.getpid(), signal.SIGINT)
 
     class Struck(toy_suite.Toy):
         pass
 
     suite = Struck()
     """
-    (tmp_path / f'struck_by_{name}.py').write_text(textwrap.dedent(code))
+    (tmp_path / 'struck.py').write_text(textwrap.dedent(code))
     monkeypatch.syspath_prepend(tmp_path)
-    suite = importlib.import_module(f'struck_by_{name}').suite
+    suite = importlib.import_module('struck').suite
     (path,) = collect(toy_suite.DATASET, 2, tmp_path / 'data', num_workers=1, suite=suite)
     assert len(read(path)['terminals']) > 0
-
-
-@pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere GLFW has its library elsewhere')
-def test_a_simulators_imports_start_no_program():
-    """Such a program outlives a worker that is killed, and complains."""
-    code = """
-    import os, subprocess
-    from envs.processes import glfw_found
-
-    os.environ.update(glfw_found())
-    subprocess.Popen = None
-    import envs.ogbench.tasks
-    """
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', textwrap.dedent(code)], check=True)

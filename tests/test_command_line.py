@@ -76,14 +76,6 @@ def test_a_flag_that_there_is_not_is_named_with_the_nearest_one(flag, message):
         parse([*argv, flag])
 
 
-def test_an_unknown_agent_is_answered_with_those_there_are():
-    message = (
-        '--agent=agents/acfql.py: no such file; put it back, or use agents/bfn.py, agents/dfp.py'
-    )
-    with pytest.raises(UserError, match=message):
-        parse(['main.py', '--agent=agents/acfql.py'])
-
-
 def test_help_lists_the_settings_of_the_agent_with_their_defaults():
     for name in agents.names():
         text = RunFlags(['main.py', f'--agent={name}'], flags.FlagValues()).help_text('doc')
@@ -111,19 +103,11 @@ def test_the_document_of_flags_has_the_table_of_other_names():
     assert flag_names.table() in (ROOT / 'docs' / 'flags.md').read_text()
 
 
-@pytest.mark.parametrize(
-    'error',
-    [
-        UserError('a: wrong; do b'),
-        OSError(28, 'No space left on device', 'x'),
-        flags.ValidationError('two\n  lines'),
-    ],
-)
+@pytest.mark.parametrize('error', [UserError('a: wrong'), flags.ValidationError('two\n  lines')])
 def test_what_a_user_can_put_right_ends_a_program_with_one_line(error):
     with pytest.raises(SystemExit) as end, command_line.one_line_errors():
         raise error
     assert end.value.code == ' '.join(str(error).split())
-    assert len(str(end.value.code).splitlines()) == 1
 
 
 def test_ctrl_c_ends_a_program_with_one_line(capsys):
@@ -136,9 +120,3 @@ def test_ctrl_c_ends_a_program_with_one_line(capsys):
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), command_line.one_line_errors():
         raise ZeroDivisionError
-
-
-def test_an_argument_that_is_no_flag_is_named():
-    command_line.refuse_arguments(['main.py'])
-    with pytest.raises(UserError, match="'stray': not a flag; flags start with --"):
-        command_line.refuse_arguments(['main.py', 'stray'])

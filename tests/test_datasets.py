@@ -4,11 +4,7 @@ import contextlib
 import http.server
 import json
 import logging
-import shlex
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -206,13 +202,6 @@ def test_actions_that_are_clipped_are_counted(tmp_path, caplog):
     assert '2 of 20 actions lie outside of [-1, 1], by up to 0.5; they are clipped' in caplog.text
 
 
-def test_unknown_source_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match='source=guess: must be one of auto, download, collect'):
-        make_dataset(TASK, tmp_path, source='guess')
-    with pytest.raises(ValueError, match="num_episodes=5: only for source='collect'"):
-        make_dataset(TASK, tmp_path, num_episodes=5)
-
-
 def test_missing_data_is_downloaded_once(tmp_path, monkeypatch):
     body = write(tmp_path / 'served.npz').read_bytes()
     directory = tmp_path / 'new' / 'directory'
@@ -227,51 +216,16 @@ def test_missing_data_is_downloaded_once(tmp_path, monkeypatch):
     np.testing.assert_array_equal(dataset.load(0)['observations'], again.load(0)['observations'])
 
 
-@pytest.mark.parametrize(
-    ('answer', 'message'),
-    [
-        ({'status': 404}, r'HTTP Error 404'),
-        ({}, 'not a zip file'),
-    ],
-)
-def test_failed_download_says_what_to_run_and_leaves_nothing(
-    tmp_path, monkeypatch, answer, message
-):
+def test_failed_download_says_what_to_run_and_leaves_nothing(tmp_path, monkeypatch):
     command = '-m envs.collect --env_name=cube-double-play-v0 --num_episodes=1000 --save_dir='
     with (
-        serving(monkeypatch, b'x' * 5000, **answer),
+        serving(monkeypatch, b'', status=404),
         pytest.raises(
-            UserError, match=rf'double.*{message}.*OGBENCH_DATASET_URL, .* {command}{tmp_path}$'
+            UserError, match=rf'double.*404.*OGBENCH_DATASET_URL, .* {command}{tmp_path}$'
         ),
     ):
         make_dataset('cube-double-play-singletask-task2-v0', tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize('cwd', ['root', 'elsewhere'])
-def test_the_command_that_an_error_names_works_as_it_stands(tmp_path, monkeypatch, cwd):
-    monkeypatch.chdir(Path(__file__).parents[1] if cwd == 'root' else tmp_path)
-    monkeypatch.setenv('OGBENCH_DATASET_URL', 'file:///nowhere')
-    directory = tmp_path / 'a place'
-    with pytest.raises(UserError) as caught:
-        make_dataset(TASK, directory)
-    command = str(caught.value).partition('collect such data here: ')[2]
-    assert ('.venv' in sys.executable and cwd == 'root') <= command.startswith('.venv/')
-    command = command.replace('--num_episodes=1000', '--num_episodes=x')  # quick: an error
-    run = subprocess.run(command, shell=True, capture_output=True, text=True)
-    assert 'flag --num_episodes=x: invalid literal' in run.stderr
-    assert shlex.split(command)[-1] == f'--save_dir={directory}'
-
-
-def test_damaged_download_is_not_kept(tmp_path, monkeypatch):
-    body = bytearray(write(tmp_path / 'served.npz').read_bytes())
-    body[700] ^= 1
-    with (
-        serving(monkeypatch, body),
-        pytest.raises(UserError, match=r'download failed \(observations.npy is damaged\)'),
-    ):
-        make_dataset(TASK, tmp_path / 'data')
-    assert list((tmp_path / 'data').iterdir()) == []
 
 
 @pytest.mark.parametrize('source', ['auto', 'download'])
@@ -315,20 +269,11 @@ def test_files_of_unknown_origin_are_not_taken_for_a_collection(tmp_path):
         make_dataset(TASK, tmp_path, 'collect', num_episodes=1)
 
 
-@pytest.mark.parametrize(
-    'content', ['{', '', '[]', '{"bytes": {}}', '{"bytes": [], "episodes": 1, "seed": 0}']
-)
-def test_a_manifest_that_is_none_is_an_error(tmp_path, content):
+def test_a_manifest_that_is_none_is_an_error(tmp_path):
     path = write(tmp_path / f'{NAME}.npz').with_suffix('.json')
-    path.write_text(content)
+    path.write_text('{"bytes": {}}')
     with pytest.raises(DatasetError, match=f'{path}: not the manifest of .*; delete the manifest'):
         make_dataset(TASK, tmp_path)
-
-
-def test_failed_collection_is_an_error(tmp_path):
-    (tmp_path / f'{NAME}-val.npz').touch()  # collecting overwrites nothing
-    with pytest.raises(UserError, match=r'envs.collect --env_name=cube-single.* failed'):
-        make_dataset(TASK, tmp_path, 'collect', num_episodes=1)
 
 
 # ---- many files ---------------------------------------------------------------------------------
@@ -345,22 +290,12 @@ def touch(folder, name, numbers):
     return paths
 
 
-@pytest.mark.parametrize('directory', ['.', LARGE, 'a link'])
+@pytest.mark.parametrize('directory', ['.', 'a link'])
 def test_the_public_100m_data_is_found_under_its_own_names(tmp_path, directory):
     paths = touch(tmp_path / LARGE, NAME, range(3))
     (tmp_path / 'a link').symlink_to(LARGE)
     found = find_cubes(tmp_path / directory, LARGE)
     assert [path.name for path in found] == [path.name for path in paths]
-
-
-def test_the_public_100m_data_is_loaded_from_within_its_folder(tmp_path, monkeypatch):
-    for number in range(2):
-        write(tmp_path / LARGE / f'{NAME}-{number:03d}.npz', **make_arrays(seed=number))
-    monkeypatch.chdir(tmp_path / LARGE)
-    dataset = make_dataset(LARGE_TASK, '.')
-    assert (dataset.name, len(dataset)) == (LARGE, 2)
-    expected = make_arrays(seed=1)['observations']
-    np.testing.assert_array_equal(dataset.load(1)['observations'], expected)
 
 
 @pytest.mark.parametrize('folder', ['', NAME])
@@ -402,41 +337,14 @@ def write_shards(folder, number):
     ]
 
 
-def break_shard(path, how):
-    if how == 'missing':
-        path.unlink()
-    elif how == 'cut off':
-        path.write_bytes(path.read_bytes()[:-100])
-    elif how == 'of another task':
-        write(path)
-
-
-BROKEN = {
-    'missing': 'is missing',
-    'cut off': 'cut off or damaged',
-    'of another task': 'has no rewards',
-}
-
-
-@pytest.mark.parametrize('how', BROKEN)
-@pytest.mark.parametrize('number', [0, 1])
-def test_a_shard_that_cannot_be_used_is_named_or_skipped(tmp_path, caplog, how, number):
-    paths = write_shards(tmp_path, 4)
-    break_shard(paths[number], how)
-    with pytest.raises(DatasetError, match=f'{paths[number]}: .*{BROKEN[how]}'):
+def test_a_shard_that_cannot_be_used_is_named(tmp_path):
+    paths = write_shards(tmp_path, 3)
+    paths[1].unlink()
+    with pytest.raises(DatasetError, match=f'{paths[1]}: is missing'):
         make_toy_dataset(tmp_path)
-    with caplog.at_level(logging.WARNING):
-        dataset = make_toy_dataset(tmp_path, on_bad_shard='skip')
-    assert [path.name for path in dataset.paths] == [
-        path.name for i, path in enumerate(paths) if i != number
-    ]
-    assert caplog.text.count('Skipping a shard.') == 1
-    assert f'{paths[number]}: ' in caplog.text
-    assert len(dataset.load(2)['rewards']) == 6
-    for path in dataset.paths:
-        break_shard(path, 'cut off')
-    with pytest.raises(DatasetError, match=f'{paths[0]}: '):
-        make_toy_dataset(tmp_path, on_bad_shard='skip')
+    write(paths[1])
+    with pytest.raises(DatasetError, match=f'{paths[1]}: has no rewards'):
+        make_toy_dataset(tmp_path)
 
 
 def test_a_shard_that_a_collection_lost_is_missed(tmp_path):
@@ -448,16 +356,3 @@ def test_a_shard_that_a_collection_lost_is_missed(tmp_path):
     paths[2].unlink()
     with pytest.raises(DatasetError, match=f'{paths[2]}: is missing'):
         make_toy_dataset(tmp_path)
-    assert len(make_toy_dataset(tmp_path, on_bad_shard='skip')) == 2
-
-
-def test_unknown_words_for_bad_shards_are_errors(tmp_path):
-    with pytest.raises(UserError, match='on_bad_shard=ignore: must be one of fail, skip'):
-        make_dataset(TASK, tmp_path, on_bad_shard='ignore')
-
-
-def test_a_directory_that_is_none_is_an_error(tmp_path):
-    path = tmp_path / 'file'
-    path.touch()
-    with pytest.raises(DatasetError, match=f'{path}: not a directory; give the one where'):
-        make_dataset(TASK, path)

@@ -17,7 +17,6 @@ from small_runs import make_config, read_table
 import agents
 from experiments import methods
 from experiments.command_line import HELP
-from experiments.flag_names import OTHER_NAMES
 from experiments.run_flags import parse
 from training import train
 
@@ -179,15 +178,6 @@ def test_commands_in_a_document_have_programs_and_flags_that_there_are(document)
         if program == 'main.py' and '--' in arguments and not is_users:
             argv = [argument for argument in shlex.split(arguments) if argument not in HELP]
             parse([program, *argv])
-
-
-@pytest.mark.parametrize('document', WITH_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_flags_that_a_document_names_by_themselves_are_of_some_program(document):
-    known = set().union(*known_flags().values(), OTHER_NAMES)
-    for code in code_of(document.read_text())[1]:
-        for name in names_of(code) if code.startswith('--') and '<name>' not in code else ():
-            is_lerobots = name.startswith('policy.')
-            assert is_lerobots or {name, name.removeprefix('no')} & known, code
 
 
 # ---- links --------------------------------------------------------------------------------------

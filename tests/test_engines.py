@@ -48,6 +48,7 @@ def from_the_root(monkeypatch):
     monkeypatch.setenv('PYTHONPATH', f'{ROOT}:{ROOT / "tests"}')
 
 
+@pytest.mark.slow
 def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
     """The first call is stopped while both are at work; the second goes on; the third skips."""
     plan, lines = plan_of(tmp_path, '--online_steps=500', '--eval_interval=250'), []
@@ -88,6 +89,7 @@ def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_tried_again_and_then_named(tmp_path):
     plan, lines = plan_of(tmp_path, methods=('DFP',)), []
     (tmp_path / 'data').write_text('a file where the folder shall be')
@@ -116,6 +118,7 @@ def test_nothing_is_started_that_has_no_time(tmp_path):
     assert [cell.row for cell in outcome.left] == ['DFP', 'BFN']
 
 
+@pytest.mark.slow
 def test_runs_are_stopped_in_time_and_saved(tmp_path, monkeypatch):
     """When less than a minute is left; the clock says so as soon as the run is under way."""
     plan, lines = plan_of(tmp_path, '--online_steps=100000', methods=('DFP',)), []
@@ -144,6 +147,7 @@ def test_places_are_gpus_or_else_cores(monkeypatch):
         slots(0)
 
 
+@pytest.mark.slow
 def test_a_run_is_pinned_to_its_cores(tmp_path):
     cell = dataclasses.replace(plan_of(tmp_path, methods=('DFP',)).runs[0], arguments=('--help',))
     core = min(os.sched_getaffinity(0))
@@ -153,42 +157,26 @@ def test_a_run_is_pinned_to_its_cores(tmp_path):
     assert child.finished() == 0
 
 
-def test_the_program_plans_without_starting_anything(tmp_path, programs):
-    done = programs(
-        'reproduce.py', 'plan', '--table=1', f'--save_dir={tmp_path}', '--eval_episodes=7'
-    )
-    lines = done.stdout.splitlines()
-    assert len([line for line in lines if line.startswith('planned')]) == 72
-    assert all('--eval_episodes=7' in line for line in lines[:72])
+@pytest.mark.slow
+def test_the_program_plans_without_starting_anything(tmp_path):
+    command = [sys.executable, 'reproduce.py', 'plan', '--table=7', f'--save_dir={tmp_path}']
+    done = subprocess.run([*command, '--eval_episodes=7'], capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith('planned')]
+    assert len(lines) == 5
+    assert all('--eval_episodes=7' in line for line in lines)
     assert list(tmp_path.iterdir()) == []
-    arguments = '--format=slurm', '--table=7', f'--save_dir={tmp_path}'
-    script = programs('reproduce.py', 'plan', *arguments).stdout
-    assert '#SBATCH --array=0-4' in script
-    checked = subprocess.run(['bash', '-n'], input=script, text=True, capture_output=True)
-    assert checked.returncode == 0, checked.stderr
 
 
-def test_the_program_leaves_out_what_was_gathered(tmp_path, programs):
-    arguments = ['reproduce.py', 'plan', '--methods=DFP,MVP', f'--tasks={CUBE}', '--skip_gathered']
-    arguments += [f'--save_dir={tmp_path}', f'--results={tmp_path / "results.csv"}']
-    cells = make_plan(methods=['DFP', 'MVP'], tasks=[CUBE]).runs
-
-    def gather(cell):
-        about = {'method': cell.row, 'task': CUBE, 'identity': cell.config.identity}
-        ends = [
-            about | {'seed': seed, 'phase': 'online', 'step': 1_000_000, 'success': 1}
-            for seed in cell.config.seeds
-        ]
-        runs.gather(tmp_path / 'results.csv', long_table(ends, tmp_path / 'ends.csv'))
-
-    gather(cells[0])
-    done = programs(*arguments)
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith('planned')]
-    assert '--method=MVP' in line
-    assert 'has 1 runs, which are left out' in done.stderr
-    assert programs(*arguments, '--format=slurm').stdout.startswith('#!')
-    gather(cells[1])
-    assert programs(*arguments).stdout == ''
+def test_what_was_gathered_is_left_out_of_a_plan(tmp_path):
+    plan, path = make_plan(methods=['DFP', 'MVP'], tasks=[CUBE]), tmp_path / 'results.csv'
+    about = {'method': 'DFP', 'task': CUBE, 'identity': plan.runs[0].config.identity}
+    ends = [
+        about | {'seed': seed, 'phase': 'online', 'step': 1_000_000, 'success': 1}
+        for seed in plan.runs[0].config.seeds
+    ]
+    runs.gather(path, long_table(ends, tmp_path / 'ends.csv'))
+    count, others = progress.without_gathered(plan, runs.read_results(path))
+    assert (count, others.rows) == (1, ['MVP'])
 
 
 RUN = """
@@ -202,6 +190,7 @@ time.sleep(60 if sys.argv[1] == 'long' else 0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('kind', 'status'), [('long', 75), ('short', 0)])
 def test_a_slurm_job_that_is_signalled_saves_and_is_queued_again(
     kind, status, tmp_path, monkeypatch
@@ -224,26 +213,3 @@ def test_a_slurm_job_that_is_signalled_saves_and_is_queued_again(
     queued = tmp_path / 'queued'
     assert queued.exists() == (kind == 'long')
     assert kind == 'short' or queued.read_text() == 'requeue 7_1\n'
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        ([], "'': not a command; there are plan, run, status, gather, report"),
-        (['show'], "'show': not a command"),
-        (['plan'], 'Name a table'),
-        (['plan', '--table=5'], '--table=5: none'),
-        (['plan', '--table=1', '--offline_steps=-1'], '--offline_steps=-1: must be at least 0'),
-        (
-            ['run', '--table=1', '--ray_address=auto', '--minutes=60'],
-            'ray_address=auto, .*minutes=60.0: --jobs and --minutes are for this machine alone',
-        ),
-        (['run', '--table=1', '--jobs=2', '--ray_address=auto'], '--jobs and --minutes are for'),
-        (['plan', '--table=1', '--nonsense=1'], 'Unknown command line flag .nonsense'),
-    ],
-)
-def test_bad_input_is_named_in_one_line(arguments, message, programs):
-    done = programs('reproduce.py', *arguments)
-    assert done.returncode == 1
-    assert re.search(message, done.stderr)
-    assert done.stderr.count('\n') == 1

@@ -1,5 +1,6 @@
 """Environments: names, reproducible resets, rewards, endings."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -47,28 +48,22 @@ def double():
     return make_env(DOUBLE)
 
 
-@pytest.mark.parametrize('scene', SCENES)
-@pytest.mark.parametrize('size', ['', '-100m'])
-@pytest.mark.parametrize('task', range(6))
-def test_every_usual_name_is_known(scene, size, task):
-    suffix = f'-task{task}' if task else ''
-    dataset = f'{scene}-play{size}-v0'
-    found = find_task(f'{scene}-play{size}-singletask{suffix}-v0')
-    assert found.dataset == dataset
-    assert found.details == PlayTask(scene, task, dataset)
-    assert found.details.env_id in gymnasium.registry
+def test_every_usual_name_is_known():
+    for scene, size, task in itertools.product(SCENES, ('', '-100m'), range(6)):
+        suffix = f'-task{task}' if task else ''
+        dataset = f'{scene}-play{size}-v0'
+        found = find_task(f'{scene}-play{size}-singletask{suffix}-v0')
+        assert found.dataset == dataset
+        assert found.details == PlayTask(scene, task, dataset)
+        assert found.details.env_id in gymnasium.registry
 
 
 @pytest.mark.parametrize(
     'name',
     [
         'cube-quintuple-play-singletask-task1-v0',
-        'cube-double-play-singletask-task6-v0',
         'cube-double-noisy-singletask-task1-v0',
-        'puzzle-5x5-play-singletask-task1-v0',
-        'cube-double-singletask-task1-v0',
         'cube-double-play-v0',
-        'cube-double-play-singletask-task1-v1',
         'antmaze-large-navigate-v0',
     ],
 )
@@ -79,24 +74,14 @@ def test_unknown_name_is_an_error_that_lists_what_exists(name):
         make_env(name)
 
 
-def test_unknown_timing_is_an_error():
-    with pytest.raises(
-        ValueError, match=r'--success_timing=after: must be one of pre, post .*before'
-    ):
-        make_env(DOUBLE, success_timing='after')
-
-
 @pytest.mark.parametrize(
     ('name', 'size', 'limit'),
     [
         ('cube-single-play-singletask-v0', 28, 200),
         (DOUBLE, 37, 500),
-        ('cube-quadruple-play-100m-singletask-task4-v0', 55, 1000),
         ('cube-octuple-play-100m-singletask-task1-v0', 91, 1500),
         ('scene-play-singletask-task2-v0', 40, 750),
         ('puzzle-3x3-play-singletask-task4-v0', 55, 500),
-        ('puzzle-4x4-play-singletask-task4-v0', 83, 500),
-        ('puzzle-4x5-play-singletask-task1-v0', 99, 1000),
         ('puzzle-4x6-play-singletask-v0', 115, 1000),
     ],
 )
@@ -115,12 +100,6 @@ def test_spaces_and_step_limit(name, size, limit):
     assert type(info['success']) is type(terminated) is bool
     assert not truncated
     assert reward <= 0
-
-
-def test_default_task_is_the_second():
-    env = make_env('cube-double-play-singletask-v0')
-    env.reset(seed=0)
-    assert env.unwrapped.cur_task_id == 2
 
 
 def test_episode_stops_at_the_step_limit():
@@ -143,6 +122,7 @@ def test_equal_seeds_make_equal_episodes_whatever_came_before(double):
     assert not np.array_equal(first, rollout(double, seed=4))
 
 
+@pytest.mark.slow
 def test_equal_seeds_make_equal_episodes_in_another_process(double):
     code = (
         'import sys; sys.path[:0] = [".", "tests"]; import test_envs as t; '
@@ -206,20 +186,3 @@ def gl_backend():
         if run.returncode == 0:
             return backend
     return None
-
-
-def test_rendered_cubes_change_colour_at_their_goal():
-    if (backend := gl_backend()) is None:
-        pytest.skip('this machine has neither EGL nor OSMesa')
-    code = (
-        'import sys; sys.path[:0] = [".", "tests"]; import test_envs as t; import numpy as np; '
-        'e = t.make_env(t.DOUBLE, render=True); e.reset(seed=0); a = np.zeros(5, np.float32); '
-        'colour = lambda: e.unwrapped.model.geom(e.unwrapped._cube_geom_ids_list[0][0]).rgba[0]; '
-        'e.step(a); before = colour(); t.put_cubes_at_goal(e); e.step(a); image = e.render(); '
-        'print(image.shape, image.dtype, image.std() > 10, before != colour())'
-    )
-    environment = {**os.environ, 'MUJOCO_GL': backend}
-    run = subprocess.run(
-        [sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.split('\n')[0] == '(200, 200, 3) uint8 True True'

@@ -97,6 +97,7 @@ def go_on(before, steps):
     return seen
 
 
+@pytest.mark.slow
 def test_a_rebuilt_simulator_goes_on_bit_by_bit():
     whole = go_on([], range(40))  # up to the step limit, 200
     resumed = go_on(range(13), range(13, 40))

@@ -3,14 +3,13 @@
 import errno
 import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
 import toy_suite
 from small_runs import make_config, read_table
 
-from training import Interrupted, checkpoints, train
+from training import checkpoints, train
 from training.logs import RunFolder, read_status
 from utils.errors import UserError
 
@@ -34,16 +33,6 @@ def test_a_failed_start_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match='terminals is True nowhere'):
         start(config)
     assert not (tmp_path / 'exp').exists()
-
-
-def test_a_failed_start_leaves_what_others_made(tmp_path):
-    config = make_config(tmp_path)
-    change_data(config, terminals=lambda x: ~x & False)
-    beside = config.directory.parent / 'another-run'
-    beside.mkdir(parents=True)
-    with pytest.raises(UserError):
-        start(config)
-    assert [path.name for path in beside.parent.iterdir()] == ['another-run']
 
 
 def test_the_second_process_of_a_run_is_told_before_it_does_anything(tmp_path, monkeypatch):
@@ -115,19 +104,6 @@ def test_a_checkpoint_that_cannot_be_written_costs_the_checkpoint_alone(
     )
     assert checkpoints.find(result.directory).name == 'offline-000000005.npz'
     assert len(read_table(result.directory / 'online.csv')) == 6
-
-
-def test_a_stopped_run_does_not_claim_to_be_saved_if_it_is_not(tmp_path, monkeypatch):
-    config = make_config(tmp_path)
-
-    def save(*_):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
-    monkeypatch.setattr(checkpoints, 'save', save)
-    with pytest.raises(
-        Interrupted, match=r'at offline step \d+; its state could not be saved; it has no checkp'
-    ):
-        start(config, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full, a full disk')

@@ -1,7 +1,6 @@
 """What a run leaves behind: tables, its folder, a picture."""
 
 import csv
-import logging
 
 import pytest
 
@@ -55,25 +54,6 @@ def test_a_log_writes_a_row_for_each_seed_and_draws_the_curve(tmp_path, score):
     assert (tmp_path / 'learning_curve.png').read_bytes().startswith(b'\x89PNG')
 
 
-def test_the_curve_is_drawn_again_now_and_then_and_has_every_row_in_the_end(tmp_path, monkeypatch):
-    drawn, now = [], [0.0]
-    monkeypatch.setattr(
-        learning_curve, 'draw', lambda *_: drawn.append(len(read_table(tmp_path / 'eval.csv')))
-    )
-    monkeypatch.setattr(logs.time, 'monotonic', lambda: now[0])
-    log = logs.RunLog(tmp_path, 'title', [0], {})
-    for step in range(8):
-        now[0] = 4.0 * step
-        log.write('eval', 'online', step, [{'success': 0.5}])
-    assert drawn == [4, 7]
-    sizes = log.sizes
-    log.close()
-    log.draw()
-    assert drawn == [4, 7, 8]
-    logs.RunLog(tmp_path, 'title', [0], sizes).close()  # the run goes on, without a new row
-    assert drawn == [4, 7, 8, 8]
-
-
 def test_what_is_not_known_is_an_empty_cell_and_what_is_not_finite_says_so(tmp_path):
     log = logs.RunLog(tmp_path, 'title', [0], {})
     log.write('online', 'online', 10, [{'episodes': 0, 'critic/loss': None}])
@@ -120,26 +100,3 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch, capl
     (message,) = caplog.messages
     assert message.startswith('learning_curve.png: not drawn (')
     assert message.endswith('; the run goes on.')
-
-
-def test_a_table_of_an_older_version_goes_on_with_its_own_columns(tmp_path, caplog):
-    table = logs.Table(tmp_path / 'a.csv')
-    table.write({'step': 1, 'gone': 2})
-    size = table.size
-    table.close()
-    table = logs.Table(tmp_path / 'a.csv', size)
-    with caplog.at_level(logging.WARNING):
-        table.write({'step': 2, 'new': 3})
-        table.write({'step': 3, 'new': 4})
-    assert (tmp_path / 'a.csv').read_text().split() == ['step,gone', '1,2', '2,', '3,']
-    assert [record.getMessage() for record in caplog.records] == [
-        f'{tmp_path}/a.csv: was begun without new, which this version logs; the file goes on '
-        'without.'
-    ]
-
-
-def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
-    monkeypatch.setattr(logs, 'PACKAGES', ('numpy', 'no-such-package'))
-    found = logs.versions()
-    assert found['numpy']
-    assert found['no-such-package'] is None

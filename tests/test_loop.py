@@ -13,7 +13,7 @@ from envs.episodes import ActionChunks, episode_seed
 from envs.workers import SimulatorError
 from training import loop, updates
 from training.config import RunConfig
-from training.loop import Resources, advance, next_stop
+from training.loop import Resources, advance
 from training.state import RunState, SeedState
 from utils.errors import NotFinite, UserError
 from utils.replay import Replay, Rows
@@ -350,23 +350,6 @@ def test_values_beyond_what_rewards_allow_are_warned_of_once(monkeypatch, caplog
     (record,) = caplog.records
     message = 'critic/q_min of seed 0 is -201 at offline step 0, but with rewards up to 2 and '
     assert f'{message}--discount=0.9 no value is beyond 20' in record.getMessage()
-
-
-@pytest.mark.parametrize(
-    ('intervals', 'end', 'stops'),
-    [
-        ([5, 7], 23, [5, 7, 10, 14, 15, 20, 21, 23]),
-        ([5, 10], 10, [5, 10]),
-        ([0, 4], 9, [4, 8, 9]),
-        ([0, 0], 9, [9]),
-    ],
-)
-def test_stops_are_the_multiples_of_the_intervals_and_the_end(intervals, end, stops):
-    step, found = 0, []
-    while step < end:
-        step = next_stop(step, intervals, end)
-        found.append(step)
-    assert found == stops
 
 
 def test_a_row_has_the_diagnosis_of_each_seed_when_it_is_written(monkeypatch):

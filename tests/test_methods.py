@@ -59,23 +59,6 @@ def test_mvp_goes_without_the_constraint_on_cube_triple_only():
     assert [weight(name) for name in CUBES] == [1, 1]
 
 
-def test_dfp_has_settings_of_its_own_on_robomimic():
-    for env_name in ('lift-mh-low_dim', 'square-scripted-low_dim'):
-        settings = run_config('DFP', env_name).agent
-        assert (settings['top_k'], settings['num_samples']) == (2, 4)
-        assert settings['temperatures'] == (0.01, 0.1)
-        assert settings['num_candidates'] == 16
-
-
-def test_dfp_has_the_settings_of_the_paper():
-    settings = run_config('DFP', CUBES[0]).agent
-    expected = {
-        'temperatures': (0.1,), 'num_particles': 8, 'top_k': 4, 'num_candidates': 16,
-        'topk_weight': 0.5, 'data_weight': 1.0, 'ema_rate': 1e-4,
-    }  # fmt: skip
-    assert {name: settings[name] for name in expected} == expected
-
-
 def test_explicit_flags_win_over_the_method_wherever_they_are():
     config = parse(['main.py', '--method=BFN', '--agent.num_samples=8', '--method', 'QC-BFN'])
     assert config == run_config('QC-BFN', RunConfig.env_name, {'num_samples': 8})

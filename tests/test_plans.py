@@ -51,12 +51,6 @@ def test_cells_of_equal_settings_are_one_run_whatever_table_they_are_in():
     assert robomimic.name == 'DFP'
 
 
-def test_rows_that_a_flag_makes_equal_are_one_run():
-    plan = make_plan('4', tasks=[CUBE], flags=('--agent.top_k=3',))
-    assert plan.rows == ['K=1', 'K=2', 'K=4', 'K=8']
-    assert len(plan.runs) == 1
-
-
 def test_flags_given_to_the_plan_hold_for_all_runs_and_come_last():
     plan = make_plan('1', tasks=[CUBE], flags=('--offline_steps=7', '--agent.batch_size=9'))
     assert {cell.config.offline_steps for cell in plan.cells} == {7}
@@ -64,13 +58,6 @@ def test_flags_given_to_the_plan_hold_for_all_runs_and_come_last():
     assert {cell.name for cell in plan.cells} == set(plan.rows)
     for cell in plan.cells:
         assert parse(['main.py', *cell.arguments]) == cell.config
-
-
-def test_episodes_to_collect_stop_no_run_whose_data_is_there():
-    (cell,) = make_plan(methods=['DFP'], tasks=[CUBE], flags=('--collect_episodes=2',)).cells
-    (usual,) = make_plan(methods=['DFP'], tasks=[CUBE]).cells
-    cell.config.check()
-    assert cell.config.directory == usual.config.directory
 
 
 def test_methods_on_tasks_without_a_table():
@@ -97,12 +84,10 @@ def test_the_small_scale_is_never_taken_for_the_papers():
     ('arguments', 'message'),
     [
         ({'table': '5'}, r'--table=5: none at --scale=paper; there are tables 1, 2, 3, 4, 6, 7'),
-        ({'table': '3', 'scale': 'small'}, '--table=3: none at --scale=small'),
         ({'table': '1', 'methods': ['SAC']}, '--methods=SAC: not in table 1; there are BFN'),
         ({'table': '1', 'tasks': ['x']}, '--tasks=x: not in table 1; there are lift-mh'),
         ({'methods': ['DFP']}, 'Name a table'),
         ({'methods': ['DPF'], 'tasks': [CUBE]}, '--methods=DPF: not in methods.toml'),
-        ({'methods': ['DFP'], 'tasks': ['x']}, '--env_name=x: unknown'),
         ({'methods': ['DFP'], 'tasks': ['scene-play-singletask-v0'], 'scale': 'small'},
          '--tasks=scene-play-singletask-v0: not at --scale=small'),
         ({'table': '1', 'flags': ('--agent.topk=3',)}, '--agent.topk: not a setting of'),

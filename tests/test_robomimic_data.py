@@ -3,8 +3,6 @@
 import contextlib
 import http.server
 import json
-import subprocess
-import sys
 import threading
 
 import h5py
@@ -14,7 +12,6 @@ from robomimic import DATASET_REGISTRY
 
 import envs
 from envs import DatasetError, find_task
-from envs.collect import collect
 from envs.layouts import ACTION_LIMIT
 from envs.robomimic.data import public_path
 from envs.robomimic.files import default_env_args
@@ -150,23 +147,16 @@ WITHOUT_ROBOTS = default_env_args(TASK) | {'env_kwargs': {}}
     ('changes', 'message'),
     [
         ({'env_args': None}, 'data has no env_args'),
-        ({'env_args': ['Lift']}, 'its env_args are not those of an environment'),
         ({'env_args': WITHOUT_ROBOTS}, r"not those of an environment \(KeyError\('robots'\)\)"),
-        ({'env_args': default_env_args(TASK) | {'type': 2}}, 'have type 2, not that of robosuite'),
         (
             {'env_args': default_env_args(parse('lift-ph-low_dim'))},
             'is data of Lift, but can-mh-low_dim is PickPlaceCan; put the file of that task in',
         ),
         ({'demos': []}, 'has no demonstrations'),
-        ({'demos': make_demos([()])}, 'demo_0 has no rows'),
         (changed('obs/object', None), 'demo_1 has no obs/object'),
-        (changed('next_obs/object', None), 'demo_1 has no next_obs/object'),
         (changed('actions', np.zeros((3, 7))), 'demo_1: row counts differ: rewards 2, actions 3'),
-        (changed('obs/object', np.zeros((2, 10))), r'demo_1: obs/object has shape \(2, 10\), can'),
         (changed('actions', np.zeros((2, 6))), r'demo_1: actions has shape \(2, 6\).*\(T, 7\)'),
-        (changed('rewards', np.float64(1)), r'demo_1: rewards has shape \(\)'),
         (changed('rewards', np.array([0, 0.3])), 'demo_1: rewards are not all 0 or 1; take'),
-        (changed('actions', np.full((2, 7), b'x')), r'demo_1: actions has no numbers \(\|S1\)'),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be_is_an_error(tmp_path, changes, message):
@@ -175,26 +165,10 @@ def test_a_file_that_is_not_what_it_should_be_is_an_error(tmp_path, changes, mes
         make_dataset(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ('key', 'rows', 'message'),
-    [
-        ('obs/object', np.full((2, 14), np.nan), 'observations are not finite in row 0'),
-        ('actions', np.array([[0] * 7, [1e300] * 7]), 'actions are not finite in row 1'),
-    ],
-)
-def test_numbers_that_are_not_finite_are_an_error(tmp_path, key, rows, message):
-    path = write(tmp_path, **changed(key, rows))
-    dataset = make_dataset(tmp_path)
-    with pytest.raises(DatasetError, match=f'^{path}: demo_1: {message}; delete it and download'):
-        dataset.load(0)
-
-
-@pytest.mark.parametrize('damage', ['cut off', 'text', 'empty'])
-def test_a_damaged_file_is_an_error(tmp_path, damage):
+def test_a_damaged_file_is_an_error(tmp_path):
     path = write(tmp_path)
-    content = path.read_bytes()
-    path.write_bytes({'cut off': content[:-500], 'text': b'hello', 'empty': b''}[damage])
-    for make in (make_dataset, lambda directory: find_env_args(directory)):
+    path.write_bytes(path.read_bytes()[:-500])
+    for make in (make_dataset, find_env_args):
         with pytest.raises(DatasetError, match=f'^{path}: .*; delete it and download it again$'):
             make(tmp_path)
 
@@ -215,16 +189,6 @@ def test_the_environment_is_that_of_the_file_or_else_the_public_one(tmp_path):
     other['env_kwargs']['control_freq'] = 10
     write(tmp_path, env_args=other)
     assert find_env_args(tmp_path) == other
-
-
-def test_the_directory_is_the_options_or_the_environments_or_in_home(tmp_path, monkeypatch):
-    suite = find_task(NAME).suite
-    monkeypatch.delenv('ROBOMIMIC_DATASET_DIR', raising=False)
-    assert suite.dataset_dir == '~/.robomimic'
-    monkeypatch.setenv('ROBOMIMIC_DATASET_DIR', str(tmp_path / 'one'))
-    one, other = write(tmp_path / 'one'), write(tmp_path / 'other')
-    assert envs.make_dataset(NAME).paths == (one,)
-    assert make_dataset(tmp_path / 'other').paths == (other,)
 
 
 @contextlib.contextmanager
@@ -268,32 +232,18 @@ def test_missing_data_is_downloaded_once(tmp_path, monkeypatch, body):
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    ('answer', 'message'),
-    [({'status': 404}, 'HTTP Error 404'), ({'body': b'x' * 5000}, 'Unable to .*open file')],
-)
-def test_a_failed_download_names_the_place_and_a_command(
-    tmp_path, monkeypatch, body, answer, message
-):
+def test_a_failed_download_names_the_place_and_a_command(tmp_path, monkeypatch):
     path = public_path(TASK, tmp_path)
     command = '-m envs.collect --env_name=can-scripted-low_dim --num_episodes=200 '
     command += f'--save_dir={tmp_path}'
     with (
-        serving(monkeypatch, **{'body': body} | answer),
-        pytest.raises(UserError, match=f'^http.*{message}.*put the file to {path} .*{command}$'),
+        serving(monkeypatch, b'x' * 5000),
+        pytest.raises(
+            UserError, match=f'^http.*Unable to .*open file.*put the file to {path} .*{command}$'
+        ),
     ):
         make_dataset(tmp_path)
     assert list(path.parent.iterdir()) == []
-
-
-def test_a_download_of_another_environment_asks_to_start_again(tmp_path, monkeypatch):
-    other = default_env_args(TASK)
-    other['env_kwargs']['control_freq'] = 10
-    body = write(tmp_path / 'served', env_args=other).read_bytes()
-    with serving(monkeypatch, body):
-        with pytest.raises(UserError, match='is here now, but comes from another environment'):
-            make_dataset(tmp_path / 'new')
-        assert make_dataset(tmp_path / 'new').provenance['source'] == 'on disk'
 
 
 def test_humans_are_not_scripted_and_scripts_not_published(tmp_path):
@@ -319,18 +269,3 @@ def test_files_of_a_collection_are_found_in_the_order_of_their_numbers(tmp_path,
     assert dataset.num_rows == (2, 3)
     with pytest.raises(DatasetError, match='has no manifest, so it was not collected'):
         make_dataset(tmp_path, name, source='collect')
-
-
-@pytest.mark.parametrize('end', ['.hdf5', '-val.hdf5', '-000.hdf5', ''])
-def test_a_collection_overwrites_nothing(tmp_path, end):
-    path = tmp_path / f'can-scripted-low_dim{end}'
-    path.touch()
-    with pytest.raises(UserError, match=f'{path} exists: delete it or choose another --save'):
-        collect('can-scripted-low_dim', 1, tmp_path)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_importing_envs_imports_no_simulator():
-    code = 'import envs, sys; print({"robosuite", "h5py", "ogbench", "numba"} & set(sys.modules))'
-    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-    assert run.stdout == 'set()\n'

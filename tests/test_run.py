@@ -15,8 +15,7 @@ from small_runs import assert_equal_outcomes, make_config, outcome, read_table
 
 from envs.collect import collect
 from training import Interrupted, checkpoints, load_agent, load_policy, train
-from training.interruption import Interruption
-from training.logs import RunFolder, read_status
+from training.logs import read_status
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -87,27 +86,6 @@ def test_an_interruption_is_one_even_if_a_library_makes_another_error_of_it(tmp_
         start(make_config(tmp_path))
 
 
-def test_an_interruption_that_is_lost_in_a_destructor_comes_later_without_a_word(monkeypatch):
-    class Dying:
-        def __init__(self, end):
-            self.end = end
-
-        def __del__(self):
-            self.end()
-
-    reported = []
-    monkeypatch.setattr(sys, 'unraisablehook', lambda lost: reported.append(lost.exc_type))
-    with Interruption() as interruption:
-        Dying(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        assert reported == []
-        with pytest.raises(Interrupted, match=r'^Interrupted by SIGTERM$'):
-            interruption.check()
-        Dying(lambda: 1 / 0)
-        assert reported == [ZeroDivisionError]
-    Dying(lambda: 1 / 0)
-    assert reported == [ZeroDivisionError] * 2
-
-
 def newest(config):
     (folder,) = config.directory.parent.iterdir()
     return folder
@@ -174,20 +152,6 @@ def test_shards_take_turns_and_a_run_that_is_left_between_them_goes_on(tmp_path)
     assert_equal_outcomes(whole.directory, start(again).directory)
 
 
-def test_a_run_is_done_when_its_curve_is_drawn(finished, tmp_path, monkeypatch):
-    """A kill in between would leave a picture that nobody draws again."""
-    config, drawn = with_path(finished[0], tmp_path, online_steps=0), []
-    write_status = RunFolder.write_status
-
-    def note(folder, status, **more):
-        drawn.append((status, (folder.path / 'learning_curve.png').exists()))
-        write_status(folder, status, **more)
-
-    monkeypatch.setattr(RunFolder, 'write_status', note)
-    start(config)
-    assert drawn[-1] == ('done', True)
-
-
 def test_a_complete_run_is_not_started_again_unless_anew_beside_it(finished, tmp_path):
     config = with_path(finished[0], tmp_path, online_steps=0)
     first = start(config)
@@ -201,16 +165,6 @@ def test_a_complete_run_is_not_started_again_unless_anew_beside_it(finished, tmp
     assert fresh.directory.name == f'{first.directory.name}-2'
     assert_equal_outcomes(first.directory, fresh.directory)
     assert start(config).directory == fresh.directory  # the newest
-
-
-def test_the_part_of_a_batch_that_is_of_the_data_set_is_a_matter_of_the_online_phase(
-    finished, tmp_path
-):
-    config, result = finished
-    other = start(with_path(config, tmp_path, offline_batch_ratio=0.9)).directory
-    for table, same in (('offline', True), ('online', False)):
-        tables = [read_table(each / f'{table}.csv') for each in (result.directory, other)]
-        assert (tables[0] == tables[1]) is same
 
 
 def test_a_run_may_be_shorter_than_a_chunk_and_have_any_seed(tmp_path):
@@ -231,33 +185,6 @@ def test_status_says_how_the_run_is(finished):
     assert status['host']
     assert [x['step'] for x in status['starts']] == [0]
     assert status['error'] is None
-
-
-def test_an_error_is_in_the_status_and_the_run_goes_on_after_it(finished, tmp_path):
-    config = with_path(finished[0], tmp_path)
-
-    def fail(table, phase, step, rows):
-        if (table, phase, step) == ('eval', 'online', 25):
-            raise ZeroDivisionError('by design')
-
-    with pytest.raises(ZeroDivisionError):
-        start(config, fail)
-    status = read_status(config.directory)
-    assert (status['status'], status['error']) == ('failed', 'ZeroDivisionError: by design')
-    result = start(config)
-    assert read_status(result.directory)['error'] is None
-    assert_equal_outcomes(finished[1].directory, result.directory)
-
-
-def test_two_processes_do_not_make_the_same_run(finished, tmp_path):
-    config = with_path(finished[0], tmp_path)
-    folder = RunFolder(config.directory)
-    folder.write_status('running')
-    try:
-        with pytest.raises(ValueError, match=rf'is at work already \(process {os.getpid()}'):
-            start(config)
-    finally:
-        folder.close()
 
 
 def test_other_data_of_the_same_name_is_refused(finished, tmp_path):
@@ -328,6 +255,7 @@ def test_each_seed_of_several_has_its_own_rows_and_policy(tmp_path):
     assert arrays[kernel].shape[0] == 3
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_can_train(finished, tmp_path):
     """As a notebook can: the processes that simulate do not run the script again."""
     config, result = finished

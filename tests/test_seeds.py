@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +91,7 @@ def test_every_seed_has_a_device_and_no_device_has_two_seeds_more_than_another(
     assert min(sizes) >= max(sizes) - 1 >= 0
 
 
+@pytest.mark.slow
 def test_three_seeds_on_two_devices_compute_what_they_do_on_one():
     root = pathlib.Path(__file__).parent.parent
     result = subprocess.run(

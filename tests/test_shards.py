@@ -8,12 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
-import small_data
-import small_runs
-import toy_suite
 
-from envs import DatasetError
-from training import train
 from training.shards import ShardReader
 from utils.replay import Rows
 
@@ -61,7 +56,7 @@ def test_of_each_shard_the_first_part_is_used():
     _, rows = ShardReader(Shards(1), proportion=0.5).take()
     assert (rows.size, int(rows.num_rows), int(rows.num_starts)) == (2, 2, 1)
     with pytest.raises(ValueError, match=r'proportion=0\.1: leaves none of 2 transitions'):
-        ShardReader(Shards(3), 'skip', proportion=0.1).take()
+        ShardReader(Shards(3), proportion=0.1).take()
 
 
 def test_reading_begins_where_it_is_told_to():
@@ -103,16 +98,11 @@ def test_no_more_than_two_shards_are_in_memory(monkeypatch):
     assert max(most) == 2
 
 
-def test_a_bad_shard_is_named_and_fatal_or_skipped(caplog):
+def test_a_bad_shard_is_named():
     reader = ShardReader(Shards(3, bad=[1]))
     reader.take()
     with pytest.raises(ValueError, match=r'shard-001\.npz: cannot be read'):
         reader.take()
-    with caplog.at_level(logging.WARNING):
-        assert take(ShardReader(Shards(3, bad=[1]), 'skip'), 4) == [0, 2, 0, 2]
-    assert 'shard-001.npz: cannot be read' in caplog.text
-    with pytest.raises(ValueError, match='None of the shards can be read'):
-        ShardReader(Shards(2, bad=[0, 1]), 'skip').take()
 
 
 def test_episodes_that_are_all_shorter_than_a_chunk_are_warned_of_once(caplog):
@@ -122,20 +112,3 @@ def test_episodes_that_are_all_shorter_than_a_chunk_are_warned_of_once(caplog):
         take(ShardReader(Shards(2), horizon=5), 2)
     (said,) = caplog.messages
     assert 'no episode is as long as a chunk: the longest has 2 transitions, --horizon_l' in said
-
-
-def test_a_run_skips_a_shard_that_is_bad_from_the_start(tmp_path, caplog):
-    (tmp_path / 'data').mkdir()
-    paths = [tmp_path / 'data' / f'{toy_suite.DATASET}-{i:03d}.npz' for i in range(3)]
-    for number, path in enumerate(paths):
-        small_data.write(path, **small_data.make_arrays(number))
-    paths[0].write_bytes(paths[0].read_bytes()[:-100])
-    changes = {'offline_steps': 20, 'online_steps': 0, 'dataset_replace_interval': 5}
-    with pytest.raises(DatasetError, match=f'{paths[0]}: cannot be read, it may be cut off'):
-        train(small_runs.make_config(tmp_path, **changes), show_progress=False)
-    with caplog.at_level(logging.WARNING):
-        config = small_runs.make_config(tmp_path, **changes, on_bad_shard='skip')
-        result = train(config, show_progress=False)
-    assert result.scores
-    assert caplog.text.count('Skipping a shard.') == 1
-    assert str(paths[0]) in caplog.text

@@ -3,14 +3,9 @@
 import logging
 import multiprocessing
 import os
-import pathlib
 import re
 import signal
-import subprocess
-import sys
-import time
 from functools import partial
-from multiprocessing import forkserver
 
 import faulty_suite
 import flax
@@ -19,16 +14,16 @@ import numpy as np
 import pytest
 import toy_suite
 from faulty_suite import order
-from small_runs import AGENT, assert_equal_outcomes, make_config, outcome, read_table
+from small_runs import assert_equal_outcomes, make_config, outcome, read_table
 
-from envs import SimulatorError, Simulators, Start, find_task, make_simulators, workers
+from envs import SimulatorError, Simulators, Start, find_task, make_simulators
 from training import Interrupted, checkpoints, train
 from training.evaluation import evaluate
 from training.logs import read_status
 from utils.errors import UserError
 from utils.seeds import stack
 
-ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
 TASK = find_task(toy_suite.ENV_NAME, faulty_suite.suite)
 HORIZON = 3
 NAME = 'toy-push-v0: simulator'
@@ -134,20 +129,6 @@ def test_one_that_fails_again_loses_its_episode_and_the_others_go_on(make, fault
     assert simulators.take_failures()[1] is None
 
 
-def test_one_that_was_not_asked_may_lose_its_episode_too(make, faults):
-    simulators = make()
-    begin(simulators)
-    play(simulators, 3, 0)
-    play(simulators, 0, 1)
-    order(
-        faults, ('raise', 2), ('raise', 3), ('raise', 3)
-    )  # then the first one, while it is placed
-    answers = play(simulators, 0, 2)
-    assert answers[0] is None
-    assert answers[1][0]['length'] == 2
-    assert simulators.playing == {1}
-
-
 def test_what_only_the_user_can_put_right_is_said_at_once(make, faults, caplog):
     simulators = make()
     begin(simulators)
@@ -166,31 +147,6 @@ def test_a_simulator_that_cannot_be_made_is_an_error():
         simulators.wait()
     simulators.end()
     assert set(multiprocessing.active_children()) == before
-
-
-def test_so_is_one_that_cannot_be_started(make, faults, monkeypatch):
-    simulators = make(1)
-    begin(simulators)
-    order(faults, ('die', 2))
-    monkeypatch.setattr(workers.forkserver_context, 'Pipe', partial(os.close, -1))
-    with pytest.raises(SimulatorError, match=r'1 of 1 could not be started \(OSError'):
-        play(simulators, 2)
-
-
-def test_the_program_itself_makes_no_environment(make, monkeypatch):
-    monkeypatch.setattr('envs.registry.make_env', None)
-    assert [observation.shape for observation in begin(make()).values()] == [(3,), (3,)]
-
-
-def test_the_process_that_starts_the_others_may_die_too(make, faults):
-    simulators = make()
-    begin(simulators)
-    pid = forkserver._forkserver._forkserver_pid
-    os.kill(pid, signal.SIGKILL)
-    time.sleep(0.1)
-    order(faults, ('die', 1))
-    assert play(simulators, 0, 3)[1][0]['length'] == 3
-    assert forkserver._forkserver._forkserver_pid != pid
 
 
 # ---- evaluation ---------------------------------------------------------------------------------
@@ -351,32 +307,3 @@ def test_a_run_without_evaluations_starts_no_simulators_for_them(tmp_path, monke
     assert read_status(result.directory)['status'] == 'done'
     again = start(make_config(tmp_path, eval_episodes=0, eval_envs=7, num_seeds=2))
     assert (again.scores, again.was_complete) == ((), True)
-
-
-def test_the_program_says_so_in_one_line_after_the_traceback(tmp_path, faults):
-    order(faults, ('bug', 2))
-    run = subprocess.run(
-        [
-            sys.executable,
-            'main.py',
-            '--suite=faulty_suite:suite',
-            f'--env_name={toy_suite.ENV_NAME}',
-            f'--toy_dataset_dir={tmp_path}',
-            f'--fault_dir={faults}',
-            f'--save_dir={tmp_path}',
-            '--offline_steps=3',
-            '--online_steps=7',
-            '--compilation_cache_dir=',
-            *(f'--agent.{name}={value}' for name, value in AGENT.items()),
-        ],
-        cwd=ROOT,
-        env=os.environ | {'PYTHONPATH': str(ROOT / 'tests')},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 1
-    lines = run.stderr.splitlines()
-    assert lines[-1].startswith(f'{NAME} ')
-    assert 'At offline step 0 its state is saved; start it again to continue' in lines[-1]
-    assert lines[-2] == 'ZeroDivisionError: by design'
-    assert run.stderr.count('Traceback') == 1

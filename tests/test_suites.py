@@ -54,18 +54,13 @@ def test_a_task_that_travels_keeps_its_suite(env_name):
     ('reference', 'message'),
     [
         ('toy', 'must be ogbench, robomimic or module:attribute'),
-        ('toy_suite:', 'must be ogbench, robomimic or module:attribute'),
         ('no_suite:suite', 'no module no_suite on the path; add its folder to PYTHONPATH'),
-        ('envs.nothing:suite', 'no module envs.nothing on the path'),
         ('needs_more:suite', r"importing needs_more failed .*No module named 'more'"),
-        ('broken:suite', r'importing broken failed .*ZeroDivisionError'),
-        ('toy_suite:sweet', 'toy_suite.py has no sweet'),
         ('toy_suite:Toy', 'is a type, not an object of a subclass of envs.Suite'),
     ],
 )
 def test_a_suite_that_is_not_there_is_an_error(tmp_path, monkeypatch, reference, message):
     (tmp_path / 'needs_more.py').write_text('import more')
-    (tmp_path / 'broken.py').write_text('1 / 0')
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=f'^--suite={reference}: .*{message}'):
         load_suite(reference)
@@ -103,10 +98,7 @@ def test_options_are_complete_and_of_their_type():
     [
         ('sparse', True, '--sparse=True: not an option of suite optional; its options: flat, c'),
         ('flat', 1, '--flat=1: must be of type bool'),
-        ('count', True, '--count=True: must be of type int'),
         ('count', 2.0, '--count=2.0: must be of type int'),
-        ('count', None, '--count=None: must be of type int'),
-        ('size', '1', '--size=1: must be of type float'),
         ('kind', 'c', r'--kind=c: must be one of a, b \(One of two.\)'),
         ('place', 3, '--place=3: must be of type str'),
     ],
@@ -114,13 +106,6 @@ def test_options_are_complete_and_of_their_type():
 def test_senseless_options_are_errors(name, value, message):
     with pytest.raises(ValueError, match=message):
         check_options(Optional(), {name: value})
-
-
-def test_an_option_without_default_needs_a_type():
-    with pytest.raises(ValueError, match='Option x: its default is None, so it needs a type'):
-        Option('x', None, 'What?')
-    with pytest.raises(ValueError, match='Option x: type list'):
-        Option('x', None, 'What?', type=list)
 
 
 def test_actions_are_mapped_to_the_bounds_of_the_environment():
@@ -154,8 +139,6 @@ def make_odd(actions):
     ('space', 'message'),
     [
         (Discrete(3), 'actions are Discrete.*vectors of real numbers; give the env'),
-        (Box(0, 9, (1,), np.int64), 'actions are Box.*vectors of real numbers'),
-        (Box(-1, 1, (2, 2)), 'actions are Box.*vectors of real numbers'),
         (Box(-1, np.inf, (1,)), 'actions are Box.*finite bounds; give'),
         (Box(1, 1, (1,)), 'actions are Box.*one possible value only; leave'),
     ],
@@ -166,7 +149,7 @@ def test_actions_that_agents_cannot_take_are_errors(space, message):
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
-@pytest.mark.parametrize('low', [-0.7, 0, 0.1, 0.3])
+@pytest.mark.parametrize('low', [-0.7, 0.3])
 def test_mapped_actions_stay_within_bounds_and_reach_them(dtype, low):
     space = Box(low, 0.9, (1,), dtype)
     env = make_odd(space)
@@ -250,31 +233,7 @@ def test_an_action_that_does_not_fit_is_an_error_that_names_it(tmp_path, row, va
         load(path)
 
 
-def test_actions_outside_by_rounding_are_within(tmp_path):
-    data = load(write(tmp_path / 'x.npz', **with_action(3, 2.001)))
-    assert data['actions'].max() == np.float32(ACTION_LIMIT)
-
-
-def test_a_suite_of_ones_own_plays_in_processes():
-    simulators = envs.make_simulators(TOY, 3, 2, toy_time_limit=4)
-    simulators.begin({i: envs.Start(10 + i) for i in range(3)})
-    lengths = np.zeros(3)
-    for _ in range(2):
-        chunks = dict.fromkeys(simulators.playing, np.full((2, 1), 1.0, np.float32))
-        for i, (transitions, *_) in simulators.play(chunks).items():
-            lengths[i] += transitions['length']
-    simulators.end()
-    assert not simulators.playing
-    for i, length in enumerate(lengths):
-        alone = envs.make_env(TOY, toy_time_limit=4)
-        alone.reset(seed=10 + i)
-        steps, done = 0, False
-        while not done:
-            _, _, terminated, truncated, _ = alone.step(np.ones(1, np.float32))
-            steps, done = steps + 1, terminated or truncated
-        assert steps == length
-
-
+@pytest.mark.slow
 def test_a_suite_defined_in_the_main_program_plays_and_collects_in_processes(tmp_path):
     code = """
     import envs, numpy as np, jax, toy_suite

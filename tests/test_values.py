@@ -78,7 +78,7 @@ def test_an_action_that_the_environment_changes_is_stored_as_it_was():
     np.testing.assert_array_equal(transitions['actions'], [[0.5], [0.5]])
 
 
-@pytest.mark.parametrize('kind', [np.bool_, np.float64, np.array, lambda x: np.array([x])])
+@pytest.mark.parametrize('kind', [np.bool_, lambda x: np.array([x])])
 def test_numbers_may_be_those_of_numpy(kind):
     def step(observation, reward, terminated, truncated, info):
         success = {'success': kind(info['success'])}
@@ -93,8 +93,8 @@ def test_numbers_may_be_those_of_numpy(kind):
         assert types == [float, bool, bool, bool]
 
 
-@pytest.mark.parametrize('dtype', [np.float32, np.float64, np.int64])
-@pytest.mark.parametrize('returned', [np.float32, np.float64, np.int64, list])
+@pytest.mark.parametrize('dtype', [np.float32, np.int64])
+@pytest.mark.parametrize('returned', [np.float64, list])
 def test_vectors_are_float32_whatever_the_environment_says_and_returns(dtype, returned):
     def observe(steps):
         return [steps, steps] if returned is list else np.full(2, steps, returned)

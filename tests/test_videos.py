@@ -66,19 +66,6 @@ def test_a_recording_shows_the_start_every_few_steps_and_the_end():
     assert shown(seed=4, frame_skip=50)[0] == [0, 6]
 
 
-def test_a_recording_knows_how_the_episode_ended():
-    assert [shown(seed, 2)[1][-1].success for seed in (4, 3)] == [True, False]
-    assert not any(played.success for played in shown(seed=4, frame_skip=2)[1][:-1])
-
-
-@pytest.mark.parametrize('image', [None, np.zeros((4, 6), np.uint8), np.zeros((4, 6, 3))])
-def test_what_is_no_image_is_named(image):
-    with pytest.raises(
-        UserError, match=r'render\(\) gives .*, not an image \[H, W, 3\] uint8; let'
-    ):
-        Recording(Frames(Painted(lambda _: image), 1), HORIZON).begin(0)
-
-
 # ---- a process that renders ---------------------------------------------------------------------
 
 
@@ -116,6 +103,7 @@ def test_the_values_are_those_of_the_proposals_that_the_best_is_taken_of():
     assert float(best) == pytest.approx(float(proposal_values(policy, observation, rng).max()))
 
 
+@pytest.mark.slow
 def test_where_one_way_to_render_is_missing_the_next_is_taken(task, monkeypatch):
     monkeypatch.delenv('MUJOCO_GL', raising=False)
     monkeypatch.setattr(recording, 'BACKENDS', ('broken', 'osmesa'))
@@ -124,17 +112,7 @@ def test_where_one_way_to_render_is_missing_the_next_is_taken(task, monkeypatch)
     renderer.close()
 
 
-def test_where_nothing_renders_one_line_says_what_to_install(task, monkeypatch):
-    monkeypatch.setenv('MUJOCO_GL', 'broken')
-    with pytest.raises(UserError) as error:
-        Renderer(task, HORIZON, frame_skip=1)
-    assert str(error.value).startswith(
-        'toy-push-v0 cannot be rendered here (broken: its process raised ImportError: '
-    )
-    assert 'apt install libosmesa6' in str(error.value)
-    assert '\n' not in str(error.value)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize('env_name', ['cube-single-play-singletask-v0', 'lift-mh-low_dim'])
 def test_simulators_are_rendered_without_a_display(env_name, monkeypatch):
     if (backend := gl_backend()) is None:
@@ -185,6 +163,7 @@ def test_a_run_has_a_video_of_each_evaluation_and_seed(runs):
     assert len(read_video(folder / 'videos' / expected[0])) >= 2
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_videos_where_nothing_renders(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv('MUJOCO_GL', 'broken')
     config = make_config(tmp_path, video_episodes=1, online_steps=0)
@@ -255,10 +234,6 @@ def test_values_appear_chunk_by_chunk_beside_the_episode():
     early, late = (plot_values(values, now, 200).astype(int) for now in (0, 1))
     assert (early != late).any()
     assert (early[:, :100] == late[:, :100]).all()  # what was, stays
-
-
-def test_equal_values_can_be_drawn():
-    assert plot_values([np.zeros(1)], 0, 64).shape == (64, 64, 3)
 
 
 def test_a_strip_has_a_row_for_each_episode_from_its_first_frame_to_its_last(tmp_path):
