@@ -17,8 +17,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +124,12 @@ def collect(
             return found
         _refuse_to_overwrite(save_dir, env_name, suffix)
         folder = part / env_name if num_shards > 1 else part
-        with (
-            _workers(num_workers, partial(suite.make_script, env_name)) as workers,
-            _Progress(env_name, num_episodes + num_val_episodes) as progress,
-        ):
+        make_script = partial(suite.make_script, env_name)
+        bar = tqdm(desc=env_name, total=num_episodes + num_val_episodes, unit='episode')
+        with _workers(num_workers) as pool, bar:
             for name, split, episodes in plan:
-                played = _play_all(workers, [(seed, SPLITS[split], i) for i in episodes], progress)
+                seeds = [(seed, SPLITS[split], i) for i in episodes]
+                played = _play_all(pool, make_script, seeds, bar)
                 with _writing(save_dir):
                     folder.mkdir(exist_ok=True)
                     suite.write_episodes(folder / name, env_name, played)
@@ -228,102 +229,47 @@ def _publish(
     return [save_dir / f'{name}{suffix}']
 
 
-class _Progress:
-    """A bar that counts transitions. How many there will be follows from the episodes so far."""
-
-    def __init__(self, name: str, num_episodes: int):
-        self._bar = tqdm(desc=name, unit=' transitions', unit_scale=True)
-        self._num_episodes, self._played = num_episodes, 0
-
-    def __enter__(self) -> '_Progress':
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._bar.close()
-
-    def add(self, num_transitions: int) -> None:
-        """Counts one more episode."""
-        self._played += 1
-        transitions = self._bar.n + num_transitions
-        self._bar.total = round(transitions / self._played * self._num_episodes)
-        self._bar.update(num_transitions)
+@contextlib.contextmanager
+def _workers(num_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Starts processes that play episodes; they end at exit, after the episode that each plays."""
+    threads = os.environ.get('OMP_NUM_THREADS', '1')  # the matrices here are 6 × 6
+    variables = environment_variables(OMP_NUM_THREADS=threads, **glfw_found())
+    context = multiprocessing.get_context('spawn')
+    pool = ProcessPoolExecutor(num_workers, context, initializer=obey_parent_alone)
+    try:
+        with signals_held_back(), without_main(), variables:
+            for _ in range(num_workers):  # each starts a process, as none is ready yet
+                pool.submit(int)
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _play_all(
-    workers: Sequence[Connection], jobs: Sequence[Seed], progress: _Progress
+    pool: ProcessPoolExecutor, make_script: Callable[[], Script], seeds: list[Seed], progress: tqdm
 ) -> list[Episode]:
-    """Hands out the episodes `jobs`; returns them in that order."""
-    episodes: list[Episode] = [{} for _ in jobs]
-    todo = iter(enumerate(jobs))
-    busy: set[Any] = set()
-
-    def hand_out(worker: Connection) -> None:
-        if (job := next(todo, None)) is not None:
-            worker.send(job)
-            busy.add(worker)
-
+    """Returns an episode for each seed, in that order."""
+    wrapped = CloudpickleWrapper(make_script)  # type: ignore[type-var]
     try:
-        for worker in workers:
-            hand_out(worker)
-        while busy:
-            ready: Any
-            for ready in wait(busy):
-                index, episode = ready.recv()
-                if isinstance(episode, UserError):
-                    raise episode
-                busy.remove(ready)
-                hand_out(ready)
-                episodes[index] = episode
-                progress.add(len(episode['terminals']) - 1)
-    except (EOFError, ConnectionError) as error:
+        jobs = [pool.submit(_play, wrapped, seed) for seed in seeds]
+        for job in as_completed(jobs):
+            job.result()
+            progress.update()
+    except BrokenProcessPool as error:
         raise UserError(
             'a worker process died; its own message, if any, is above. '
             'Memory may have run out: try fewer --num_workers'
         ) from error
-    return episodes
+    return [job.result() for job in jobs]
 
 
-@contextlib.contextmanager
-def _workers(num_workers: int, make_script: Callable[[], Script]) -> Iterator[list[Connection]]:
-    """Starts processes that play episodes; yields one connection to each, ends them at exit."""
-    threads = os.environ.get('OMP_NUM_THREADS', '1')  # the matrices here are 6 × 6
-    variables = environment_variables(OMP_NUM_THREADS=threads, **glfw_found())
-    context = multiprocessing.get_context('spawn')
-    processes, connections = [], []
-    try:
-        with signals_held_back(), without_main(), variables:
-            for _ in range(num_workers):
-                ours, theirs = context.Pipe()
-                arguments = (theirs, CloudpickleWrapper(make_script))  # type: ignore[type-var]
-                process = context.Process(target=_work, args=arguments, daemon=True)
-                try:
-                    process.start()
-                except OSError as error:
-                    raise UserError(
-                        f'--num_workers={num_workers}: only {len(processes)} could be started '
-                        f'({error.strerror}); try fewer'
-                    ) from error
-                theirs.close()  # so that the end of the process is the end of the connection
-                processes.append(process)
-                connections.append(ours)
-        yield connections
-    finally:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.join()
+_script: Any = None  # of this process
 
 
-def _work(connection: Connection, make_script: Callable[[], Script]) -> None:
-    obey_parent_alone()
-    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
-        try:
-            script = make_script()
-            while True:
-                index, seed = connection.recv()
-                connection.send((index, _check(script.play(seed))))
-        except UserError as error:
-            connection.send((-1, error))
+def _play(make_script: Callable[[], Any], seed: Seed) -> Episode:
+    global _script
+    _script = _script or make_script()
+    return _check(_script.play(seed))
 
 
 def _check(episode: Episode) -> Episode:

@@ -26,7 +26,7 @@ def make(
 ) -> Agent:
     """Makes an agent with small networks."""
     config = agents.get_config(method)
-    config.update(actor_hidden_dims=(32, 32), critic_hidden_dims=(32, 32), batch_size=16)
+    config.update(actor_hidden_dims=(32, 32), critic_hidden_dims=(32, 32), batch_size=16, num_qs=2)
     if 'flow_steps' in config:
         config.flow_steps = 3
     config.update(changes)

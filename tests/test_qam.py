@@ -50,7 +50,8 @@ def networks(tree, prefix=''):
 
 
 def agent_of(case):
-    agent = make('qam', horizon=5, observation_dim=11, action_dim=3, flow_steps=10, **CASES[case])
+    sizes = {'horizon': 5, 'observation_dim': 11, 'action_dim': 3, 'flow_steps': 10, 'num_qs': 10}
+    agent = make('qam', **sizes, **CASES[case])
     params = golden(case, 'params')
     slow = networks(params, 'target_')
     return agent.replace(params=networks(params), slow=slow, discount=0.99)

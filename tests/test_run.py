@@ -275,3 +275,35 @@ def test_a_script_without_a_main_guard_can_train(finished, tmp_path):
     )  # fmt: skip
     assert run.stdout.count('once') == 1, run.stderr[-2000:]
     assert_equal_outcomes(result.directory, pathlib.Path(run.stdout.split()[-1]))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_one_device_goes_on_on_two(tmp_path):
+    config = make_config(tmp_path, num_seeds=2)
+    with pytest.raises(Interrupted, match='at online'):
+        start(config, Interrupter(6))
+    program = (
+        'import json, sys, jax\n'
+        'from training import RunConfig, train\n'
+        'assert len(jax.local_devices()) == 2\n'
+        'train(RunConfig.from_json(json.loads(sys.argv[1])), show_progress=False)\n'
+    )
+    environment = {
+        'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
+        'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+    }
+    subprocess.run(
+        [sys.executable, '-c', program, json.dumps(config.to_json())],
+        env=os.environ | environment, check=True, timeout=300,
+    )  # fmt: skip
+    starts = [each['step'] for each in read_status(config.directory)['starts']]
+    assert read_status(config.directory)['status'] == 'done'
+    assert len(starts) == 2
+    whole = start(with_path(config, tmp_path / 'whole')).directory
+    for table in ('offline', 'online', 'eval'):
+        rows = [read_table(each / f'{table}.csv') for each in (whole, config.directory)]
+        both = [[(row['step'], row['seed']) for row in each] for each in rows]
+        assert both[0] == both[1]
+    arrays = [outcome(each)[0]['replays/rows/num_starts'].tolist()
+              for each in (whole, config.directory)]  # fmt: skip
+    assert arrays[0] == arrays[1]
