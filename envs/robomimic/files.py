@@ -226,18 +226,16 @@ def _check_demo(name: str, demo: Node, path: Path, task: RobomimicTask) -> int:
         widths[f'obs/{key}'] = widths[f'next_obs/{key}'] = (width,)
     if missing := [key for key in widths if not isinstance(demo.get(key), h5py.Dataset)]:
         raise bad_file(path, f'{name} has no {", ".join(missing)}', _fix(task))
+    length = len(demo['actions'])
     for key, width in widths.items():
         shape, kind = demo[key].shape, demo[key].dtype.kind
-        if not shape or shape[1:] != width:
-            needs = ', '.join(map(str, ('T', *width)))
+        if shape != (length, *width) or kind not in 'fiub':
             raise bad_file(
-                path, f'{name}: {key} has shape {shape}, {task.dataset} needs ({needs})', _fix(task)
+                path,
+                f'{name}: {key} is {demo[key].dtype} {shape}, {task.dataset} needs numbers '
+                f'{(length, *width)}',
+                _fix(task),
             )
-        if kind not in 'fiub':
-            raise bad_file(path, f'{name}: {key} has no numbers ({demo[key].dtype})', _fix(task))
-        if shape[0] != len(demo['actions']):
-            rows = f'{key} {shape[0]}, actions {len(demo["actions"])}'
-            raise bad_file(path, f'{name}: row counts differ: {rows}', _fix(task))
     rewards = demo['rewards'][()]
     if not len(rewards):
         raise bad_file(path, f'{name} has no rows', _fix(task))
