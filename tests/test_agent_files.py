@@ -10,7 +10,6 @@ import pytest
 from small_runs import make_config, read_table
 
 import agents
-from agents.dfp import DFPAgent
 from experiments.engines import Slot, run_here
 from experiments.plans import Cell
 from experiments.progress import look
@@ -98,11 +97,6 @@ def test_a_name_or_a_path_from_anywhere_is_the_same_agent(tmp_path, monkeypatch)
     shutil.copy(tmp_path / 'variant.py', tmp_path / 'agents' / 'dfp.py')
     assert RunConfig(agent='agents/dfp.py').agent_file == str(tmp_path / 'agents' / 'dfp.py')
     assert RunConfig.from_json(config.to_json()) == config
-
-
-def test_the_agents_known_by_name_are_the_files_that_have_settings():
-    assert agents.names() == ['bfn', 'dfp', 'fql', 'mvp', 'qam']
-    assert agents.find_class('dfp') is DFPAgent
 
 
 @pytest.mark.parametrize(

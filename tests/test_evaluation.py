@@ -8,7 +8,6 @@ from counter_env import Counter
 from near_simulators import NearSimulators
 
 from envs.episodes import ActionChunks, episode_seed
-from training import evaluation
 from training.evaluation import evaluate
 from utils.seeds import stack
 
@@ -63,21 +62,6 @@ def test_the_noise_belongs_to_the_episode_not_to_the_environment_that_plays_it()
     again = score(Policy(), 2, num_episodes=6, seed=0)['return']
     assert again == results[1]
     assert score(Policy(), 2, num_episodes=6, seed=1)['return'] != results[1]
-
-
-def test_the_policy_is_asked_once_per_chunk_for_all_environments(monkeypatch):
-    asked = []
-    act = evaluation._act
-    monkeypatch.setattr(evaluation, '_act', lambda *args: asked.append(args) or act(*args))
-    score(Policy(), 2, num_episodes=2, seed=3)
-    lengths = [2 + episode_seed(3, episode, 'evaluate') % 5 for episode in range(2)]
-    assert len(asked) == -(-max(lengths) // HORIZON)
-    assert all(args[1].shape == (1, 2, 2) for args in asked)
-
-
-def test_a_better_policy_scores_better():
-    returns = [score(Policy(scale), 2, num_episodes=4, seed=0)['return'] for scale in (0.1, 1.0)]
-    assert returns[1] == pytest.approx(10 * returns[0], rel=1e-5)
 
 
 def test_several_policies_in_stacks_of_any_size_get_the_scores_that_each_would_get_alone():

@@ -64,7 +64,3 @@ def test_the_parts_of_a_scene_are_where_they_are_said_to_be_in_their_units():
         np.testing.assert_allclose(parts[name], value, atol=1e-5, err_msg=name)
     assert (np.abs(parts['joint positions']) > 0).any()
     np.testing.assert_allclose((parts['effector yaw, cosine and sine'] ** 2).sum(), 1, rtol=1e-5)
-
-
-def test_a_suite_need_not_say_anything():
-    assert envs.Suite().interface(None) == envs.Interface()

@@ -53,12 +53,6 @@ def test_alpha_belongs_to_the_domain(method, env_name, alpha):
     assert run_config(method, env_name).agent['alpha'] == alpha
 
 
-def test_mvp_goes_without_the_constraint_on_cube_triple_only():
-    weight = lambda name: run_config('MVP', name).agent['ivc_weight']  # noqa: E731
-    assert weight('cube-triple-play-singletask-task2-v0') == 0
-    assert [weight(name) for name in CUBES] == [1, 1]
-
-
 def test_explicit_flags_win_over_the_method_wherever_they_are():
     config = parse(['main.py', '--method=BFN', '--agent.num_samples=8', '--method', 'QC-BFN'])
     assert config == run_config('QC-BFN', RunConfig.env_name, {'num_samples': 8})

@@ -177,16 +177,6 @@ def test_a_run_may_be_shorter_than_a_chunk_and_have_any_seed(tmp_path):
     assert arrays['replays/rows/num_starts'].tolist() == [1]
 
 
-def test_status_says_how_the_run_is(finished):
-    status = read_status(finished[1].directory)
-    assert status['status'] == 'done'
-    assert (status['phase'], status['step']) == ('online', 60)
-    assert status['pid'] == os.getpid()
-    assert status['host']
-    assert [x['step'] for x in status['starts']] == [0]
-    assert status['error'] is None
-
-
 def test_other_data_of_the_same_name_is_refused(finished, tmp_path):
     config = make_config(tmp_path)
     with pytest.raises(Interrupted, match=r'by SIGINT at offline step \d+; its state is saved'):
@@ -197,17 +187,6 @@ def test_other_data_of_the_same_name_is_refused(finished, tmp_path):
     np.savez(data, **arrays | {'rewards': arrays['rewards'] - 1})
     with pytest.raises(ValueError, match='began with other data of the same name'):
         start(config)
-
-
-def test_metrics_are_the_rows_of_the_tables(finished, tmp_path):
-    rows = []
-    config = with_path(finished[0], tmp_path, online_steps=0)
-    result = start(config, lambda *row: rows.append(row))
-    written = read_table(result.directory / 'eval.csv')
-    told = [(phase, step, each) for table, phase, step, all_ in rows if table == 'eval'
-            for each in all_]  # fmt: skip
-    assert [(row['phase'], int(row['step'])) for row in written] == [x[:2] for x in told]
-    assert [float(row['return']) for row in written] == [x[2]['return'] for x in told]
 
 
 def test_a_policy_is_loaded_in_one_call_and_acts_as_the_agent_did(finished):

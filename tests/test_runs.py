@@ -29,14 +29,6 @@ def test_a_run_is_a_row_for_each_number_and_online_steps_count_on(tmp_path):
     assert table[list(about)].drop_duplicates().to_dict('records') == [about]
 
 
-def test_without_flags_a_folder_is_what_its_name_says(tmp_path):
-    folder = write_run(tmp_path / 'cube' / 'QC-FQL-sd000-004-12345678-2', method=None)
-    assert {*runs.read([folder])['method']} == {'dfp'}
-    (folder / 'flags.json').unlink()
-    table = runs.read([folder / 'eval.csv'], pytest.fail)
-    assert set(points(table, 'method', 'task', 'identity')) == {('QC-FQL', 'cube', '')}
-
-
 def test_a_damaged_file_costs_one_line_and_the_damaged_rows(tmp_path):
     folder = write_run(tmp_path / 'run', [*ROWS[:3], ('offline', 5, 1, 'nan')])
     with (folder / 'eval.csv').open('a') as file:

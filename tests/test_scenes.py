@@ -130,16 +130,6 @@ def test_a_row_holds_the_buttons_before_its_action(collection, name):
 
 
 @every_data_set
-def test_the_arm_plays_with_all_that_is_there(collection, name):
-    rows = read(collection, name)
-    assert (np.abs(np.diff(rows['button_states'], axis=0)).sum(axis=0) > 0).sum() >= 2
-    if name == 'scene-play-v0':
-        cube, drawer, window = rows['qpos'][:, 14:16], rows['qpos'][:, 23], rows['qpos'][:, 24]
-        assert np.ptp(cube, axis=0).max() > 0.05
-        assert max(np.ptp(drawer), np.ptp(window)) > 0.1
-
-
-@every_data_set
 def test_rewards_are_those_of_the_environment(collection, name):
     """Also for a file of OGBench's, in which the state is float32 as here."""
     task, rows = TASKS[name], read(collection, name)
@@ -181,12 +171,9 @@ def test_episodes_do_not_depend_on_those_before(name, monkeypatch):
     ('y', 'z', 'healthy'),
     [
         (0.1, 0.02, True),
-        (0.289, 0.02, True),
         (0.291, 0.02, False),
         (-0.301, 0.07, True),  # in the drawer
         (-0.301, 0.02, False),
-        (-0.301, 0.09, False),
-        (-0.299, 0.02, True),
     ],
 )
 def test_a_cube_out_of_sight_spoils_an_episode_of_the_scene_alone(y, z, healthy):

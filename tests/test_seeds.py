@@ -5,14 +5,13 @@ import pathlib
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.seeds import over_seeds, share_out, stack, unstack
+from utils.seeds import over_seeds, share_out
 
 TWO_DEVICES = """
 import jax
@@ -72,12 +71,6 @@ def test_what_is_shared_is_not_stacked():
         first, second = function(x, shared)
         np.testing.assert_array_equal(first, x + shared)
         np.testing.assert_array_equal(second, [30.0] * num_seeds)
-
-
-def test_unstacking_undoes_stacking():
-    trees = [{'a': jnp.full(2, i), 'b': (jnp.int32(i),)} for i in range(3)]
-    for i, tree in enumerate(trees):
-        jax.tree.map(np.testing.assert_array_equal, unstack(stack(trees), i), tree)
 
 
 @given(num_seeds=st.integers(1, 40), num_devices=st.integers(1, 16))

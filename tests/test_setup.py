@@ -101,12 +101,6 @@ def test_a_missing_python_is_called_missing_and_an_old_one_old(make, python, mes
     assert calls == []
 
 
-def test_a_python_that_is_missing_does_not_cost_the_environment_there_is(make):
-    make()
-    assert make('PYTHON=/no/such/python')[1] == []
-    assert make()[1] == []
-
-
 def test_the_lock_names_every_package_once_per_python_and_no_host():
     assert '://' not in LOCK
     assert not re.search(r'^-', LOCK, re.MULTILINE)

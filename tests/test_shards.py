@@ -59,10 +59,6 @@ def test_of_each_shard_the_first_part_is_used():
         ShardReader(Shards(3), proportion=0.1).take()
 
 
-def test_reading_begins_where_it_is_told_to():
-    assert take(ShardReader(Shards(3), first=2), 4) == [2, 0, 1, 2]
-
-
 def test_shards_are_read_in_the_background_and_no_sooner_than_told():
     shards = Shards(3)
     reader = ShardReader(shards)

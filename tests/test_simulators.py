@@ -107,16 +107,6 @@ def wait_until_gone(pids, seconds=5):
         time.sleep(0.05)
 
 
-def test_importing_envs_is_light():
-    heavy = ['ogbench', 'mujoco', 'jax', 'matplotlib', 'chex', 'envs.ogbench.tasks']
-    code = (
-        f'import sys, envs; envs.find_task("{CUBE}"); import envs.collect; '
-        f'print([name for name in {heavy} if name in sys.modules])'
-    )
-    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-    assert run.stdout == '[]\n'
-
-
 def test_simulators_import_nothing_of_the_main_program(start):
     process = start(CUBE_PROGRAM)
     output, errors = process.communicate(timeout=60)
@@ -181,11 +171,6 @@ def test_end_does_not_wait_for_a_step_and_may_be_called_again():
     simulators.end()
     assert time.monotonic() - begin < 5
     assert len(multiprocessing.active_children()) == len(before) - 2
-
-
-def test_unknown_options_are_errors_before_anything_is_started():
-    with pytest.raises(ValueError, match='--sparse=True: not an option of suite toy; its options'):
-        make_simulators(TOY, 1, HORIZON, sparse=True)
 
 
 def test_processes_play_what_one_process_plays():

@@ -33,15 +33,6 @@ def test_registered_suites_are_searched_unless_one_is_named():
         find_task(toy_suite.ENV_NAME)
 
 
-def test_a_registered_suite_is_known_by_name(monkeypatch):
-    monkeypatch.setattr('envs.registry._suites', {})
-    envs.register(toy_suite.suite)
-    envs.register(toy_suite.suite)
-    assert find_task(toy_suite.ENV_NAME) == TOY
-    with pytest.raises(ValueError, match='suite toy: there is another suite of that name'):
-        envs.register(toy_suite.Toy())
-
-
 @pytest.mark.parametrize('env_name', [toy_suite.ENV_NAME, CUBE])
 def test_a_task_that_travels_keeps_its_suite(env_name):
     task = TOY if env_name == TOY.env_name else find_task(CUBE)
@@ -271,27 +262,6 @@ def run_python(path):
         text=True,
         check=True,
     ).stdout
-
-
-def test_episodes_of_different_lengths_are_collected(tmp_path):
-    arguments = {'num_workers': 1, 'seed': 3, 'suite': 'toy_suite:suite'}
-    (whole,) = collect(toy_suite.DATASET, 7, tmp_path / 'a', **arguments, num_val_episodes=2)
-    shards = collect(
-        toy_suite.DATASET, 7, tmp_path / 'b', **arguments | {'num_workers': 2}, num_shards=3
-    )
-    with np.load(whole) as file:
-        rows = dict(file)
-    ends = np.flatnonzero(rows['terminals'])
-    assert len(ends) == 7
-    assert ends[-1] == len(rows['observations']) - 1
-    assert len(set(np.diff(ends, prepend=-1))) > 1
-    for key, values in rows.items():
-        parts = [np.load(path)[key] for path in shards]
-        np.testing.assert_array_equal(np.concatenate(parts), values)
-    expected = [toy_suite.PushScript().play((3, 0, episode)) for episode in range(7)]
-    np.testing.assert_array_equal(
-        rows['actions'], np.concatenate([episode['actions'] for episode in expected])
-    )
 
 
 def test_ones_own_suite_collects_what_it_is_asked_for(tmp_path):

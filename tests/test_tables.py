@@ -180,13 +180,6 @@ def test_each_row_of_tables_1_to_4_has_the_published_curves_of_its_name():
     assert sources[TASKS[0], 'FQL'] == ['DFP', 'QC']
 
 
-def test_an_untrained_evaluation_is_none_of_the_last_three(plan, tmp_path):
-    rows = rows_of(plan, 'DFP', TASKS[0], (10,), ([50, 80, 90],))
-    rows.append(rows[0] | {'step': 0, 'success': 0})
-    scores = runs.scores(select(plan, long_table(rows, tmp_path / 'a.csv')))
-    assert report.ends_of(scores, last=3)['offline'].tolist() == [10]
-
-
 def test_aggregates_compare_complete_phases_alone(plan, results):
     """QC-BFN is unfinished; without DFP on the second task, that one is not shared."""
     scores = runs.scores(select(plan, results))
@@ -206,12 +199,6 @@ def test_a_single_row_has_no_other_to_beat(recwarn):
         'mean over tasks, success (%)', 'interquartile mean, success (%)',
     ]  # fmt: skip
     assert not recwarn.list
-
-
-def test_a_certain_improvement_is_inside_its_panel():
-    scores = {'MVP': [np.array([0.0, 10.0])], 'DFP': [np.array([90.0, 100.0])]}
-    figure = aggregates.draw(scores, 'success (%)', '')
-    assert [axis.get_xlim() for axis in figure.axes] == [(-2, 102), (-2, 102), (-0.02, 1.02)]
 
 
 def test_aggregates_by_hand():

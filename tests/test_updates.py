@@ -178,19 +178,6 @@ def test_averages_do_not_depend_on_how_many_updates_there_are():
     assert averages['one'] == 1
 
 
-def test_updates_are_counted_and_their_scalars_averaged_beyond_the_integers_of_float32():
-    many = 2**24
-    before = Totals.zeros(['noise', 'one'])
-    before = before.replace(
-        updates=np.full(2, many, np.int32), sums=np.array([1000 * many, many], np.float32)
-    )
-    totals, _ = add_many(before, 1001, jax.random.PRNGKey(0))
-    summary = summary_of(totals)
-    assert summary.updates == many + 1001
-    assert summary.averages['one'] == pytest.approx(1, rel=1e-9)
-    assert summary.averages['noise'] == pytest.approx(1000, rel=1e-7)
-
-
 def test_the_first_update_that_is_not_finite_is_known_with_its_scalars():
     nan, inf = float('nan'), float('inf')
     updates = [(1, 2, 3), (4, 5, 6), (7, -inf, nan), (nan, nan, nan), (1, 2, 3)]
@@ -229,9 +216,3 @@ def test_a_diagnosis_is_of_each_seed_alone_and_changes_nothing(data):
         batch = sample(Replay.create(data, 50), data, batch_rng, 8, 3, 0.99)
         for name, value in jax.jit(type(agent).diagnose)(agent, batch, rng).items():
             np.testing.assert_allclose(found[name][seed], value, rtol=1e-4, err_msg=name)
-
-
-def test_a_diagnosis_draws_what_no_update_draws():
-    key = jax.random.PRNGKey(3)
-    drawn = np.asarray(jax.random.fold_in(key, DIAGNOSIS)).tolist()
-    assert drawn not in np.asarray(jax.random.split(key, 3)).tolist()

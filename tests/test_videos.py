@@ -29,7 +29,7 @@ from training.clips import (
     write_video,
 )
 from training.evaluation import evaluate
-from training.videos import proposal_values, record
+from training.videos import record
 from utils.errors import UserError
 from utils.seeds import stack
 
@@ -93,14 +93,6 @@ def test_a_video_shows_the_episodes_of_the_evaluation(task, renderer):
         assert len(clip.chunks) == len(clip.frames)
         assert [len(values) for values in clip.values] == [16] * (clip.chunks[-1] + 1)
         assert clip.chunks == [0, *(i // HORIZON for i in range(len(clip.frames) - 1))]
-
-
-def test_the_values_are_those_of_the_proposals_that_the_best_is_taken_of():
-    policy = make_agent('dfp', horizon=HORIZON).policy()
-    observation, rng = np.ones(3, np.float32), np.array([1, 2], np.uint32)
-    chunk = policy.sample_actions(observation, rng).reshape(1, -1)
-    best = policy.score(observation, chunk)[0]
-    assert float(best) == pytest.approx(float(proposal_values(policy, observation, rng).max()))
 
 
 @pytest.mark.slow
@@ -194,12 +186,6 @@ def test_an_mp4_holds_the_frames_in_an_even_size(tmp_path):
     for frame, expected in zip(frames, FRAMES, strict=True):
         assert abs(frame.mean() - expected.mean()) < 12  # it is compressed
     assert [path.name for path in tmp_path.iterdir()] == ['a.mp4']
-
-
-def test_a_gif_holds_the_frames_and_repeats(tmp_path):
-    write_video(tmp_path / 'a.gif', FRAMES, 10)
-    with Image.open(tmp_path / 'a.gif') as image:
-        assert (image.n_frames, image.info['duration'], image.info['loop']) == (5, 100, 0)
 
 
 @pytest.mark.parametrize(
