@@ -203,10 +203,10 @@ def main() -> None:
 
 
 TEXT = """\
-{num_kills} kills (SIGKILL to the main process only, as when the kernel runs out of memory) and
-{num_stops} stops by signals, in small runs of cube-single. Moments are random, but every kind occurs;
-a kill counts under what the run was doing when it died. Each kill must leave no process, no shared
-memory and no unfinished file. In the end the run is compared with an undisturbed one.
+{num_kills} kills (SIGKILL to the main process only, as from the kernel's out-of-memory killer) and
+{num_stops} stops by signals, in small runs of cube-single. Moments are random, but every kind
+occurs; a kill counts under what the run was doing when it died. Each kill must leave no process, no
+shared memory and no unfinished file. In the end the run is compared with an undisturbed one.
 
     {command}
 
