@@ -13,14 +13,14 @@ from absl import app, flags
 from benchmarks.common import results_of, table
 
 FLAGS = flags.FLAGS
-# Module, and what its tables (the lists in its JSON) are called.
+# Module -> headings of its tables, which are the lists in its JSON.
 BENCHMARKS = {
     'update': {
         'paper_size': 'One update at paper size (4 x 512, B = 256)',
         'small_size': 'One update at small size (2 x 128, B = 64)',
     },
     'seeds': {'seeds': 'Seeds trained together, per update of one seed'},
-    'latency': {'latency': 'What a robot waits for a chunk at paper size, batch 1'},
+    'latency': {'latency': "A robot's wait for a chunk at paper size, batch 1"},
     'online': {'online': 'The online loop, per environment step of all seeds together'},
     'evaluation': {'evaluation': 'Evaluation of 50 episodes of cube-double'},
 }
@@ -28,8 +28,8 @@ BENCHMARKS = {
 
 def markdown(results: dict[str, dict[str, Any]]) -> str:
     """Returns the tables of all benchmarks."""
-    lines = ['# What it costs', '', 'Written by `make bench` (`python -m benchmarks`). Medians;']
-    lines += ['every table is of one run, in which what is compared took turns.']
+    lines = ['# Costs', '', 'Written by `make bench` (`python -m benchmarks`). Medians. Within a']
+    lines += ['table, the things compared took turns in one run.']
     for module in filter(results.get, BENCHMARKS):
         found = results[module]
         commit = found['commit'][:7] + ' with changes' * found['commit'].endswith('-dirty')
@@ -57,6 +57,6 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string('output', 'exp/benchmarks', 'Files to write, less .md and .json.')
-    flags.DEFINE_list('only', None, 'Measure these anew; keep what else is in the files.')
+    flags.DEFINE_string('output', 'exp/benchmarks', 'Files to write, without .md and .json.')
+    flags.DEFINE_list('only', None, 'Measure only these; keep the other results in the files.')
     app.run(main)

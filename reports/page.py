@@ -1,4 +1,4 @@
-"""A page with tables and curves, in one file that opens without a network."""
+"""A page with tables and curves, in one HTML file that opens offline."""
 
 import base64
 import html as markup
@@ -38,11 +38,11 @@ def html(
     """Returns the page.
 
     Args:
-        title: of it.
-        notes: above the tables.
+        title: of the page.
+        notes: paragraphs above the tables.
         grids: the tables; their cells are in `MARKUP`.
         curves: a picture, PNG.
-        about: how the results came to be: tables of texts, by their headings.
+        about: how the results were made: tables of texts by heading.
     """
     title = markup.escape(title)
     parts = [
@@ -64,5 +64,5 @@ def html(
 
 
 def _words(text: str) -> str:
-    """Returns a text whose lines end between words, not after the hyphens of a flag."""
+    """Returns a text whose lines break between words, not after a flag's hyphens."""
     return ' '.join(f'<span>{markup.escape(word)}</span>' for word in text.split(' '))
