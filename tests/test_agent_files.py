@@ -10,8 +10,6 @@ import pytest
 from small_runs import make_config, read_table
 
 import agents
-from experiments.engines import Slot, run_here
-from experiments.plans import Cell
 from experiments.progress import look
 from experiments.run_flags import parse
 from training import Interrupted, RunConfig, load_policy, train
@@ -175,18 +173,6 @@ def test_a_complete_run_is_not_taken_for_one_of_another_code(tmp_path, copied):
     assert start(config, fresh=True).directory == config.directory.with_name(
         f'{config.directory.name}-2'
     )
-
-
-def test_a_plan_says_of_such_a_run_what_has_changed_and_leaves_it(tmp_path, copied):
-    config, lines = make_config(tmp_path, online_steps=0), []
-    start(config)
-    assert look(config).status == 'done'
-    copied('agents/base.py', '+', '-')
-    assert look(config).status == 'changed'
-    outcome = run_here([Cell('DFP', 'DFP', (), config)], [Slot()], lines.append)
-    assert [cell.row for cell in outcome.failed] == ['DFP']
-    (line,) = lines
-    assert 'agents/base.py changed since this run; --fresh' in line
 
 
 def test_comments_docstrings_and_layout_are_not_code():

@@ -102,16 +102,6 @@ def test_the_newest_are_kept_and_the_end_of_the_offline_phase_with_them(tmp_path
     ]
 
 
-def test_a_checkpoint_of_the_same_step_takes_the_place_of_the_one_before(tmp_path):
-    kept = Checkpoints(tmp_path, 2)
-    for value in (1.0, 2.0):
-        kept.save('online-000000003', {'seeds': {'x': np.full(2, value)}}, {'value': value})
-    metadata, arrays = kept.newest('seeds')
-    assert metadata == {'value': 2.0}
-    np.testing.assert_array_equal(arrays['seeds/x'], [2.0, 2.0])
-    assert names(tmp_path) == ['online-000000003.npz']
-
-
 def test_a_damaged_newest_is_named_and_the_one_before_it_used(tmp_path, caplog):
     save_all(tmp_path, 2, 'offline-000000005', 'online-000000005')
     newest = tmp_path / 'online-000000005.npz'

@@ -19,7 +19,6 @@ import toy_suite
 
 from envs import Suite, locks
 from envs.collect import collect
-from envs.ogbench.scripts import PlayScript
 from envs.ogbench.tasks import EPISODE_ROWS
 from utils.errors import UserError
 
@@ -77,46 +76,6 @@ def test_a_row_holds_the_state_before_its_action(collection):
     np.testing.assert_allclose(cubes, rows['qpos'][:, [14, 15, 16, 21, 22, 23]], atol=1e-6)
 
 
-def test_bytes_depend_on_the_seed_alone(collection, tmp_path):
-    paths = collect(
-        NAME, 2, tmp_path, num_workers=1, seed=5, num_shards=2, num_val_episodes=1
-    )  # one worker and two files instead of two and one
-    folder = tmp_path / NAME
-    assert list(tmp_path.iterdir()) == [folder]
-    assert paths == [folder / f'{NAME}-000.npz', folder / f'{NAME}-001.npz']
-    whole, shards = read(collection / f'{NAME}.npz'), [read(path) for path in paths]
-    assert [len(shard['terminals']) for shard in shards] == [EPISODE_ROWS, EPISODE_ROWS]
-    for key, rows in whole.items():
-        assert np.concatenate([shard[key] for shard in shards]).tobytes() == rows.tobytes()
-    val = f'{NAME}-val.npz'
-    assert (folder / val).read_bytes() == (collection / val).read_bytes()
-    assert not np.array_equal(read(folder / val)['actions'], whole['actions'][:EPISODE_ROWS])
-
-
-def test_episodes_do_not_depend_on_those_before_and_draw_their_stacking(collection):
-    script = PlayScript(NAME)
-    env = script.env
-    set_new_target, probabilities = env.unwrapped.set_new_target, []
-
-    def spy(**arguments):
-        if 'p_stack' in arguments:  # the environment itself asks for the first target, without
-            probabilities[-1].add(arguments['p_stack'])
-        return set_new_target(**arguments)
-
-    env.unwrapped.set_new_target = spy
-    whole = read(collection / f'{NAME}.npz')
-    for episode in (1, 0):
-        probabilities.append(set())
-        rows = script.play((5, 0, episode))
-        span = slice(episode * EPISODE_ROWS, (episode + 1) * EPISODE_ROWS)
-        for key in whole:
-            np.testing.assert_array_equal(rows[key], whole[key][span])
-    assert [len(drawn) for drawn in probabilities] == [1, 1]
-    first, second = (drawn.pop() for drawn in probabilities)
-    assert first != second
-    assert 0 < min(first, second) < max(first, second) < 0.25
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -150,6 +109,22 @@ def toy(tmp_path_factory):
     directory = tmp_path_factory.mktemp('toy')
     collect(TOY_NAME, 3, directory, num_val_episodes=1, **TOY)
     return directory
+
+
+def test_bytes_depend_on_the_seed_alone(toy, tmp_path):
+    """Two workers and three files instead of one of each; episodes differ in length."""
+    arguments = TOY | {'num_workers': 2}
+    paths = collect(TOY_NAME, 3, tmp_path, num_shards=3, num_val_episodes=1, **arguments)
+    folder = tmp_path / TOY_NAME
+    assert list(tmp_path.iterdir()) == [folder]
+    assert paths == [folder / f'{TOY_NAME}-{i:03d}.npz' for i in range(3)]
+    whole, shards = read(toy / f'{TOY_NAME}.npz'), [read(path) for path in paths]
+    for key, rows in whole.items():
+        assert np.concatenate([shard[key] for shard in shards]).tobytes() == rows.tobytes()
+    val = f'{TOY_NAME}-val.npz'
+    assert (folder / val).read_bytes() == (toy / val).read_bytes()
+    (other,) = collect(TOY_NAME, 3, tmp_path / 'other', seed=1, **TOY)
+    assert read(other)['actions'].tobytes() != whole['actions'].tobytes()
 
 
 def test_a_collection_waits_for_another_and_uses_its_files(tmp_path, toy, capsys):

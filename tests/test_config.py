@@ -60,17 +60,6 @@ def test_settings_of_an_agent_that_are_not_given_are_the_defaults():
     assert dataclasses.replace(RunConfig(agent='dfp'), agent='fql') == RunConfig(agent='fql')
 
 
-def test_the_defaults_and_every_method_of_the_paper_pass(tmp_path):
-    RunConfig(save_dir=str(tmp_path)).check()
-    for method in ('BFN', 'QC-BFN', 'FQL', 'QC-FQL', 'MVP', 'DFP'):
-        run_config(method, ENV_NAME, save_dir=str(tmp_path)).check()
-
-
-def test_the_largest_numbers_pass(tmp_path):
-    most = {'offline_steps': 10**9, 'online_steps': 10**9, 'buffer_size': 10**9}
-    RunConfig(seed=2**32 - 2, num_seeds=2, save_dir=str(tmp_path), **most).check()
-
-
 def test_a_config_survives_json(tmp_path):
     config = make_config(tmp_path, num_seeds=3, discount=0.9)
     again = RunConfig.from_json(json.loads(json.dumps(config.to_json())))

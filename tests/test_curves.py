@@ -1,8 +1,5 @@
 """Learning curves and the table of where they end."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,14 +65,3 @@ def test_the_legend_names_what_is_drawn_and_has_room(count):
     box, page = legend.get_window_extent(), figure.bbox
     assert page.x0 <= box.x0 < box.x1 <= page.x1
     assert page.y0 <= box.y0 < box.y1 <= min(axis.bbox.y0 for axis in figure.axes)
-
-
-@pytest.mark.slow
-def test_the_program_draws_runs_and_prints_their_table(tmp_path):
-    files = [str(write_run(tmp_path / name, method=name) / 'eval.csv') for name in ('A', 'B')]
-    command = [sys.executable, '-m', 'reports.curves', f'--output={tmp_path / "x.png"}']
-    done = subprocess.run([*command, *files], capture_output=True, text=True, check=True)
-    assert [line.split(' |')[0] for line in done.stdout.splitlines()[2:]] == ['| A', '| B']
-    assert (tmp_path / 'x.png').read_bytes().startswith(b'\x89PNG')
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stderr == 'No finished runs: name their eval.csv files.\n'

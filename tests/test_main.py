@@ -8,7 +8,6 @@ import sys
 
 import pytest
 from small_runs import assert_equal_outcomes, read_table
-from wandb_files import history, read_records
 
 from envs.collect import collect
 from training import RunConfig, train
@@ -62,7 +61,6 @@ def finished(dataset_dir, tmp_path_factory):
         '--start_training=10',
         '--eval_interval=30',
         '--log_interval=12',
-        '--wandb_mode=offline',
         f'--compilation_cache_dir={save_dir / "cache"}',
         *SMALL,
     ]
@@ -102,16 +100,6 @@ def test_a_run_leaves_tables_and_a_picture_and_shows_progress(finished):
     assert 'offline: 100%' in result.stderr
     assert 'online: 100%' in result.stderr
     assert 'success=' in result.stderr
-
-
-def test_wandb_has_the_scores_at_steps_that_count_through_both_phases(finished):
-    (records,) = read_records(finished[1])
-    found = {row['_step']: row['evaluation/success'] for row in history(records)
-             if 'evaluation/success' in row}  # fmt: skip
-    expected = {int(row['step']) + 25 * (row['phase'] == 'online'): float(row['success'])
-                for row in read_table(finished[1] / 'eval.csv')}  # fmt: skip
-    assert found == expected
-    assert list(expected) == [0, 25, 55, 58]
 
 
 def test_the_same_command_again_says_that_the_run_is_complete(finished):

@@ -5,7 +5,6 @@ import pytest
 from experiments.methods import METHODS, run_config
 from experiments.run_flags import parse
 from training import RunConfig
-from utils.errors import UserError
 
 CUBES = ['cube-double-play-singletask-task2-v0', 'cube-quadruple-play-100m-singletask-task4-v0']
 
@@ -88,12 +87,3 @@ def test_a_method_may_set_any_setting_of_a_run_or_its_suite_from_both_sides(monk
     assert explicit == run_config(
         'own', RunConfig.env_name, discount=0.9, overlap=True, sparse=False
     )
-
-
-def test_an_unknown_method_or_setting_is_named():
-    with pytest.raises(UserError, match=r'--method=QCFQL: unknown; there are BFN, QC-BFN, FQL'):
-        parse(['main.py', '--method=QCFQL'])
-    with pytest.raises(UserError, match=r'--agent.topk: not a setting of dfp; did you mean'):
-        run_config('DFP', CUBES[0], {'topk': 3})
-    with pytest.raises(UserError, match='--utd_rato=2: not an option of suite ogbench'):
-        run_config('DFP', CUBES[0], utd_rato=2).check()

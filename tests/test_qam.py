@@ -162,13 +162,6 @@ def test_the_loss_is_least_where_the_fast_flow_is_the_clone_moved_along_the_adjo
     )  # fmt: skip
 
 
-def test_without_temperature_a_fast_flow_that_is_the_clone_has_no_loss():
-    agent = make('qam', inv_temp=0.0)
-    agent = agent.replace(params=agent.params | {'fast': agent.slow['slow']})
-    loss = agent.adjoint_loss(agent.params, make_batch()['observations'], jax.random.PRNGKey(0))
-    assert abs(loss) < 1e-8
-
-
 def test_an_edit_stays_within_its_scale_and_its_density_is_that_of_tanh():
     agent = make('qam', edit_scale=0.1)
     observations, chunks = make_batch()['observations'], jnp.zeros((16, 8))

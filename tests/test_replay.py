@@ -142,14 +142,6 @@ def test_any_history_gives_the_samples_of_a_plain_list(lengths, capacity, adds, 
     assert_samples_match(replay, data, reference, horizon)
 
 
-def test_chunk_never_crosses_episodes():
-    rows = Experience().episodes([7, 2, 5])
-    data = Rows.from_dataset(rows)
-    replay = Replay.create(data, 50)
-    batch, _ = assert_samples_match(replay, data, ListBuffer(rows, replay.capacity), horizon=4)
-    assert 0 < batch['valid'][:, -1].mean() < 1  # both kinds occurred
-
-
 def test_an_episode_longer_than_the_buffer_does_not_cross_the_write_head():
     experience = Experience()
     rows = experience.episodes([1])
@@ -162,21 +154,6 @@ def test_an_episode_longer_than_the_buffer_does_not_cross_the_write_head():
         replay, state = add(replay, data, chunk), chunk['next_observation']
         reference.add(chunk)
         assert_samples_match(replay, data, reference, horizon=3)
-
-
-def test_the_newest_transition_of_an_unfinished_episode_can_be_sampled():
-    experience = Experience()
-    rows = experience.episodes([3])
-    data = Rows.from_dataset(rows)
-    replay = begin_online(Replay.create(data, 20), data, 100)
-    chunk = experience.chunk(experience.states(1)[0], 2, done=False)
-    replay = add(replay, data, chunk)
-    assert num_starts(replay, data) == 5
-    batch = sample(replay, data, jax.random.PRNGKey(0), 200, 1, DISCOUNT)
-    newest = np.asarray(batch['observations'][:, 0]) == chunk['observations'][1, 0]
-    assert newest.any()
-    expected = np.broadcast_to(chunk['next_observation'], (newest.sum(), 3))
-    np.testing.assert_array_equal(np.asarray(batch['next_observations'])[newest], expected)
 
 
 def test_starts_are_uniform_however_short_the_episodes():
@@ -303,13 +280,6 @@ def test_another_shard_of_the_same_size_takes_the_place_of_the_data():
     assert_samples_match(replay, data, reference, horizon=3)
     with pytest.raises(ValueError, match='31 rows, more than size=16'):
         Rows.from_dataset(experience.episodes([30]), 16)
-
-
-def test_a_chunk_must_fit_the_replay():
-    data = Rows.from_dataset(Experience().episodes([1]))
-    replay = Replay.create(data, 1)
-    with pytest.raises(ValueError, match='do not fit'):
-        replay.add(data, Experience().chunk(np.zeros(3, np.float32), 2, done=False))
 
 
 def test_adding_nothing_changes_nothing():

@@ -127,22 +127,6 @@ def test_a_simulator_is_rebuilt_from_seed_and_actions(task):
     np.testing.assert_array_equal(last['next_observation'], observation)
 
 
-def write_env_args(directory, **changes):
-    path = directory / 'lift' / 'mh' / 'low_dim_v15.hdf5'
-    path.parent.mkdir(parents=True)
-    env_args = files.default_env_args(parse(LIFT))
-    env_args['env_kwargs'] |= changes.pop('env_kwargs', {})
-    with h5py.File(path, 'w') as file:
-        file.create_group('data').attrs['env_args'] = json.dumps(env_args | changes)
-
-
-def test_the_environment_is_made_as_the_file_says(tmp_path):
-    write_env_args(tmp_path, env_kwargs={'control_freq': 10, 'camera_names': ['agentview']})
-    env = make_env(LIFT, robomimic_dataset_dir=str(tmp_path))
-    assert simulation(env).control_freq == 10
-    assert not simulation(env).lite_physics
-
-
 def test_a_scene_is_kept_where_that_changes_nothing():
     task = parse('can-mh-low_dim')
     env_args = files.default_env_args(task)
@@ -151,18 +135,6 @@ def test_a_scene_is_kept_where_that_changes_nothing():
     simulation(slow).hard_reset = True
     simulation(quick).reset()
     np.testing.assert_array_equal(rollout(quick, 3, count=5), rollout(slow, 3, count=5))
-
-
-def test_controllers_of_older_files_are_translated():
-    osc = {'type': 'OSC_POSE', 'kp': 123, 'control_delta': True}
-    settings = {'robots': ['Panda'], 'controller_configs': osc}
-    old = {'env_name': 'Lift', 'env_version': '1.4.1', 'env_kwargs': settings}
-    settings = tasks.make_settings(old)
-    right = settings['controller_configs']['body_parts']['right']
-    assert (right['type'], right['kp'], right['gripper']) == ('OSC_POSE', 123, {'type': 'GRIP'})
-    assert settings['lite_physics'] is False
-    assert old['env_kwargs'] == {'robots': ['Panda'], 'controller_configs': osc}
-    assert 'lite_physics' not in tasks.make_settings(old | {'env_version': '1.5.0'})
 
 
 @pytest.fixture(scope='module')

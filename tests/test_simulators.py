@@ -1,6 +1,5 @@
 """Environments in processes: what they import, what they obey, how they end."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import toy_suite
 
-from envs import Simulators, find_task, make_simulators
+from envs import find_task, make_simulators
 from envs.simulators import Start, _make_chunks
 
 ROOT = Path(__file__).parents[1]
@@ -28,12 +27,6 @@ SLEEPER_PROGRAM = """
 import time
 from multiprocessing import active_children
 import envs
-
-class Sleeper:
-    def begin(self, seed, chunks):
-        return 0.0
-    def play(self, chunk):
-        time.sleep(60)
 
 simulators = envs.Simulators(Sleeper, 2, 'mine', 90)
 simulators.begin({i: envs.Start(0) for i in range(2)})
@@ -159,18 +152,6 @@ class Sleeper:
 
     def play(self, chunk):
         time.sleep(60)
-
-
-def test_end_does_not_wait_for_a_step_and_may_be_called_again():
-    simulators = Simulators(Sleeper, 2, 'mine', 90)
-    simulators.begin({0: Start(0), 1: Start(0)})
-    before = multiprocessing.active_children()
-    simulators.ask({0: np.zeros((1, 1)), 1: np.zeros((1, 1))})
-    begin = time.monotonic()
-    simulators.end()
-    simulators.end()
-    assert time.monotonic() - begin < 5
-    assert len(multiprocessing.active_children()) == len(before) - 2
 
 
 def test_processes_play_what_one_process_plays():

@@ -14,7 +14,6 @@ from gymnasium.spaces import Box, Discrete
 
 import envs
 from envs import DatasetError, Option, Suite, Task, check_options, find_task, load_suite
-from envs.collect import collect
 from envs.datasets import npz_dataset
 from envs.layouts import ACTION_LIMIT
 
@@ -203,13 +202,6 @@ def test_without_masks_no_state_is_final(tmp_path):
     assert load(write(path, masks=None))['masks'].tolist() == [1] * 6
 
 
-def test_the_final_row_of_an_episode_means_nothing(tmp_path):
-    rewards = np.array([0, 0, np.nan, 0, 0, 9])
-    data = load(write(tmp_path / 'x.npz', **with_action([2, 5], 1e9), rewards=rewards))
-    assert not data['actions'].any()
-    assert not data['rewards'].any()
-
-
 @pytest.mark.parametrize(
     ('row', 'value', 'message'),
     [
@@ -262,27 +254,3 @@ def run_python(path):
         text=True,
         check=True,
     ).stdout
-
-
-def test_ones_own_suite_collects_what_it_is_asked_for(tmp_path):
-    directory = tmp_path / 'toy'
-    dataset = envs.make_dataset(
-        TOY, source='collect', num_episodes=4, seed=2, num_workers=1, toy_dataset_dir=str(directory)
-    )
-    assert dataset.load(0)['terminals'].sum() == 4
-    assert dataset.provenance == {
-        'source': 'collected',
-        'directory': str(directory),
-        'files': ['toy-data-v0.npz'],
-        'episodes': 4,
-        'seed': 2,
-    }
-
-
-def test_a_suite_without_a_script_says_so(tmp_path):
-    with pytest.raises(ValueError, match='x-v0: suite optional has no script to collect data with'):
-        Optional().make_script('x-v0')
-    with pytest.raises(ValueError, match='--env_name=x-v0: not the name of data that can be'):
-        collect('x-v0', 1, tmp_path, suite=Optional())
-    with pytest.raises(ValueError, match='--save_dir: say where; suite toy has no directory'):
-        collect(toy_suite.DATASET, 1, suite=toy_suite.suite)

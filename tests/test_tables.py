@@ -109,22 +109,6 @@ def test_cells_say_what_is_missing_and_show_the_published_number(plan, results):
     assert tables.escaped(r'\textbf{a_b} ✓') == r'\textbf{a\_b} $\checkmark$'
 
 
-def test_numbers_that_the_paper_contradicts_are_not_judged(tmp_path):
-    """Table 6, offline, square and can, of both DFP methods."""
-    rows = ['MVP', 'DFP w/o top-K', 'DFP']
-    plan = make_plan('6', methods=rows, tasks=ROBOMIMIC, seeds=2, flags=STEPS)
-    ends = [
-        end
-        for row, task in itertools.product(rows, ROBOMIMIC)
-        for end in rows_of(plan, row, task, (50, 52), ([], []))
-    ]
-    table = long_table(ends, tmp_path / 'a.csv')
-    _, entries = entries_by(plan, table, 'offline')
-    unjudged = {key for key, agrees in entries['agrees'].items() if agrees is None}
-    assert unjudged == {(task, row) for task in ROBOMIMIC[1:] for row in rows[1:]}
-    assert entries.loc[ROBOMIMIC[1], 'DFP']['published_mean'] == 77.6
-
-
 def test_best_is_bold_and_second_underlined_also_when_tied():
     means = {'a': 90.04, 'b': 90.0, 'c': 80.0, 'd': 70.0, 'e': None}
     entries = [
@@ -190,15 +174,6 @@ def test_aggregates_compare_complete_phases_alone(plan, results):
     few = scores[(scores['row'] != 'DFP') | (scores['task'] == TASKS[0])]
     assert '1 task' in report.aggregate(plan, few).get_suptitle()
     assert report.aggregate(plan, scores[scores['row'] == 'QC-BFN']) is None
-
-
-def test_a_single_row_has_no_other_to_beat(recwarn):
-    figure = aggregates.draw({'DFP': [np.array([90.0, 100.0])]}, 'success (%)', '')
-    figure.draw_without_rendering()
-    assert [axis.get_title() for axis in figure.axes] == [
-        'mean over tasks, success (%)', 'interquartile mean, success (%)',
-    ]  # fmt: skip
-    assert not recwarn.list
 
 
 def test_aggregates_by_hand():

@@ -76,13 +76,6 @@ def test_the_data_keeps_its_whole_weight_offline(method):
     assert loss(light.begin_online()) < loss(default.begin_online())
 
 
-def test_mvp_learns_from_the_data_alone_unless_top_k_is_given():
-    """So both rows of the paper share their offline phase."""
-    agent, with_top_k = make('mvp'), make('mvp', top_k=4)
-    assert loss(agent) == loss(agent.begin_online()) == loss(with_top_k)
-    assert loss(agent) != loss(with_top_k.begin_online())
-
-
 @every_method
 def test_the_distance_to_the_slow_copy_is_told_where_it_follows_the_policy(method):
     agent = make(method, top_k=2)
