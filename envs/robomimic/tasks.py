@@ -9,7 +9,6 @@ import contextlib
 import copy
 import logging
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,6 @@ def _quiet_import() -> Iterator[None]:
 
 with _quiet_import():
     import robosuite
-    from robosuite.controllers.composite.composite_controller_factory import (
-        refactor_composite_controller_config,
-    )
 
 
 class RobosuiteEnv(gymnasium.Env):
@@ -143,22 +139,11 @@ def make_env(task: RobomimicTask, env_args: dict[str, Any], render: bool = False
 def make_settings(env_args: dict[str, Any], render: bool = False) -> dict[str, Any]:
     """Returns the arguments of `robosuite.make` for an environment without cameras.
 
-    Controllers of robosuite before 1.5 are translated.
-
     Args:
         env_args: what a data file says of its environment.
         render: whether images will be asked for.
     """
     settings = copy.deepcopy(env_args['env_kwargs'])
-    version = re.match(r'1\.(\d+)', str(env_args.get('env_version')))
-    if version and int(version[1]) < 5:
-        settings.setdefault('lite_physics', False)  # as robosuite was then
-    if isinstance(controller := settings.get('controller_configs'), dict):
-        robots = settings['robots']
-        robot = robots if isinstance(robots, str) else robots[0]
-        settings['controller_configs'] = refactor_composite_controller_config(
-            controller, robot, ['right']
-        )
     if env_args['env_name'] != 'Lift':  # which draws the size of its cube for each scene
         settings['hard_reset'] = False  # the same states bit by bit, and no new scene
     for name in list(settings):
