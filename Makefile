@@ -59,8 +59,8 @@ demo: $(READY)
 test: $(DEV)
 	$(PYTEST) -m 'not slow'
 
-test-all: $(DEV)
-	$(PYTEST)
+test-all: test
+	$(PYTEST) -m slow
 
 learns: $(READY)
 	$(BIN)/python -m tests.learns
