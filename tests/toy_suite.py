@@ -120,7 +120,7 @@ class Toy(Suite):
 
     def make_dataset(self, task, *, request, toy_dataset_dir=None, **options):
         if toy_dataset_dir is None:
-            raise ValueError('--toy_dataset_dir: say where the data is or shall be')
+            raise ValueError('--toy_dataset_dir is missing')
         directory = Path(toy_dataset_dir)
         paths, provenance = obtain(
             DATASET,

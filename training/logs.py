@@ -64,19 +64,19 @@ class Table:
             self._file.seek(0, io.SEEK_END)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends a row. The first row's names are the columns, also of a file that goes on.
+        """Appends a row. The names in the file's first row are its columns.
 
-        Columns that a row lacks stay empty. What has no column, as when a run goes on with a newer
-        version, is left out with a warning.
+        Missing columns stay empty. Names without a column, from a newer version of the code, are
+        omitted with a warning.
 
         Raises:
-            UserError: it cannot be written, as when the disk is full.
+            UserError: it cannot be written, for example because the disk is full.
         """
         columns = self._columns or list(row)
         if (new := [name for name in row if name not in columns]) and not self._has_warned:
             self._has_warned = True
             logging.warning(
-                '%s: was begun without %s, which this version logs; the file goes on without.',
+                '%s: has no column %s, which this version logs; it is omitted.',
                 self._path, ', '.join(new),
             )  # fmt: skip
         writer = csv.DictWriter(self._file, columns, extrasaction='ignore')
