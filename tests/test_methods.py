@@ -20,6 +20,7 @@ CUBES = ['cube-double-play-singletask-task2-v0', 'cube-quadruple-play-100m-singl
         ('MVP', 'mvp', 5, 16),
         ('MVP-topK', 'mvp', 5, 16),
         ('DFP', 'dfp', 5, 16),
+        ('DFP-MS', 'dfp', 5, 16),
         ('DFP-notopk', 'dfp', 5, 16),
         ('DFP-offline', 'dfp', 1, 1),
         ('DFP-10', 'dfp', 5, 16),
