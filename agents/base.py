@@ -301,6 +301,11 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         """Returns the agent in its online phase."""
         return self.replace(online=True)
 
+    def renew_slow(self, name: str) -> Self:
+        """Returns the agent with the slow copy of a network equal to the network."""
+        network = {part: self.params[part] for part in with_encoder(name, self.params)}
+        return self.replace(slow=self.slow | jax.tree.map(jnp.copy, network))
+
     def network(
         self, name: str, params: Params, observations: Any, dtype: str = 'float32'
     ) -> Callable[..., jax.Array]:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
-from agents.base import Agent, Info, require, require_choice, with_encoder
+from agents.base import Agent, Info, require, require_choice
 from utils.replay import Batch
 
 TOPK_PHASES = ('online', 'both', 'offline')
@@ -85,8 +85,7 @@ class TopKAgent(Agent, kw_only=True):
 
     def begin_online(self) -> Self:
         """Returns the agent in its online phase, with π_old equal to the policy."""
-        actor = {name: self.params[name] for name in with_encoder('actor', self.params)}
-        return super().begin_online().replace(slow=self.slow | jax.tree.map(jnp.copy, actor))
+        return super().begin_online().renew_slow('actor')
 
 
 def uses_top_k(config: Any, online: bool) -> bool:
