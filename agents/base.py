@@ -350,12 +350,15 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
     # ---- acting ---------------------------------------------------------------------------------
 
-    def propose(self, params: Params, observations: Any, num: int, rng: jax.Array) -> jax.Array:
-        """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [...]`."""
+    def draw_noise(self, observations: Any, num: int, rng: jax.Array) -> jax.Array:
+        """Draws the noise `[..., num, Z]` of `num` chunks for `observations [...]`."""
         array, shape = (jax.tree.leaves(x)[0] for x in (observations, self.spec.observation))
         leading = array.shape[: array.ndim - len(shape.shape)]
-        noise = jax.random.normal(rng, (*leading, num, self.noise_dim))
-        return self.generate(params, observations, noise)
+        return jax.random.normal(rng, (*leading, num, self.noise_dim))
+
+    def propose(self, params: Params, observations: Any, num: int, rng: jax.Array) -> jax.Array:
+        """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [...]`."""
+        return self.generate(params, observations, self.draw_noise(observations, num, rng))
 
     def aggregate(self, values: jax.Array, agg: str = '') -> jax.Array:
         """Returns the mean, the minimum or the mean − ρ · std of `values [E, ...]`.
@@ -385,11 +388,17 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
         A `num` of 0 stands for `num_samples`.
         """
-        num = num or self.config.num_samples
-        chunks = self.propose(self.params, observations, num, rng)
-        if num == 1:
-            return chunks[..., 0, :]
-        return self.choose(observations, chunks)[0]
+        noise = self.draw_noise(observations, num or self.config.num_samples, rng)
+        if noise.shape[-2] == 1:
+            return self.generate(self.params, observations, noise)[..., 0, :]
+        return self.best_of(observations, noise)[0]
+
+    def best_of(self, observations: Any, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the best chunk that can be made of `noise [..., N, Z]`, `[..., D]`.
+
+        Its value `[...]` comes with it; see `choose`.
+        """
+        return self.choose(observations, self.generate(self.params, observations, noise))
 
     def choose(self, observations: Any, chunks: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the best of `chunks [..., N, D]`, `[..., D]`, and its value `[...]`.

@@ -2,9 +2,9 @@
 
 A program takes its noise as an input, so the robot decides about randomness. Standard normal noise
 gives what the agent does, and the same noise the same actions. On a CPU these are equal bit for bit
-to the agent's own `generate` and `choose`, compiled, but for BFN's with bfloat16 scores, whose last
-bit may differ (tests/test_export.py; XLA does not promise it). `sample_actions` draws its noise
-inside its program. So its last bit may differ, for BFN and MVP.
+to the agent's own `generate` and `best_of`, compiled, but for BFN's with bfloat16 scores, whose
+last bit may differ (tests/test_export.py; XLA does not promise it). `sample_actions` draws its
+noise inside its program. So its last bit may differ, for BFN and MVP.
 
     policy(observation [b, ...], noise [b, h, d_a]) -> chunk [b, h, d_a]
     best_of_n(observation [b, ...], noises [b, n, h, d_a]) -> chunk [b, h, d_a], value [b]
@@ -86,8 +86,7 @@ def _best_of_n(agent: Agent, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     agent = _with_opaque_params(agent)
     observation, noises = _observation(agent, inputs[:-1]), inputs[-1]
     noises = noises.reshape(*noises.shape[:2], agent.noise_dim)
-    chunks = agent.generate(agent.params, observation, noises)
-    chunk, value = agent.choose(observation, chunks)
+    chunk, value = agent.best_of(observation, noises)
     return _unflatten(agent, chunk), value
 
 
