@@ -350,11 +350,16 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
     # ---- acting ---------------------------------------------------------------------------------
 
-    def draw_noise(self, observations: Any, num: int, rng: jax.Array) -> jax.Array:
-        """Draws the noise `[..., num, Z]` of `num` chunks for `observations [...]`."""
+    def draw_noise(
+        self, observations: Any, num: int, rng: jax.Array, size: int | None = None
+    ) -> jax.Array:
+        """Draws the noise `[..., num, size]` of `num` chunks for `observations [...]`.
+
+        By default the size is Z.
+        """
         array, shape = (jax.tree.leaves(x)[0] for x in (observations, self.spec.observation))
         leading = array.shape[: array.ndim - len(shape.shape)]
-        return jax.random.normal(rng, (*leading, num, self.noise_dim))
+        return jax.random.normal(rng, (*leading, num, size or self.noise_dim))
 
     def propose(self, params: Params, observations: Any, num: int, rng: jax.Array) -> jax.Array:
         """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [...]`."""

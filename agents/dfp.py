@@ -134,7 +134,7 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
 
     def propose(self, params: Params, observations: Any, num: int, rng: jax.Array) -> jax.Array:
         """Draws `num` chunks `[..., num, D]` before any edit, which is for acting alone."""
-        noise = self.draw_noise(observations, num, rng)[..., : self.spec.chunk_dim]
+        noise = self.draw_noise(observations, num, rng, self.spec.chunk_dim)
         return self.draft(params, observations, noise)
 
     def best_of(self, observations: Any, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
