@@ -54,7 +54,6 @@ from utils.replay import Batch
 from utils.spec import Spec
 
 FIELDS = ('normalized', 'mean_shift')
-MAX_LOG_FACTOR = 4.6  # λ changes by a factor of 100 at most
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -174,13 +173,13 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
         if self.uses_top_k:
             positives, options = self.top_k_positives(observations, candidate_rng, chunks, is_full)
             loss, drift_info = self.drift_loss('topk', particles, positives, **options)
-            weight = config.topk_weight
+            terms['topk'] = config.topk_weight * loss
+            info |= drift_info
             if config.trust_region:
                 old = self.propose(self.slow, observations, config.num_particles, particle_rng)
                 factor, terms['trust_region'] = self.trust_region(params, particles, old)
-                weight = info['actor/topk_weight'] = weight * factor
-            terms['topk'] = weight * loss
-            info |= drift_info
+                terms['topk'] *= factor
+                info['actor/topk_weight'] = config.topk_weight * factor
             played = played if config.edit_all else positives[:, 0]
         if self.online and config.q_weight:
             values = self.network('critic', self.params, observations)(particles)
@@ -283,18 +282,3 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
             spread = jnp.sqrt(values.var(axis=1).mean())
             return num * jax.nn.softmax(values[:, :num] / (tilt * jnp.maximum(spread, 1e-8)))
         return jnp.ones_like(values[:, :num])
-
-    def trust_region(
-        self, params: Params, particles: jax.Array, old: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Returns a factor of λ that is trained to keep the policy near π_old, and its loss.
-
-        The factor falls while the root mean square distance of `particles [B, G, D]` to those that
-        π_old makes of the same noise, `old`, is above `trust_region`, and rises while it is below.
-        Dual ascent as in TRQAM (arXiv 2605.27079), here by the agent's optimiser.
-        """
-        log_factor = self.modules['log_factor'].apply(params['log_factor'])
-        squared = jnp.square(particles - old).mean()
-        excess = jnp.clip(squared / self.config.trust_region**2, 0, 2) - 1
-        goes_on = (jnp.abs(log_factor) < MAX_LOG_FACTOR) | (log_factor * excess > 0)
-        return jnp.exp(stop_gradient(log_factor)), log_factor * stop_gradient(goes_on * excess)
