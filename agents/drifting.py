@@ -14,7 +14,7 @@ Two fields are here:
   the scale of the data and sums several temperatures. Each of them adds a field whose root mean
   square over the batch is 1, also when the two sets are the same.
 
-Shapes: B states, each with G generated particles and P positives in D dimensions.
+Shapes: B states, each with G generated particles, P positives and M negatives in D dimensions.
 
 Sources: Drifting Models (arXiv 2602.04770); Drifting Field Policy (arXiv 2605.07727), section
 'Drifting Field for Distribution Matching', and the configurations published with it; DriftQL
@@ -58,7 +58,7 @@ KERNELS = {'gaussian': gaussian, 'laplace': laplace}
 
 
 def mean_shift(
-    x: jax.Array, ys: jax.Array, log_kernel: LogKernel, mask: jax.Array | None = None
+    x: jax.Array, ys: jax.Array, log_kernel: LogKernel, weights: jax.Array | None = None
 ) -> jax.Array:
     """Returns the kernel-weighted mean of y - x over samples y: sum k(x, y) (y - x) / sum k(x, y).
 
@@ -70,7 +70,8 @@ def mean_shift(
         x: one particle `[D]`.
         ys: samples `[P, D]`, P >= 1.
         log_kernel: the logarithm of the kernel.
-        mask: `[P]`, the samples that count, by default all. If none does, the shift is 0.
+        weights: `[P]`, not negative, by default 1: factors of the kernel. Samples of weight 0 are
+            left out; if all are, the shift is 0.
 
     Returns:
         The shift `[D]`.
@@ -81,12 +82,15 @@ def mean_shift(
     check_shape('x', x, '[D]')
     check_shape('ys', ys, '[P, D]', D=x.shape[0])
     logits = jax.vmap(lambda y: log_kernel(x, y))(ys)
-    mask = jnp.ones(len(ys), bool) if mask is None else mask
-    nearest = jnp.argmax(jnp.where(mask, logits, jnp.finfo(logits.dtype).min))
-    # XLA may round a logit twice, and large ones far apart. So the nearest sample's kernel is set.
-    kernels = jnp.exp(jnp.minimum(logits - logits[nearest], 0.0))
-    kernels = jnp.where(jnp.arange(len(ys)) == nearest, 1.0, kernels) * mask
-    shares = kernels / jnp.maximum(kernels.sum(), 1.0)
+    if weights is None:
+        shares = jax.nn.softmax(logits)
+    else:
+        check_shape('weights', weights, '[P]', P=len(ys))
+        counts = weights > 0
+        logits = logits + jnp.log(jnp.where(counts, weights, 1.0))
+        largest = jnp.max(jnp.where(counts, logits, jnp.finfo(logits.dtype).min))
+        kernels = jnp.where(counts, jnp.exp(jnp.where(counts, logits - largest, 0.0)), 0.0)
+        shares = kernels / jnp.maximum(kernels.sum(), 1.0)  # the largest kernel is 1, if any
     return jnp.sum(shares[:, None] * (ys - x), axis=0)
 
 
@@ -142,25 +146,31 @@ def drifting_loss(
 def mean_shift_field(
     generated: jax.Array,
     positives: jax.Array,
+    negatives: jax.Array | None = None,
     *,
     bandwidths: Sequence[float],
     kernel: str = 'gaussian',
     root_d_units: bool = False,
+    weight_positives: jax.Array | None = None,
+    weight_negatives: jax.Array | None = None,
     state_mask: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the papers' field of a batch of states, where particles repel each other.
 
-    V_i = (mean shift of x_i to the positives) - (mean shift of x_i to x_j, j != i), summed over
-    bandwidths. No gradient flows through it. A state with one positive is pulled to it by y - x_i
-    whatever the kernel; then the bandwidth is that of repulsion alone.
+    V_i = (mean shift of x_i to the positives) - (mean shift of x_i to x_j, j != i, and to the
+    negatives), summed over bandwidths. No gradient flows through it. A state with one positive is
+    pulled to it by y - x_i whatever the kernel; then the bandwidth is that of repulsion alone.
 
     Args:
         generated: particles x `[B, G, D]`.
         positives: samples that attract the particles `[B, P, D]`.
+        negatives: samples that repel the particles `[B, M, D]`, as the other particles do.
         bandwidths: one or more positive numbers, known when the program is compiled.
         kernel: 'gaussian' or 'laplace'.
         root_d_units: bandwidths are in units of sqrt(D), as in DriftQL, where typical distances
             grow with D. By default they are lengths, as in DFP's paper.
+        weight_positives: `[B, P]`, by default 1: factors of the kernel, see `mean_shift`.
+        weight_negatives: `[B, M]`, by default 1. The particles always have weight 1.
         state_mask: `[B]`. A state with 0 (or False) has no field, and is left out of `force`. Its
             arrays may hold anything, even NaN.
 
@@ -169,33 +179,40 @@ def mean_shift_field(
         info: 'force' `[len(bandwidths)]`, the mean squared field of each bandwidth.
 
     Raises:
-        ValueError: `bandwidths` is empty or not positive, the kernel is unknown, or a shape is
-            wrong.
+        ValueError: `bandwidths` is empty or not positive, the kernel is unknown,
+            `weight_negatives` is given without negatives, or a shape is wrong.
     """
-    _check_shapes(generated, positives)
+    _check_shapes(generated, positives, negatives, weight_positives, weight_negatives)
     _check_positive('bandwidths', bandwidths)
+    _check_weights(negatives, weight_negatives)
     if kernel not in KERNELS:
         raise ValueError(f'kernel={kernel}: use {" or ".join(KERNELS)}')
     num_particles, dim = generated.shape[1:]
-    state_mask = _as_mask(state_mask, generated)
-    particles, positives = (
-        stop_gradient(jnp.where(state_mask, x, 0.0)) for x in (generated, positives)
+    repelling = [(generated, None)] + ([] if negatives is None else [(negatives, weight_negatives)])
+    attract, repel = (
+        _join_targets(sets, generated.dtype)
+        for sets in ([(positives, weight_positives)], repelling)
     )
-    others = ~jnp.eye(num_particles, dtype=bool)
+    arrays = generated, *attract, *repel
+    if state_mask is not None:
+        state_mask = _as_mask(state_mask, generated)
+        arrays = [jnp.where(state_mask.reshape(-1, *[1] * (x.ndim - 1)), x, 0.0) for x in arrays]
+    particles, positives, weight_positives, negatives, weight_negatives = stop_gradient(arrays)
+    others = 1.0 - jnp.eye(num_particles, negatives.shape[1], dtype=particles.dtype)
 
-    def at_particle(x, others, positives, particles, log_kernel):
-        attraction = mean_shift(x, positives, log_kernel)
-        return attraction - mean_shift(x, particles, log_kernel, others)
+    def at_particle(x, positives, weight_positives, negatives, weight_negatives, log_kernel):
+        attraction = mean_shift(x, positives, log_kernel, weight_positives)
+        return attraction - mean_shift(x, negatives, log_kernel, weight_negatives)
 
     field, forces = jnp.zeros_like(particles), []
     for bandwidth in bandwidths:
         length = bandwidth * dim**0.5 if root_d_units else bandwidth
         log_kernel = partial(KERNELS[kernel], bandwidth=length)
         at_particles = jax.vmap(
-            partial(at_particle, log_kernel=log_kernel), in_axes=(0, 0, None, None)
+            partial(at_particle, log_kernel=log_kernel), in_axes=(0, None, None, None, 0)
         )
-        shifts = jax.vmap(at_particles, in_axes=(0, None, 0, 0))(
-            particles, others, positives, particles
+        shifts = jax.vmap(at_particles)(
+            particles, positives, weight_positives, negatives, weight_negatives[:, None] * others
         )
         forces.append(_batch_mean(shifts**2, state_mask))
         field = field + shifts
@@ -205,6 +222,7 @@ def mean_shift_field(
 def mean_shift_loss(
     generated: jax.Array,
     positives: jax.Array,
+    negatives: jax.Array | None = None,
     *,
     state_mask: jax.Array | None = None,
     **options: Any,
@@ -215,7 +233,7 @@ def mean_shift_loss(
     their places.
 
     Args:
-        generated, positives, state_mask, **options: as in `mean_shift_field`.
+        generated, positives, negatives, state_mask, **options: as in `mean_shift_field`.
 
     Returns:
         loss: a scalar, the mean over states that are not masked, particles and dimensions; 0 if
@@ -225,9 +243,11 @@ def mean_shift_loss(
     Raises:
         ValueError: as in `mean_shift_field`.
     """
-    field, info = mean_shift_field(generated, positives, state_mask=state_mask, **options)
-    state_mask = _as_mask(state_mask, generated)
-    generated = jnp.where(state_mask, generated, 0.0)
+    field, info = mean_shift_field(
+        generated, positives, negatives, state_mask=state_mask, **options
+    )
+    if state_mask is not None:
+        generated = jnp.where(_as_mask(state_mask, generated), generated, 0.0)
     step = jnp.clip(generated + field, -1, 1) - generated
     return _batch_mean(_regression(generated, step) ** 2, state_mask), info
 
@@ -238,23 +258,35 @@ def mean_shift_loss(
 def normalized_field(
     generated: jax.Array,
     positives: jax.Array,
+    negatives: jax.Array | None = None,
     *,
     temperatures: Sequence[float],
+    weight_positives: jax.Array | None = None,
+    weight_negatives: jax.Array | None = None,
     state_mask: jax.Array | None = None,
+    positives_only: bool = False,
+    negatives_only: bool = False,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Returns the drifting field of a batch of states, normalised over the batch.
 
-    A state's N targets are its particles, which repel each other, and its positives. Temperatures
-    are in units of the mean distance over the batch. The field of each temperature is divided by
-    its root mean square over the batch, and the fields are added up. No gradient flows through any
-    of it.
+    A state's N targets are its particles, which repel each other, its negatives and its positives.
+    Temperatures are in units of the mean distance over the batch. The field of each temperature is
+    divided by its root mean square over the batch, and the fields are added up. No gradient flows
+    through any of it.
 
     Args:
         generated: particles `[B, G, D]`.
         positives: samples that attract the particles `[B, P, D]`.
+        negatives: samples that repel the particles `[B, M, D]`, as the particles do themselves.
         temperatures: one or more positive numbers, known when the program is compiled.
+        weight_positives: `[B, P]`, by default 1. A weight multiplies the pull of its target after
+            the softmaxes. So a target of weight 0 does not pull, but the softmaxes still give it a
+            share that the others lose.
+        weight_negatives: `[B, M]`, by default 1. The particles always have weight 1.
         state_mask: `[B]`. A state with 0 (or False) has no field and is left out of all means over
             the batch. Its arrays may hold anything, even NaN.
+        positives_only: nothing repels. Particles and negatives still have a share in the softmaxes.
+        negatives_only: only negatives repel. The particles are not among the targets.
 
     Returns:
         field: `[B, G, D]`, in units of `unit`.
@@ -263,30 +295,44 @@ def normalized_field(
             squared field of each temperature before it is divided by its root.
 
     Raises:
-        ValueError: `temperatures` is empty or not positive, or a shape is wrong.
+        ValueError: `temperatures` is empty or not positive, both options are set,
+            `negatives_only` is set without negatives, `weight_negatives` is given without
+            negatives, or a shape is wrong.
     """
     temperatures = tuple(float(temperature) for temperature in temperatures)
-    _check_shapes(generated, positives)
-    _check_positive('temperatures', temperatures)
+    _check_shapes(generated, positives, negatives, weight_positives, weight_negatives)
+    _check_options(temperatures, negatives, weight_negatives, positives_only, negatives_only)
     num_particles, dim = generated.shape[1:]
-    state_mask = _as_mask(state_mask, generated)
-    # A masked state collapses to one point: no distance, no force, and no NaN to multiply.
-    particles, positives = (
-        stop_gradient(jnp.where(state_mask, x, 0.0)) for x in (generated, positives)
-    )
-    targets = jnp.concatenate([particles, positives], axis=1)
+    sets = [(positives, weight_positives)]
+    if negatives is not None:
+        sets.insert(0, (negatives, weight_negatives))
+    if not negatives_only:
+        sets.insert(0, (generated, None))
+    particles, targets, weights = stop_gradient((generated, *_join_targets(sets, generated.dtype)))
+    if state_mask is not None:
+        state_mask = _as_mask(state_mask, generated)
+        # A masked state collapses to one point: no distance, no force, and no NaN to multiply.
+        particles = jnp.where(state_mask, particles, 0.0)
+        targets = jnp.where(state_mask, targets, 0.0)
+        weights = jnp.where(state_mask[..., 0], weights, 0.0)
+    weights = weights[:, None, :]
 
     # Differences, not ||x||^2 + ||y||^2 - 2xy, whose rounding is far above the floor of 1e-8.
     offsets = targets[:, None, :, :] - particles[:, :, None, :]  # [B, G, N, D]
     distances = jnp.sqrt(jnp.maximum(jnp.sum(offsets**2, axis=-1), 1e-8))  # [B, G, N]
-    scale = _batch_mean(distances, state_mask)
+    mean_weight = _batch_mean(weights, state_mask)
+    scale = _batch_mean(distances * weights, state_mask) / jnp.maximum(mean_weight, 1e-8)
     unit = jnp.maximum(scale / dim**0.5, 1e-3)
-    itself = jnp.eye(num_particles, targets.shape[1], dtype=distances.dtype)
-    distances = distances / jnp.maximum(scale, 1e-3) + 100.0 * itself
+    distances = distances / jnp.maximum(scale, 1e-3)
+    if not negatives_only:
+        itself = jnp.eye(num_particles, targets.shape[1], dtype=distances.dtype)
+        distances = distances + 100.0 * itself
 
     field, forces = jnp.zeros_like(particles), []
     for temperature in temperatures:
-        coefficients = _coefficients(distances / temperature)
+        coefficients = _coefficients(
+            distances / temperature, weights, positives.shape[1], positives_only
+        )
         # A fused sum: as a product of matrices an accelerator would round it to TF32.
         force = jnp.sum(coefficients[..., None] * offsets, axis=2) / unit
         forces.append(_batch_mean(force**2, state_mask))
@@ -297,6 +343,7 @@ def normalized_field(
 def normalized_drifting_loss(
     generated: jax.Array,
     positives: jax.Array,
+    negatives: jax.Array | None = None,
     *,
     state_mask: jax.Array | None = None,
     **options: Any,
@@ -307,7 +354,7 @@ def normalized_drifting_loss(
     normalised. To see progress, log `info`.
 
     Args:
-        generated, positives, state_mask, **options: as in `normalized_field`.
+        generated, positives, negatives, state_mask, **options: as in `normalized_field`.
 
     Returns:
         loss: `[B]`, the mean over particles and dimensions in units of `unit`; 0 for masked
@@ -318,8 +365,11 @@ def normalized_drifting_loss(
     Raises:
         ValueError: as in `normalized_field`.
     """
-    field, unit, info = normalized_field(generated, positives, state_mask=state_mask, **options)
-    generated = jnp.where(_as_mask(state_mask, generated), generated, 0.0)
+    field, unit, info = normalized_field(
+        generated, positives, negatives, state_mask=state_mask, **options
+    )
+    if state_mask is not None:
+        generated = jnp.where(_as_mask(state_mask, generated), generated, 0.0)
     return jnp.mean(_regression(generated / unit, field) ** 2, axis=(1, 2)), info
 
 
@@ -329,40 +379,77 @@ def _regression(x, field):
 
 
 def _as_mask(state_mask, generated):
-    """Returns the mask of states as bool [B, 1, 1]; without one, all states count."""
-    if state_mask is None:
-        return jnp.ones((generated.shape[0], 1, 1), bool)
+    """Returns the mask of states as bool [B, 1, 1]."""
+    state_mask = jnp.asarray(state_mask, bool)
     check_shape('state_mask', state_mask, '[B]', B=generated.shape[0])
-    return jnp.asarray(state_mask, bool).reshape(-1, 1, 1)
+    return state_mask.reshape(-1, 1, 1)
 
 
 def _batch_mean(values, state_mask):
     """Returns the mean of values [B, ...] over the unmasked states, or 0 if there are none."""
+    if state_mask is None:
+        return jnp.mean(values)
     per_state = jnp.mean(values, axis=tuple(range(1, values.ndim)))
     keep = state_mask.reshape(-1)
     return jnp.sum(jnp.where(keep, per_state, 0.0)) / jnp.maximum(jnp.sum(keep), 1)
 
 
-def _coefficients(distances):
+def _coefficients(distances, weights, num_positives, positives_only):
     """Returns the signed pull of each target on each particle [B, G, N].
 
-    The first G targets are the particles. Distances [B, G, N] have been divided by the temperature.
+    Positives are the last targets. Distances [B, G, N] have been divided by the temperature.
     """
     # Geometric mean of the softmaxes of -distances over particles and over targets.
     over_particles = jax.nn.logsumexp(-distances, axis=1, keepdims=True)
     over_targets = jax.nn.logsumexp(-distances, axis=2, keepdims=True)
     affinity = jnp.exp(-distances - 0.5 * (over_particles + over_targets))
-    repel, attract = jnp.split(jnp.maximum(affinity, 1e-3), [distances.shape[1]], axis=2)
+    affinity = jnp.maximum(affinity, 1e-3) * weights
+    repel, attract = jnp.split(affinity, [affinity.shape[2] - num_positives], axis=2)
     attraction = attract * jnp.sum(repel, axis=2, keepdims=True)
     repulsion = repel * jnp.sum(attract, axis=2, keepdims=True)
+    if positives_only:
+        repulsion = jnp.zeros_like(repulsion)
     return jnp.concatenate([-repulsion, attraction], axis=2)
 
 
-def _check_shapes(generated, positives):
+def _join_targets(sets, dtype):
+    """Returns targets [B, N, D] and weights [B, N] of sets of (samples, weights or None)."""
+    targets = jnp.concatenate([samples for samples, _ in sets], axis=1)
+    weights = [
+        jnp.ones(samples.shape[:2], dtype) if weight is None else weight for samples, weight in sets
+    ]
+    return targets, jnp.concatenate(weights, axis=1)
+
+
+def _check_shapes(generated, positives, negatives, weight_positives, weight_negatives):
     check_shape('generated', generated, '[B, G, D]')
-    check_shape('positives', positives, '[B, P, D]', B=len(generated), D=generated.shape[2])
+    num_states, _, dim = generated.shape
+    check_shape('positives', positives, '[B, P, D]', B=num_states, D=dim)
+    if weight_positives is not None:
+        num = positives.shape[1]
+        check_shape('weight_positives', weight_positives, '[B, P]', B=num_states, P=num)
+    if negatives is None:
+        return
+    check_shape('negatives', negatives, '[B, M, D]', B=num_states, D=dim)
+    if weight_negatives is not None:
+        num = negatives.shape[1]
+        check_shape('weight_negatives', weight_negatives, '[B, M]', B=num_states, M=num)
 
 
 def _check_positive(name, values):
     if not values or not all(value > 0 for value in values):
         raise ValueError(f'{name}={values}: give one or more positive numbers')
+
+
+def _check_weights(negatives, weight_negatives):
+    if weight_negatives is not None and negatives is None:
+        raise ValueError('weight_negatives is given without negatives: pass both or neither')
+
+
+def _check_options(temperatures, negatives, weight_negatives, positives_only, negatives_only):
+    _check_positive('temperatures', temperatures)
+    _check_weights(negatives, weight_negatives)
+    if positives_only and negatives_only:
+        raise ValueError('positives_only and negatives_only are both set: choose one')
+    if negatives_only and (negatives is None or negatives.shape[1] == 0):
+        raise ValueError('negatives_only=True: needs explicit negatives [B, M, D] with M >= 1')

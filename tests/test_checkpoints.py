@@ -110,9 +110,9 @@ def test_a_damaged_newest_is_named_and_the_one_before_it_used(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         metadata, _ = kept.newest('agents')
     assert metadata == {'name': 'offline-000000005'}
-    assert f'{newest}: no checkpoint, or a damaged one' in caplog.text
+    assert f'{newest}: not a checkpoint, or damaged' in caplog.text
     (tmp_path / 'offline-000000005.npz').write_bytes(b'')
-    with pytest.raises(CheckpointError, match=r'offline-\d+.npz: .* start anew with --fresh'):
+    with pytest.raises(CheckpointError, match=r'offline-\d+.npz: .* start a new run with --fresh'):
         kept.newest('agents')
 
 

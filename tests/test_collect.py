@@ -187,7 +187,7 @@ class Scriptless(toy_suite.Toy):
 @pytest.mark.parametrize(
     ('suite', 'message'),
     [
-        (Wrong(), r'a script played an episode of 3 rows with terminals True in rows \[\]; only'),
+        (Wrong(), r'a script returned an episode of 3 rows with terminals True in rows \[\]; only'),
         (Scriptless(), f'{TOY_NAME}: suite toy has no script to collect data with'),
     ],
 )
@@ -242,7 +242,7 @@ def start_collection(directory, *flags):
 @pytest.mark.parametrize(
     ('victim', 'number', 'status', 'message'),
     [
-        ('collector', signal.SIGTERM, 1, 'Interrupted: unfinished files are removed'),
+        ('collector', signal.SIGTERM, 1, 'Interrupted: nothing was saved'),
         ('collector', signal.SIGKILL, -signal.SIGKILL, ''),
         ('worker', signal.SIGKILL, 1, 'a worker process died'),
         ('starter', None, 1, 'Interrupted'),

@@ -107,6 +107,28 @@ def test_offline_rl_adds_the_term_from_the_first_update():
 
 
 @either_field
+def test_soft_weights_and_worst_candidates(field):
+    agent = make(
+        'dfp', soft_weights=True, num_negatives=3, data_weight=0.0, topk_weight=1.0,
+        topk_field=field, topk_bandwidths=(0.1,), kernel='laplace',
+    ).begin_online()  # fmt: skip
+    batch = make_batch()
+    loss, _, particles, candidates, values = dfp_terms(agent, batch)
+    order = np.argsort(-values, axis=1)
+    pick = lambda index: np.take_along_axis(np.asarray(candidates), index[..., None], 1)  # noqa: E731
+    low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)
+    weights = np.maximum(2 * (values - low) / np.maximum(high - low, 1e-8) - 1, 0)
+    expected = drift(
+        field,
+        particles,
+        pick(order[:, :4]),
+        pick(order[:, -3:]),
+        weight_positives=jnp.asarray(np.take_along_axis(weights, order[:, :4], 1)),
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+
+
+@either_field
 def test_a_partial_chunk_and_its_state_take_no_part_in_the_data_term(field):
     rng = jax.random.PRNGKey(0)
     agents = make('dfp', data_field=field), make('dfp', data_field=field, top_k=0).begin_online()
@@ -120,12 +142,16 @@ def test_a_partial_chunk_and_its_state_take_no_part_in_the_data_term(field):
         assert equal(grad(agent.params, batch)['actor'], grad(agent.params, other)['actor'])
 
 
-def test_the_top_k_term_uses_every_state_however_short_its_chunk():
-    batch, agent = make_batch(), make('dfp').begin_online()
-    infos = [dfp_terms(agent, each)[1] for each in (batch, cut(batch, [2, 5], length=3))]
-    names = [name for name in infos[0] if name.startswith('actor/topk')]
-    assert len(names) == 3
-    assert {name: infos[0][name] for name in names} == {name: infos[1][name] for name in names}
+def test_the_top_k_and_the_q_term_use_every_state_however_short_its_chunk():
+    batch = make_batch()
+    short = cut(batch, [2, 5], length=3)
+    for changes in ({'data_weight': 0.0, 'q_weight': 1.0}, {'num_negatives': 2}):
+        agent = make('dfp', soft_weights=True, **changes).begin_online()
+        infos = [dfp_terms(agent, each)[1] for each in (batch, short)]
+        names = [name for name in infos[0] if name.startswith(('actor/topk', 'actor/q'))]
+        assert len(names) >= 3
+        for name in names:
+            assert infos[0][name] == infos[1][name], name
 
 
 def test_an_online_batch_of_last_states_alone_trains_the_policy_by_the_top_k_term():
@@ -164,3 +190,14 @@ def test_old_policy_is_the_policy_when_the_online_phase_begins_and_then_follows_
     )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
                  new.slow['actor'], expected)  # fmt: skip
+
+
+def test_minus_q_term():
+    agent = make('dfp', q_weight=2.0).begin_online()
+    without = make('dfp').begin_online()
+    batch = make_batch()
+    loss, _, particles, _, _ = dfp_terms(agent, batch)
+    base, *_ = dfp_terms(without, batch)
+    value = jax.jit(agent.modules['critic'].apply)
+    values = value(agent.params['critic'], batch['observations'][:, None], particles)
+    np.testing.assert_allclose(loss, base - 2.0 * values.mean(), rtol=1e-4)

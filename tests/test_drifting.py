@@ -45,9 +45,10 @@ LOSSES = {
 }
 every_loss = pytest.mark.parametrize('field', LOSSES)
 
+of_normalized = ('temperatures', 'positives_only', 'negatives_only')
 of_mean_shift = ('bandwidths', 'kernel', 'root_d_units')
 jitted_field = jax.jit(drifting_field, static_argnames='log_kernel')
-jitted_normalized_field = jax.jit(normalized_field, static_argnames='temperatures')
+jitted_normalized_field = jax.jit(normalized_field, static_argnames=of_normalized)
 jitted_mean_shift_field = jax.jit(mean_shift_field, static_argnames=of_mean_shift)
 jitted_loss_and_grads = jax.jit(
     jax.value_and_grad(drifting_loss, argnums=(0, 1, 2)), static_argnames='log_kernel'
@@ -66,16 +67,16 @@ def relative_error(value, expected):
     return np.linalg.norm(value - expected) / np.linalg.norm(expected)
 
 
-@partial(jax.jit, static_argnames=('loss', 'temperatures', *of_mean_shift))
-def loss_and_grads(generated, positives, loss=normalized_drifting_loss, **options):
-    """((mean loss, (loss, info)), gradients of the mean with respect to both sets)."""
+@partial(jax.jit, static_argnames=('loss', *of_normalized, *of_mean_shift))
+def loss_and_grads(generated, positives, negatives=None, loss=normalized_drifting_loss, **options):
+    """((mean loss, (loss, info)), gradients of the mean with respect to all three sets)."""
 
-    def mean_loss(generated, positives):
-        value, info = loss(generated, positives, **options)
+    def mean_loss(generated, positives, negatives):
+        value, info = loss(generated, positives, negatives, **options)
         return jnp.mean(value), (value, info)
 
-    compute = jax.value_and_grad(mean_loss, argnums=(0, 1), has_aux=True)
-    return compute(generated, positives)
+    compute = jax.value_and_grad(mean_loss, argnums=(0, 1, 2), has_aux=True)
+    return compute(generated, positives, negatives)
 
 
 # ---- The field of the papers ----
@@ -174,16 +175,22 @@ def test_field_and_its_derivative_are_finite(kernel, particles):
 @pytest.mark.parametrize('kernel', KERNELS)
 @pytest.mark.parametrize('root_d_units', [False, True])
 def test_mean_shifts_are_the_field_of_each_particle_apart_from_itself(kernel, root_d_units):
-    x, p = normal(0, 3, 4, 2), normal(1, 3, 3, 2)
+    """Whole weights are samples that are there as many times: none, once, or more."""
+    x, p, n = normal(0, 3, 4, 2), normal(1, 3, 3, 2), normal(2, 3, 2, 2)
+    counts = np.array([[1, 0, 2], [3, 1, 1], [0, 0, 1]]), np.array([[0, 2], [1, 1], [0, 0]])
     field, info = jitted_mean_shift_field(
-        x, p, bandwidths=(0.3, 1.0), kernel=kernel, root_d_units=root_d_units
-    )
+        x, p, n, bandwidths=(0.3, 1.0), kernel=kernel, root_d_units=root_d_units,
+        weight_positives=np.float32(counts[0]), weight_negatives=np.float32(counts[1]),
+    )  # fmt: skip
     expected = np.zeros((2, *x.shape))
     for k, b, i in np.ndindex(2, 3, 4):
         length = (0.3, 1.0)[k] * (2**0.5 if root_d_units else 1)
-        others = np.delete(x[b], i, axis=0)
+        positives, negatives = (
+            np.repeat(s[b], c[b], axis=0) for s, c in zip((p, n), counts, strict=True)
+        )
+        others = np.concatenate([np.delete(x[b], i, axis=0), negatives])
         log_kernel = partial({'gaussian': gaussian, 'laplace': laplace}[kernel], bandwidth=length)
-        expected[k, b, i] = drifting_field(x[b, i : i + 1], p[b], others, log_kernel)[0]
+        expected[k, b, i] = drifting_field(x[b, i : i + 1], positives, others, log_kernel)[0]
     np.testing.assert_allclose(field, expected.sum(0), atol=1e-5)
     np.testing.assert_allclose(info['force'], np.mean(expected**2, axis=(1, 2, 3)), rtol=1e-4)
 
@@ -213,10 +220,13 @@ def test_mean_shifts_agree_with_driftql(case, kernel, bandwidth):
         np.testing.assert_allclose(value, golden[f'info/actor/{name}'], rtol=1e-5)
 
 
-def test_nothing_repels_a_particle_alone():
+def test_nothing_repels_a_particle_alone_and_nothing_attracts_it_to_weights_of_zero():
     x, p = normal(0, 3, 1, 4), normal(1, 3, 1, 4)
     field, _ = jitted_mean_shift_field(x, p, bandwidths=(0.1,))
     np.testing.assert_allclose(field, p - x, atol=1e-6)
+    nothing = np.zeros((3, 1), np.float32)
+    field, _ = jitted_mean_shift_field(x, p, bandwidths=(0.1,), weight_positives=nothing)
+    np.testing.assert_array_equal(field, np.zeros_like(x))
 
 
 def test_mean_shifts_take_particles_to_places_within_the_bounds_of_actions():
@@ -232,13 +242,18 @@ def test_mean_shifts_take_particles_to_places_within_the_bounds_of_actions():
 # ---- The normalised field ----
 
 
-@pytest.mark.parametrize('case', ['offline', 'topk', 'multi_temperature'])
+@pytest.mark.parametrize('case', ['offline', 'topk', 'multi_temperature', 'negatives'])
 def test_agrees_with_golden_vectors(case):
     golden = {key.split('/')[1]: GOLDEN[key] for key in GOLDEN if key.startswith(case + '/')}
     (_, (loss, info)), grads = loss_and_grads(
         golden['generated'],
         golden['positives'],
+        golden.get('negatives'),
         temperatures=tuple(golden['temperatures'].tolist()),
+        weight_positives=golden.get('weight_positives'),
+        weight_negatives=golden.get('weight_negatives'),
+        positives_only=bool(golden['plus_only']),
+        negatives_only=bool(golden['negatives_only']),
     )
     assert relative_error(loss, golden['loss']) < 1e-4
     assert relative_error(grads[0], golden['grad']) < 1e-4
@@ -246,44 +261,52 @@ def test_agrees_with_golden_vectors(case):
     assert relative_error(info['force'], golden['raw']) < 1e-4
 
 
-def slow_reference(generated, positives, mask, temperatures):
+def slow_reference(generated, positives, negatives, weight_positives, weight_negatives, mask,
+                   temperatures, positives_only, negatives_only):  # fmt: skip
     """The normalised field step by step, a state and a particle at a time.
 
     Returns (field [B, G, D], unit, scale, force [T]).
     """
     num_states, num_particles, dim = generated.shape
     states = [state for state in range(num_states) if mask[state]]
-    targets = {b: [*generated[b], *positives[b]] for b in states}
-    distances = {
-        b: np.array(
+    targets, weights, distances = {}, {}, {}
+    for b in states:
+        particles = [] if negatives_only else list(generated[b])
+        targets[b] = np.array(particles + list(negatives[b]) + list(positives[b]))
+        weights[b] = np.array([1.0] * len(particles) + [*weight_negatives[b], *weight_positives[b]])
+        distances[b] = np.array(
             [[max(np.sum((x - y) ** 2), 1e-8) ** 0.5 for y in targets[b]] for x in generated[b]]
         )
-        for b in states
-    }
     field = np.zeros(generated.shape)
     if not states:
         return field, 1e-3, 0.0, np.zeros(len(temperatures))
 
-    scale = np.mean([distances[b] for b in states])
+    weighted = np.mean([distances[b] * weights[b] for b in states])
+    mean_weight = np.mean([weights[b] for b in states])
+    scale = weighted / mean_weight if mean_weight > 0 else 0.0
     unit = max(scale / np.sqrt(dim), 1e-3)
     forces = []
     for temperature in temperatures:
         force = np.zeros(generated.shape)
         for b in states:
             logits = -distances[b] / max(scale, 1e-3) / temperature
-            for i in range(num_particles):
-                logits[i, i] -= 100 / temperature
+            if not negatives_only:
+                for i in range(num_particles):
+                    logits[i, i] -= 100 / temperature
             over_targets = np.exp(logits - logits.max(axis=1, keepdims=True))
             over_targets /= over_targets.sum(axis=1, keepdims=True)
             over_particles = np.exp(logits - logits.max(axis=0, keepdims=True))
             over_particles /= over_particles.sum(axis=0, keepdims=True)
-            affinity = np.sqrt(np.maximum(over_targets * over_particles, 1e-6))
+            affinity = np.sqrt(np.maximum(over_targets * over_particles, 1e-6)) * weights[b]
+            first_positive = len(targets[b]) - len(positives[b])
             for i, x in enumerate(generated[b]):
-                repel = affinity[i, :num_particles].sum()
-                attract = affinity[i, num_particles:].sum()
+                repel = affinity[i, :first_positive].sum()
+                attract = affinity[i, first_positive:].sum()
                 for j, y in enumerate(targets[b]):
-                    pull = -attract if j < num_particles else repel
-                    force[b, i] += affinity[i, j] * pull * (y - x) / unit
+                    if j >= first_positive:
+                        force[b, i] += affinity[i, j] * repel * (y - x) / unit
+                    elif not positives_only:
+                        force[b, i] -= affinity[i, j] * attract * (y - x) / unit
         forces.append(np.mean(force[states] ** 2))
         field += force / np.sqrt(max(forces[-1], 1e-8))
     return field, unit, scale, np.array(forces)
@@ -291,21 +314,27 @@ def slow_reference(generated, positives, mask, temperatures):
 
 @few_examples
 @given(st.data(), seeds)
-def test_agrees_with_a_slow_reference_whatever_the_shapes(data, seed):
+def test_agrees_with_a_slow_reference_whatever_the_shapes_and_options(data, seed):
     rng = np.random.default_rng(seed)
-    B, G, P, D = (data.draw(st.integers(1, 4), label='BGPD') for _ in range(4))
-    temperatures = data.draw(st.sampled_from([(0.02,), (0.1,), (1.0, 50.0)]))
+    B, G, P, M, D = (data.draw(st.integers(low, 4), label='BGPMD') for low in (1, 1, 1, 0, 1))
+    options = {
+        'temperatures': data.draw(st.sampled_from([(0.02,), (0.1,), (1.0, 50.0)])),
+        'positives_only': data.draw(st.booleans()),
+    }
+    options['negatives_only'] = M > 0 and not options['positives_only'] and data.draw(st.booleans())
     spread = data.draw(st.sampled_from([1e-3, 1.0, 100.0]), label='spread')
-    sets = [spread * rng.normal(size=(B, n, D)) for n in (G, P)]
+    sets = [spread * rng.normal(size=(B, n, D)) for n in (G, P, M)]
+    weights = [np.ones((B, n)) for n in (P, M)]
     mask = np.ones(B)
+    if data.draw(st.booleans(), label='weights'):
+        weights = [rng.choice([0, 0.3, 1, 2], size=w.shape) for w in weights]
     if data.draw(st.booleans(), label='mask'):
         mask = rng.integers(0, 2, size=B).astype(float)
-    field, unit, scale, force = slow_reference(*sets, mask, temperatures)
+    field, unit, scale, force = slow_reference(*sets, *weights, mask, **options)
 
     with jax.enable_x64(True):
-        (mean, (loss, info)), grads = loss_and_grads(
-            *sets, temperatures=temperatures, state_mask=mask
-        )
+        options |= {'weight_positives': weights[0], 'weight_negatives': weights[1]}
+        (mean, (loss, info)), grads = loss_and_grads(*sets, **options, state_mask=mask)
     np.testing.assert_allclose(info['scale'], scale, rtol=1e-6)
     np.testing.assert_allclose(info['force'], force, rtol=1e-6, atol=1e-20)
     np.testing.assert_allclose(loss, np.mean(field**2, axis=(1, 2)), rtol=1e-6, atol=1e-9)
@@ -360,7 +389,7 @@ def test_the_raw_force_falls_with_the_temperature_to_a_floor():
 
 
 def test_normalized_loss_moves_the_particles_by_their_field():
-    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3)
+    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
     field, unit, _ = jitted_normalized_field(*sets, temperatures=(0.1, 1.0))
     _, grads = loss_and_grads(*sets, temperatures=(0.1, 1.0))
     np.testing.assert_allclose(grads[0], -2 * field / (5 * 8 * 3 * unit), rtol=1e-4, atol=1e-7)
@@ -373,37 +402,115 @@ def test_small_fields_survive_large_coordinates():
     np.testing.assert_allclose(mean, 1.0, rtol=1e-4)
 
 
+def test_a_positive_of_weight_zero_exerts_no_pull_but_takes_its_share():
+    """Weights come after the softmaxes: 0 is removal only for a positive too far away to have a
+    share. In the mean distance 0 is always removal."""
+    x, p = normal(0, 3, 8, 3), normal(1, 3, 2, 3)
+    weights = np.float32([[1, 1, 0]] * 3)
+
+    def field_with_third(positive):
+        third = np.broadcast_to(np.float32(positive), (3, 1, 3))
+        positives = np.concatenate([p, third], axis=1)
+        return jitted_normalized_field(x, positives, weight_positives=weights, temperatures=(0.1,))
+
+    removed, _, removed_info = jitted_normalized_field(x, p, temperatures=(0.1,))
+    far, _, far_info = field_with_third(50.0)
+    near, _, near_info = field_with_third(0.0)
+    np.testing.assert_allclose(far, removed, atol=1e-5)
+    np.testing.assert_allclose(far_info['scale'], removed_info['scale'], rtol=1e-5)
+    np.testing.assert_allclose(near_info['scale'], removed_info['scale'], rtol=1e-5)
+    assert relative_error(near, removed) > 1e-2
+
+    nothing = np.zeros((3, 2), np.float32)
+    alone, *_ = jitted_normalized_field(x, p, weight_positives=nothing, temperatures=(0.1,))
+    np.testing.assert_array_equal(alone, np.zeros_like(x))
+
+
+def test_positives_only_pulls_straight_to_the_positive():
+    x, p = normal(0, 3, 8, 4), normal(1, 3, 1, 4)
+
+    def straightness(**options):
+        field, _, info = jitted_normalized_field(x, p, temperatures=(0.1,), **options)
+        norms = np.linalg.norm(field, axis=-1) * np.linalg.norm(p - x, axis=-1)
+        return np.sum(field * (p - x), axis=-1) / norms, info
+
+    cosine, info = straightness(positives_only=True)
+    cosine_with_repulsion, info_with_repulsion = straightness()
+    np.testing.assert_allclose(cosine, 1.0, rtol=1e-5)
+    assert np.min(cosine_with_repulsion) < 0.9
+    np.testing.assert_array_equal(info['scale'], info_with_repulsion['scale'])
+
+
+def test_negatives_only_is_antisymmetric_and_ignores_the_other_particles():
+    x, p, n = normal(0, 3, 8, 4), normal(1, 3, 1, 4), normal(2, 3, 1, 4)
+    field = partial(jitted_normalized_field, temperatures=(0.1,))
+    forward, *_ = field(x, p, n, negatives_only=True)
+    backward, *_ = field(x, n, p, negatives_only=True)
+    vanishing, *_ = field(x, p, p, negatives_only=True)
+    np.testing.assert_allclose(forward, -backward, atol=1e-5)
+    np.testing.assert_allclose(vanishing, 0.0, atol=1e-3)
+
+    def outside_plane(field):
+        """Length of the parts of the field that point neither to the positive nor the negative."""
+        residuals = []
+        for state, particle in np.ndindex(3, 8):
+            plane = np.stack([y[state, 0] - x[state, particle] for y in (p, n)], axis=1)
+            vector = field[state, particle]
+            residuals.append(vector - plane @ np.linalg.lstsq(plane, vector)[0])
+        return np.linalg.norm(residuals)
+
+    assert outside_plane(np.asarray(forward)) < 1e-4
+    assert outside_plane(np.asarray(field(x, p, n)[0])) > 1e-1
+
+
 # ---- What both have in common ----
 
 
 @every_loss
 def test_nothing_but_the_particles_has_a_gradient(field):
-    _, grads = loss_and_grads(normal(0, 5, 8, 3), normal(1, 5, 2, 3), **LOSSES[field])
+    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
+    weights = {'weight_positives': normal(3, 5, 2) ** 2, 'weight_negatives': normal(4, 5, 4) ** 2}
+    options = LOSSES[field]
+    _, grads = loss_and_grads(*sets, **weights, **options)
     assert np.any(grads[0])
     assert not np.any(grads[1])
+    assert not np.any(grads[2])
+    mean_loss = lambda weights: loss_and_grads(*sets, **weights, **options)[0][0]  # noqa: E731
+    through_weights = jax.jit(jax.grad(mean_loss))(weights)
+    assert not any(np.any(grad) for grad in through_weights.values())
 
 
 @every_loss
+@pytest.mark.parametrize('negatives', [None, np.ones((2, 2))])
 @pytest.mark.parametrize('particles', PARTICLES)
-def test_a_batchs_loss_and_its_gradient_are_finite(particles, field):
+def test_a_batchs_loss_and_its_gradient_are_finite(particles, negatives, field):
     x, positives = (np.float32(points)[None] for points in PARTICLES[particles])
-    for values in jax.tree.leaves(loss_and_grads(x, positives, **LOSSES[field])):
+    if negatives is not None:
+        negatives = np.float32(negatives)[None, :, : x.shape[-1]]
+    for values in jax.tree.leaves(loss_and_grads(x, positives, negatives, **LOSSES[field])):
         assert np.all(np.isfinite(values))
 
 
 @every_loss
-def test_masked_states_change_nothing(field):
+@pytest.mark.parametrize('garbage', [0.0, 1e6, np.nan, np.inf])
+def test_masked_states_change_nothing(garbage, field):
     mask = np.array([1, 0, 1, 1, 0], bool)
-    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3)
-    clean = loss_and_grads(*sets, **LOSSES[field], state_mask=mask)
-    for garbage in (1e6, np.nan, np.inf):
-        spoiled = [np.where(mask[:, None, None], x, np.float32(garbage)) for x in sets]
-        found = loss_and_grads(*spoiled, **LOSSES[field], state_mask=mask)
-        jax.tree.map(np.testing.assert_array_equal, clean, found)
+    sets = normal(0, 5, 8, 3), normal(1, 5, 2, 3), normal(2, 5, 4, 3)
+    weights = {'weight_positives': normal(3, 5, 2) ** 2, 'weight_negatives': normal(4, 5, 4) ** 2}
+    options = LOSSES[field]
+
+    def spoil(values):
+        return np.where(mask.reshape(-1, *[1] * (values.ndim - 1)), values, np.float32(garbage))
+
+    clean = loss_and_grads(*sets, **weights, **options, state_mask=mask)
+    spoiled = loss_and_grads(
+        *map(spoil, sets), **{k: spoil(v) for k, v in weights.items()}, **options, state_mask=mask
+    )
+    jax.tree.map(np.testing.assert_array_equal, clean, spoiled)
 
     (mean, (_, info)), grads = clean
     (mean_without, (_, info_without)), grads_without = loss_and_grads(
-        *(values[mask] for values in sets), **LOSSES[field]
+        *(values[mask] for values in sets), **{k: v[mask] for k, v in weights.items()}, **options
     )
     # The mean shift's loss is a mean over the states that count. In the mean of the normalised
     # field's losses the others count as zero.
@@ -424,31 +531,52 @@ def test_a_batch_of_masked_states_has_no_loss(field):
 
 @every_loss
 @pytest.mark.parametrize(
-    ('shapes', 'message'),
+    ('name', 'shape', 'wanted'),
     [
-        (((3, 4), (2, 2, 4), (2,)), 'generated has shape'),
-        (((2, 3, 4), (2, 2, 1), (2,)), 'positives has shape'),
-        (((2, 3, 4), (1, 2, 4), (2,)), 'positives has shape'),
-        (((2, 3, 4), (2, 2, 4), (2, 1)), 'state_mask has shape'),
+        ('generated', (3, 4), '[B, G, D]'),
+        ('generated', (2, 3, 1), '[B, P, D] with B=2, D=1'),  # the positives do not fit it
+        ('positives', (1, 2, 4), '[B, P, D] with B=2, D=4'),
+        ('negatives', (2, 2, 5), '[B, M, D] with B=2, D=4'),
+        ('weight_positives', (2, 1), '[B, P] with B=2, P=2'),
+        ('weight_negatives', (1, 5), '[B, M] with B=2, M=5'),
+        ('state_mask', (2, 1), '[B] with B=2'),
     ],
 )
-def test_a_wrong_shape_is_refused_by_name(shapes, message, field):
-    generated, positives, mask = map(np.ones, shapes)
-    with pytest.raises(ValueError, match=message):
-        loss_and_grads(generated, positives, **LOSSES[field], state_mask=mask)
+def test_a_wrong_shape_is_refused_by_name(name, shape, wanted, field):
+    arrays = {
+        'generated': np.ones((2, 3, 4)),
+        'positives': np.ones((2, 2, 4)),
+        'negatives': np.ones((2, 5, 4)),
+        'weight_positives': np.ones((2, 2)),
+        'weight_negatives': np.ones((2, 5)),
+        'state_mask': np.ones(2),
+    }
+    loss_and_grads(**arrays, **LOSSES[field])
+    with pytest.raises(ValueError, match=r'^\w+ has shape .*: must be ') as error:
+        loss_and_grads(**arrays | {name: np.ones(shape)}, **LOSSES[field])
+    assert str(error.value).endswith(f'must be {wanted}')
 
 
 @pytest.mark.parametrize(
-    ('field', 'options'),
+    ('field', 'options', 'message'),
     [
-        ('normalized', {'temperatures': ()}),
-        ('normalized', {'temperatures': (float('nan'),)}),
-        ('mean shift', {'bandwidths': (0.1, -0.1)}),
-        ('mean shift', {'kernel': 'cauchy'}),
+        ('normalized', {'temperatures': ()}, 'one or more positive'),
+        ('normalized', {'temperatures': (float('nan'),)}, 'one or more positive'),
+        ('mean shift', {'bandwidths': (0.1, -0.1)}, 'one or more positive'),
+        ('mean shift', {'kernel': 'cauchy'}, 'kernel=cauchy: use gaussian or laplace'),
+        ('normalized', {'positives_only': True, 'negatives_only': True}, 'choose one'),
+        ('normalized', {'negatives_only': True}, 'needs explicit negatives'),
+        (
+            'normalized',
+            {'negatives_only': True, 'negatives': np.zeros((2, 0, 2))},
+            'needs explicit negatives',
+        ),
+        ('normalized', {'weight_negatives': np.ones((2, 1))}, 'without negatives'),
+        ('mean shift', {'weight_negatives': np.ones((2, 1))}, 'without negatives'),
     ],
 )
-def test_impossible_options_are_refused(field, options):
-    with pytest.raises(ValueError, match=r'positive|use gaussian or laplace'):
+def test_impossible_options_are_refused(field, options, message):
+    with pytest.raises(ValueError, match=message):
         loss_and_grads(np.ones((2, 3, 2)), np.ones((2, 1, 2)), **LOSSES[field] | options)
 
 
@@ -503,7 +631,7 @@ def masses_and_spreads(samples):
 
 
 def train_generators(loss, **sizes):
-    keys = jax.random.split(jax.random.key(0), 2)
+    keys = jax.random.split(jax.random.key(0), 3)
     return np.asarray(jax.jit(jax.vmap(partial(train_generator, loss=loss, **sizes)))(keys))
 
 
@@ -534,13 +662,17 @@ def test_one_positive_at_a_time_teaches_the_mixture_by_one_field_and_its_mean_by
         assert np.all(samples.std(axis=0) < 0.2)  # the mixture's is 1
 
 
-def attraction_alone(x, y):
-    """Half of the papers' field: particles move to local means of the positives."""
-    log_kernel = partial(gaussian, bandwidth=0.4)
-    shift = jax.vmap(jax.vmap(partial(mean_shift, log_kernel=log_kernel), (0, None)))(x, y)
-    return (x - jax.lax.stop_gradient(x + shift)) ** 2, {}
-
-
 def test_without_repulsion_the_generator_collapses():
-    for samples in train_generators(attraction_alone):
-        assert np.all(masses_and_spreads(samples)[1] < SPREAD / 2)
+    """Attraction alone pulls every particle to a local mean of the positives.
+
+    Where it settles depends on the scale of the kernel: with T = 0.1 and 32 positives the spread
+    within each surviving mode falls to about a third of the truth for every seed, and nearly
+    every seed leaves the light modes empty (with other settings some keep all four, or all
+    particles meet at the mean of the data; the spread is wrong in each of them).
+    """
+    lost = []
+    for samples in train_generators(partial(by_normalized, positives_only=True)):
+        masses, spreads = masses_and_spreads(samples)
+        assert np.all(spreads < SPREAD / 2)
+        lost.append(np.min(masses) < 0.01)
+    assert np.mean(lost) > 0.5

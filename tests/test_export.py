@@ -284,9 +284,9 @@ def test_the_example_plays_whole_episodes_as_the_agent_would(finished, exported)
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'checkpoint': '/no/such'}, '--checkpoint=/no/such: no checkpoint there; give the'),
+        ({'checkpoint': '/no/such'}, '--checkpoint=/no/such: no checkpoint there; name the'),
         ({'seed': 0}, r'--seed=0: not in .*; it has 3, 4'),
-        ({'formats': ['jax', 'tflite']}, '--formats=tflite: unknown; there are jax, onnx, saf'),
+        ({'formats': ['jax', 'tflite']}, '--formats=tflite: unknown; use jax, onnx, saf'),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_line_and_leaves_nothing(
@@ -302,6 +302,6 @@ def test_what_cannot_be_used_is_refused_in_a_line_and_leaves_nothing(
 def test_a_folder_with_something_in_it_is_left_alone(finished, tmp_path):
     (tmp_path / 'precious').write_text('data')
     for output in (tmp_path, tmp_path / 'precious'):
-        with pytest.raises(UserError, match=f'--output={output}: is there already; remove it'):
+        with pytest.raises(UserError, match=f'--output={output}: exists already; remove it'):
             export_policy(finished[1], output)
     assert (tmp_path / 'precious').read_text() == 'data'

@@ -144,16 +144,16 @@ WITHOUT_ROBOTS = default_env_args(TASK) | {'env_kwargs': {}}
     ('changes', 'message'),
     [
         ({'env_args': None}, 'data has no env_args'),
-        ({'env_args': WITHOUT_ROBOTS}, r"not those of an environment \(KeyError\('robots'\)\)"),
+        ({'env_args': WITHOUT_ROBOTS}, r"do not describe an environment \(KeyError\('robots'\)\)"),
         (
             {'env_args': default_env_args(parse('lift-ph-low_dim'))},
-            'is data of Lift, but can-mh-low_dim is PickPlaceCan; put the file of that task in',
+            'is data of Lift, but can-mh-low_dim is PickPlaceCan; replace it with the file',
         ),
         ({'demos': []}, 'has no demonstrations'),
         (changed('obs/object', None), 'demo_1 has no obs/object'),
         (changed('actions', np.zeros((3, 7))), r'demo_1: rewards is float64 \(2,\), .* \(3,\)'),
         (changed('actions', np.zeros((2, 6))), r'demo_1: actions is float64 \(2, 6\), .* \(2, 7\)'),
-        (changed('rewards', np.array([0, 0.3])), 'demo_1: rewards are not all 0 or 1; take'),
+        (changed('rewards', np.array([0, 0.3])), 'demo_1: rewards are not all 0 or 1; use'),
     ],
 )
 def test_a_file_that_is_not_what_it_should_be_is_an_error(tmp_path, changes, message):
@@ -204,19 +204,19 @@ def test_a_failed_download_names_the_place_and_a_command(tmp_path, monkeypatch):
     command = '-m envs.collect --env_name=can-scripted-low_dim --num_episodes=200 '
     command += f'--save_dir={tmp_path}'
     with pytest.raises(
-        UserError, match=f'^file.*Unable to .*open file.*put the file to {path} .*{command}$'
+        UserError, match=f'^file.*Unable to .*open file.*copy the file to {path} .*{command}$'
     ):
         make_dataset(tmp_path)
     assert list(path.parent.iterdir()) == []
 
 
 def test_humans_are_not_scripted_and_scripts_not_published(tmp_path):
-    with pytest.raises(UserError, match='can-mh-low_dim are demonstrations by humans; use --env_'):
+    with pytest.raises(UserError, match='can-mh-low_dim are human demonstrations; use --env_'):
         make_dataset(tmp_path, source='collect')
     name = 'can-scripted-low_dim'
     command = f'-m envs.collect --env_name={name} --num_episodes=200 --save_dir={tmp_path}'
     for source in ('auto', 'download'):
-        with pytest.raises(DatasetError, match=f'^{tmp_path}/{name}.hdf5: there is no.*{command}$'):
+        with pytest.raises(DatasetError, match=f'^{tmp_path}/{name}.hdf5: not found.*{command}$'):
             make_dataset(tmp_path, name, source=source)
 
 
@@ -231,5 +231,5 @@ def test_files_of_a_collection_are_found_in_the_order_of_their_numbers(tmp_path,
     dataset = make_dataset(tmp_path, name)
     assert [path.name[-8:] for path in dataset.paths] == ['000.hdf5', '001.hdf5']
     assert dataset.num_rows == (2, 3)
-    with pytest.raises(DatasetError, match='has no manifest, so it was not collected'):
+    with pytest.raises(DatasetError, match='it has no manifest'):
         make_dataset(tmp_path, name, source='collect')

@@ -129,8 +129,8 @@ def make_odd(actions):
     ('space', 'message'),
     [
         (Discrete(3), 'actions are Discrete.*vectors of real numbers; give the env'),
-        (Box(-1, np.inf, (1,)), 'actions are Box.*finite bounds; give'),
-        (Box(1, 1, (1,)), 'actions are Box.*one possible value only; leave'),
+        (Box(-1, np.inf, (1,)), 'actions are Box.*finite bounds; set'),
+        (Box(1, 1, (1,)), 'actions are Box.*only one possible value; remove'),
     ],
 )
 def test_actions_that_agents_cannot_take_are_errors(space, message):
@@ -206,7 +206,7 @@ def test_without_masks_no_state_is_final(tmp_path):
     ('row', 'value', 'message'),
     [
         (4, np.nan, 'actions is not finite in row 4'),
-        (3, 2.01, r'actions\[3, 0\] is 2.01, outside of the bounds -2 to 2, and so are 17% of all'),
+        (3, 2.01, r'actions\[3, 0\] is 2.01, outside of the bounds -2 to 2, as are 17% of all'),
         (1, -3, r'actions\[1, 0\] is -3, outside of the bounds -2 to 2'),
     ],
 )
