@@ -264,8 +264,6 @@ def normalized_field(
     weight_positives: jax.Array | None = None,
     weight_negatives: jax.Array | None = None,
     state_mask: jax.Array | None = None,
-    positives_only: bool = False,
-    negatives_only: bool = False,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Returns the drifting field of a batch of states, normalised over the batch.
 
@@ -285,8 +283,6 @@ def normalized_field(
         weight_negatives: `[B, M]`, by default 1. The particles always have weight 1.
         state_mask: `[B]`. A state with 0 (or False) has no field and is left out of all means over
             the batch. Its arrays may hold anything, even NaN.
-        positives_only: nothing repels. Particles and negatives still have a share in the softmaxes.
-        negatives_only: only negatives repel. The particles are not among the targets.
 
     Returns:
         field: `[B, G, D]`, in units of `unit`.
@@ -295,19 +291,17 @@ def normalized_field(
             squared field of each temperature before it is divided by its root.
 
     Raises:
-        ValueError: `temperatures` is empty or not positive, both options are set,
-            `negatives_only` is set without negatives, `weight_negatives` is given without
+        ValueError: `temperatures` is empty or not positive, `weight_negatives` is given without
             negatives, or a shape is wrong.
     """
     temperatures = tuple(float(temperature) for temperature in temperatures)
     _check_shapes(generated, positives, negatives, weight_positives, weight_negatives)
-    _check_options(temperatures, negatives, weight_negatives, positives_only, negatives_only)
+    _check_positive('temperatures', temperatures)
+    _check_weights(negatives, weight_negatives)
     num_particles, dim = generated.shape[1:]
-    sets = [(positives, weight_positives)]
+    sets = [(generated, None), (positives, weight_positives)]
     if negatives is not None:
-        sets.insert(0, (negatives, weight_negatives))
-    if not negatives_only:
-        sets.insert(0, (generated, None))
+        sets.insert(1, (negatives, weight_negatives))
     particles, targets, weights = stop_gradient((generated, *_join_targets(sets, generated.dtype)))
     if state_mask is not None:
         state_mask = _as_mask(state_mask, generated)
@@ -324,15 +318,12 @@ def normalized_field(
     scale = _batch_mean(distances * weights, state_mask) / jnp.maximum(mean_weight, 1e-8)
     unit = jnp.maximum(scale / dim**0.5, 1e-3)
     distances = distances / jnp.maximum(scale, 1e-3)
-    if not negatives_only:
-        itself = jnp.eye(num_particles, targets.shape[1], dtype=distances.dtype)
-        distances = distances + 100.0 * itself
+    itself = jnp.eye(num_particles, targets.shape[1], dtype=distances.dtype)
+    distances = distances + 100.0 * itself
 
     field, forces = jnp.zeros_like(particles), []
     for temperature in temperatures:
-        coefficients = _coefficients(
-            distances / temperature, weights, positives.shape[1], positives_only
-        )
+        coefficients = _coefficients(distances / temperature, weights, positives.shape[1])
         # A fused sum: as a product of matrices an accelerator would round it to TF32.
         force = jnp.sum(coefficients[..., None] * offsets, axis=2) / unit
         forces.append(_batch_mean(force**2, state_mask))
@@ -394,7 +385,7 @@ def _batch_mean(values, state_mask):
     return jnp.sum(jnp.where(keep, per_state, 0.0)) / jnp.maximum(jnp.sum(keep), 1)
 
 
-def _coefficients(distances, weights, num_positives, positives_only):
+def _coefficients(distances, weights, num_positives):
     """Returns the signed pull of each target on each particle [B, G, N].
 
     Positives are the last targets. Distances [B, G, N] have been divided by the temperature.
@@ -407,8 +398,6 @@ def _coefficients(distances, weights, num_positives, positives_only):
     repel, attract = jnp.split(affinity, [affinity.shape[2] - num_positives], axis=2)
     attraction = attract * jnp.sum(repel, axis=2, keepdims=True)
     repulsion = repel * jnp.sum(attract, axis=2, keepdims=True)
-    if positives_only:
-        repulsion = jnp.zeros_like(repulsion)
     return jnp.concatenate([-repulsion, attraction], axis=2)
 
 
@@ -444,12 +433,3 @@ def _check_positive(name, values):
 def _check_weights(negatives, weight_negatives):
     if weight_negatives is not None and negatives is None:
         raise ValueError('weight_negatives is given without negatives: pass both or neither')
-
-
-def _check_options(temperatures, negatives, weight_negatives, positives_only, negatives_only):
-    _check_positive('temperatures', temperatures)
-    _check_weights(negatives, weight_negatives)
-    if positives_only and negatives_only:
-        raise ValueError('positives_only and negatives_only are both set: choose one')
-    if negatives_only and (negatives is None or negatives.shape[1] == 0):
-        raise ValueError('negatives_only=True: needs explicit negatives [B, M, D] with M >= 1')
