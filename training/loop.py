@@ -1,8 +1,8 @@
 """Both phases of a run, one step after the other.
 
-`advance` takes a state to the next one: a block of updates, a chunk in the environments, a report
-(rows of the tables, evaluation), or the change of phase. Between two of these a run can be saved
-and left. `RunState.reported` tells whether the report of a step has been made.
+`advance` makes one step: a block of updates, a chunk in the environments, a report (table rows,
+evaluation), or the change of phase. Between steps a run can be saved and interrupted.
+`RunState.reported` records the last report.
 """
 
 import dataclasses
@@ -31,46 +31,46 @@ from utils.replay import Rows
 from utils.seeds import unstack
 
 OFFLINE_GROUP = 32  # updates that run without the host, see `updates.update_many`
-FAR_BEYOND = 10  # times what rewards allow: a critic with such values diverges
-Row = Mapping[str, float | None]  # None: there is no such number; an empty cell in the tables
+DIVERGENCE_FACTOR = 10  # warn when |Q| exceeds this multiple of r_max / (1 − γ)
+Row = Mapping[str, float | None]  # None: an empty cell in the tables
 Metrics = Callable[[str, str, int, list[Row]], None]
 
 
 @dataclasses.dataclass
 class Resources:
-    """What a run works with and does not save: data, files, environments, the progress bar."""
+    """What a run uses but does not save: data, files, environments, the progress bar."""
 
     config: RunConfig
     data: list[Rows]  # the data set, on each device
     shards: ShardReader
     log: RunLog
     eval_simulators: Simulators | None  # None: no evaluations
-    make_simulators: Callable[[], Simulators]  # one for each seed, for the online phase
-    check: Callable[[], None]  # raises where a run is to be left
+    make_simulators: Callable[[], Simulators]  # one per seed, for the online phase
+    check: Callable[[], None]  # raises if the run should stop
     on_metrics: Metrics = lambda *_: None
     show_progress: bool = True
     bar: tqdm | None = None
-    simulators: Simulators | None = None  # once they are made
-    failure: SimulatorError | None = None  # that the run stops for
-    block: int = 1  # updates in one dispatch of the offline phase
+    simulators: Simulators | None = None  # once created
+    failure: SimulatorError | None = None  # stops the run at its next step
+    block: int = 1  # updates per dispatch of the offline phase
     exploration_keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
     record_videos: Callable[..., None] = lambda *_: None  # see `RunVideos.record`
-    largest_reward: float = 0.0  # absolute, of all that were seen
+    largest_reward: float = 0.0  # largest |reward| so far
     has_warned_of_values: bool = False
 
     def write(self, table: str, state: RunState, rows: Sequence[Row]) -> None:
-        """Writes rows to a table, and hands them to the callback."""
+        """Writes rows to a table, and passes them to the callback."""
         self.log.write(table, state.phase, state.step, rows)
         self.on_metrics(table, state.phase, state.step, list(rows))
 
     def clear_bar(self, _: object = None) -> bool:
-        """Makes room for a message on a line of its own; a filter of log handlers."""
+        """Clears the progress bar for a log message; a filter of log handlers."""
         if self.bar is not None:
             self.bar.clear()
         return True
 
     def close_bar(self) -> None:
-        """Ends the line of the progress bar, so that what is printed next has one of its own."""
+        """Closes the progress bar and ends its line."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
@@ -79,12 +79,12 @@ class Resources:
 def advance(state: RunState, run: Resources) -> RunState | None:
     """Makes the next step of a run; returns None at its end.
 
-    The arrays that `state` holds on the device are used up; go on with the state returned. Only a
-    report can be interrupted. Then `state` is as it was, and the report is made again later.
+    The device buffers of `state` are donated. Only a report can be interrupted; then `state` stays
+    valid, and the report is repeated later.
 
     Raises:
-        SimulatorError: a simulator failed again and again. `state` is whole, and where the same
-            would not happen again: an episode that cannot go on has ended.
+        SimulatorError: a simulator failed repeatedly. `state` is valid, and the failing episode has
+            ended in it, so that the run can continue.
     """
     if run.failure is not None:
         raise run.failure
@@ -104,10 +104,10 @@ def advance(state: RunState, run: Resources) -> RunState | None:
 
 
 def next_report(state: RunState, config: RunConfig) -> int | None:
-    """Returns the step of the phase at which rows or an evaluation are due next, None at its end.
+    """Returns the step of the phase at which the next report is due, None at the phase's end.
 
-    These are step 0, the multiples of `eval_interval` and `log_interval`, and the last step. An
-    interval of 0 has no multiples.
+    Reports are due at step 0, at multiples of `eval_interval` and `log_interval` (if not 0), and at
+    the last step.
     """
     end = _num_steps(config, state.phase)
     if state.reported >= end:
@@ -160,7 +160,7 @@ def report(state: RunState, run: Resources) -> RunState:
     """Writes the rows and makes the evaluation that are due at this step.
 
     Raises:
-        NotFinite: something of the updates or the evaluation is not.
+        NotFinite: a result of the updates or the evaluation is not finite.
     """
     config, end = run.config, _num_steps(run.config, state.phase)
     seeds, play, scores = state.seeds, state.play, state.scores
@@ -178,7 +178,7 @@ def report(state: RunState, run: Resources) -> RunState:
             for part, rows in zip(seeds, run.data, strict=True)
         )
     if run.eval_simulators is not None and is_due(state.step, config.eval_interval, end):
-        if state.step or not scores:  # else the agents are still those that ended the offline phase
+        if state.step or not scores:  # else the agents have not changed since the offline phase
             policies = [part.agents.policy() for part in seeds]
             found, failure = evaluate(
                 policies, run.eval_simulators, config.eval_episodes, config.seeds, run.check
@@ -200,18 +200,18 @@ def largest(rewards: Any) -> float:
 
 
 def check_updates(state: RunState, run: Resources) -> list[updates.Summary]:
-    """Returns what each seed's updates since the last row came to.
+    """Returns a summary of each seed's updates since the last row.
 
-    Waits for them. Warns once of values that diverge.
+    Waits for them. Warns once if values diverge.
 
     Raises:
-        NotFinite: a loss or another logged scalar is not.
+        NotFinite: a loss or another logged scalar is not finite.
     """
     config, summaries = run.config, []
     for summary in (x for part in state.seeds for x in updates.summaries(part.totals)):
         i = len(summaries)
         if summary.first_bad is not None:
-            # The last update made is that of the last step trained.
+            # The last update belongs to the last trained step.
             trained = state.step if state.play is None else int(state.play.trained_steps[i])
             per_step = 1 if state.play is None else config.utd_ratio
             step = trained - (summary.updates - 1 - summary.first_bad) // per_step
@@ -225,10 +225,10 @@ def check_updates(state: RunState, run: Resources) -> list[updates.Summary]:
 
 
 def diagnoses(state: RunState, run: Resources) -> list[dict[str, float]]:
-    """Returns what `Agent.diagnose` says of each seed.
+    """Returns the results of `Agent.diagnose` for each seed.
 
     Raises:
-        NotFinite: a number of it is not.
+        NotFinite: one of them is not finite.
     """
     found = [
         updates.diagnose(part.agents, part.replays, rows)
@@ -255,7 +255,7 @@ def _warn_of_values(seed: int, averages: Row, state: RunState, run: Resources) -
     limit = run.largest_reward / (1 - config.discount)
     for name in ('critic/q_min', 'critic/q_max'):
         value = averages.get(name)
-        if value is not None and abs(value) > FAR_BEYOND * limit:
+        if value is not None and abs(value) > DIVERGENCE_FACTOR * limit:
             run.has_warned_of_values = True
             logging.warning(
                 '%s: %s of seed %d is %.4g at %s step %s, but with rewards up to %.4g and '
@@ -266,7 +266,7 @@ def _warn_of_values(seed: int, averages: Row, state: RunState, run: Resources) -
 
 
 def is_due(step: int, interval: int, end: int) -> bool:
-    """Tells whether something done every `interval` steps (0: never) and at the end is due."""
+    """Whether something done every `interval` steps (0: never) and at the end is due."""
     return step == end or bool(interval and step % interval == 0)
 
 
@@ -281,17 +281,17 @@ def _of_episodes(play: Play, seed: int) -> dict[str, float | None]:
 
 
 def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
-    """Makes a block of updates on the data set, then takes the next shard if that is due.
+    """Makes a block of updates on the data set, then takes the next shard if it is due.
 
-    The block's size doubles until a block takes half a second, so that dispatching costs nothing,
-    and is halved above two seconds, so that the progress bar moves and a run can be left.
+    The block's size doubles until a block takes half a second, to hide the cost of dispatch, and is
+    halved above two seconds, so that the progress bar moves and the run can be interrupted.
     """
     config = run.config
     streams = len(run.shards) > 1
     intervals = [config.save_interval, config.dataset_replace_interval if streams else 0]
     num_updates = min(run.block, next_stop(state.step, intervals, stop) - state.step)
     if streams:
-        run.shards.read_ahead()  # the shard before was dropped when this one was taken
+        run.shards.read_ahead()  # the previous shard has been dropped
     start = time.perf_counter()
     seeds = []
     for part, data in zip(state.seeds, run.data, strict=True):
@@ -319,12 +319,12 @@ def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
 
 
 def place_simulators(state: RunState, run: Resources) -> RunState:
-    """Begins the episodes of seeds whose simulators are in none: all at first, then the next ones.
+    """Begins the next episodes in simulators that have none.
 
-    An open episode of a run that is resumed goes on where it was.
+    A resumed run replays its open episodes.
 
     Raises:
-        UserError: an environment leads to another observation than the run has.
+        UserError: an environment does not reproduce the run's observation.
     """
     play, seeds = state.online, run.config.seeds
     if run.simulators is None:
@@ -347,16 +347,15 @@ def place_simulators(state: RunState, run: Resources) -> RunState:
 
 
 def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
-    """Lets each seed that is not at `stop` yet execute a chunk.
+    """Executes a chunk for each seed that has not reached `stop`.
 
-    With `overlap`, the updates that a chunk owes run while the environments play the next chunk. So
-    the policy that chooses a chunk has made the updates, and seen the data, of all chunks but the
-    last one. The end of an episode cuts a chunk short, so seeds need not have the same step; those
-    that reach `stop` wait for the others.
+    With `overlap`, the updates due for a chunk run while the environments execute the next one. So
+    the policy that chooses a chunk was trained on all chunks but the last. An episode's end cuts a
+    chunk short, so seeds may be at different steps; those that reach `stop` wait for the others.
 
-    Simulators that fail are built anew, and execute the same chunk. A seed whose simulator fails
-    again takes no step; its episode ends where it was, as one cut off by a time limit, and is not
-    counted among those finished. The next `advance` raises the error.
+    Simulators that fail are rebuilt and execute the same chunk. A seed whose simulator fails again
+    takes no step; its episode is truncated there and not counted as finished. The next `advance`
+    raises the error.
     """
     state = place_simulators(state, run)
     if run.failure is not None:
@@ -377,7 +376,7 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
         state = learn(state, run, due)
     try:
         answers = run.simulators.answers()
-    except SimulatorError as error:  # they cannot be made again; the state before is used up
+    except SimulatorError as error:  # cannot be rebuilt, and the previous state was donated
         run.failure = error
         return state
     transitions = {i: answer[0] for i, answer in answers.items() if answer is not None}
@@ -402,7 +401,7 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
 
 
 def _put(stacked: Any, trees: Mapping[int, Any]) -> Any:
-    """Returns a tree `[S, ...]` with the trees of some seeds, by number, put in their places."""
+    """Returns a tree `[S, ...]` with the trees of some seeds replaced, by number."""
 
     def put(array: np.ndarray, *new: Any) -> np.ndarray:
         array = array.copy()
@@ -414,7 +413,7 @@ def _put(stacked: Any, trees: Mapping[int, Any]) -> Any:
 
 
 def _give_up_episodes(play: Play, answers: Mapping[int, Any], run: Resources) -> Play:
-    """Ends the episodes of seeds without an answer where they are, and counts the failures."""
+    """Truncates the episodes of seeds without an answer, and counts the failures."""
     assert run.simulators is not None
     failures, run.failure = run.simulators.take_failures()
     if not failures.any():
@@ -429,27 +428,27 @@ def _give_up_episodes(play: Play, answers: Mapping[int, Any], run: Resources) ->
 
 
 def _check_finite(what: str, tree: Any, play: Play, run: Resources) -> None:
-    """Raises NotFinite if something that simulators gave, `[S, ...]`, is not finite."""
+    """Raises NotFinite if an output of the simulators, `[S, ...]`, is not finite."""
     for values in jax.tree.leaves(tree):
         if values.dtype.kind == 'f' and not np.isfinite(values).all():
             seed = int(np.argwhere(~np.isfinite(values))[0, 0])
             raise NotFinite(
-                f'{run.config.env_name}: the environment of seed {run.config.seeds[seed]} gave '
+                f'{run.config.env_name}: the environment of seed {run.config.seeds[seed]} returned '
                 f'{what} that is not finite, in the chunk after online step '
                 f'{play.env_steps[seed]:,}'
             )
 
 
 def catch_up(state: RunState, run: Resources, stop: int) -> RunState:
-    """Makes all updates that are owed once every seed has reached `stop`."""
+    """Makes all due updates once every seed has reached `stop`."""
     state = learn(state, run, np.full_like(state.online.env_steps, stop))
     return state.replace(step=stop)
 
 
 def learn(state: RunState, run: Resources, until: np.ndarray) -> RunState:
-    """Stores pending transitions, and makes the updates owed for the steps up to `until [S]`.
+    """Stores pending transitions, and makes the updates due for the steps up to `until [S]`.
 
-    This gives the device its work and does not wait for it.
+    It dispatches the work without waiting for it.
     """
     config, play = run.config, state.online
     owed = np.maximum(until - np.maximum(play.trained_steps, config.start_training - 1), 0)

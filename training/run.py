@@ -1,4 +1,4 @@
-"""A run, from its config to its result: started, saved, interrupted, continued, ended."""
+"""A run from its config to its result: start, save, interrupt, continue, end."""
 
 import contextlib
 import dataclasses
@@ -40,7 +40,7 @@ from training.videos import RunVideos
 from utils.errors import NotFinite, UserError
 from utils.spec import Spec
 
-GROUPS = ('agents', 'replays', 'totals', 'play')  # of a checkpoint; 'play' is there online only
+GROUPS = ('agents', 'replays', 'totals', 'play')  # of a checkpoint; 'play' only online
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def train(
         except Exception:
             if not interruption.received:
                 raise
-            # Libraries may have changed the exception on its way here.
+            # Libraries may have replaced the exception.
             raise interruption.while_starting() from None
         return Result(place, run.advance_to_the_end())
 
@@ -122,7 +122,7 @@ def code_problem(config: RunConfig, folder: pathlib.Path) -> str:
 
 
 class _Run:
-    """A run at work: its `state`, and the `resources` that it works with."""
+    """A running run: its `state` and `resources`."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class _Run:
         show_progress: bool,
         stack: contextlib.ExitStack,
     ):
-        """Opens everything, what is slow first, so that it starts up meanwhile.
+        """Opens everything; what is slow starts first, in the background.
 
         Args:
             config, on_metrics, show_progress: see `train`.
@@ -147,7 +147,7 @@ class _Run:
         self.folder = RunFolder(place)
         stack.callback(self.folder.close)
         stack.push(self._note_error)
-        eval_simulators = self._open_eval_simulators()  # they get ready while the data is read
+        eval_simulators = self._open_eval_simulators()  # they start while the data is read
         self.machine = describe_machine()
         say('On {host}: {device}, Python {python}: {command}'.format(**self.machine))
         warn_of_unused_gpu()
@@ -208,7 +208,7 @@ class _Run:
         for handler in logging.getLogger().handlers:
             handler.addFilter(self.resources.clear_bar)
             stack.callback(handler.removeFilter, self.resources.clear_bar)
-        stack.push(self._note_error)  # first of all that is closed, which may take a while
+        stack.push(self._note_error)  # called first: the other callbacks may block
         if eval_simulators is not None:
             eval_simulators.wait()
         say(f'Resuming at {self.where} in {place}' if saved else f'Writing to {place}')
@@ -236,10 +236,10 @@ class _Run:
         return simulators
 
     def _note_error(self, kind: type | None, error: BaseException | None, _) -> None:
-        """Writes into the status why the run is left, if it began and is left by an exception."""
+        """Writes the exception that ended the run into its status."""
         if error is None or not read_status(self.folder.path):
             return
-        with contextlib.suppress(UserError):  # what cannot be written now is told already
+        with contextlib.suppress(UserError):  # a disk that fails has been reported already
             if isinstance(error, Interrupted):
                 self.folder.write_status('interrupted')
             else:
@@ -249,13 +249,13 @@ class _Run:
         saved = self.checkpoints.newest(*GROUPS)
         if saved and saved[0]['data'] != self.fingerprint:
             raise UserError(
-                f'{self.folder.path}: this run began with other data of the same name; put that '
-                'back, or start anew with --fresh'
+                f'{self.folder.path}: this run began with other data of the same name; restore it, '
+                'or start a new run with --fresh'
             )
         return saved
 
     def _first_state(self, saved: tuple[dict, Arrays] | None, data: list, shard: int) -> RunState:
-        """Returns the state that was saved, or that the run begins with."""
+        """Returns the saved state, or the initial one."""
         config = self.config
         state = states.create(self.description, config.seeds, data, config.buffer_size)
         if saved:
@@ -292,15 +292,15 @@ class _Run:
 
     @property
     def where(self) -> str:
-        """Where the run is, in words."""
+        """The same in words."""
         return f'{self.state.phase} step {self.state.step:,}'
 
     def advance_to_the_end(self) -> tuple[dict[str, float], ...]:
-        """Makes the rest of the run; returns the scores of its last evaluation.
+        """Runs to the end; returns the scores of the last evaluation.
 
         Raises:
-            UserError: the run must not go on, or cannot.
-            Interrupted: a signal asked it to stop; its state is saved.
+            UserError: the run cannot continue.
+            Interrupted: a signal stopped it; its state is saved.
         """
         try:
             while (state := self._advance()) is not None:
@@ -317,7 +317,7 @@ class _Run:
         return scores
 
     def _advance(self) -> RunState | None:
-        """Saves if that is due, and makes the next step."""
+        """Saves if due, and makes the next step."""
         if self._save_is_due():
             self._save()
         try:
@@ -334,7 +334,7 @@ class _Run:
 
     @staticmethod
     def _identify(state: RunState) -> tuple:
-        """Returns what tells a state of this run from every other."""
+        """Returns a value that identifies a state within this run."""
         play = state.play
         steps = play and [x.tolist() for x in (play.env_steps, play.trained_steps, play.episodes)]
         return state.phase, state.step, state.reported, steps
@@ -342,7 +342,7 @@ class _Run:
     def _save_is_due(self) -> bool:
         config, step = self.config, self.state.step
         if loop.next_report(self.state, config) is None:
-            return False  # the end of the phase is saved already
+            return False  # the phase's end is saved already
         if loop.ends_phase(self.state, config):
             return True
         if config.save_minutes and time.monotonic() - self.last_save > 60 * config.save_minutes:
@@ -354,10 +354,10 @@ class _Run:
         return step // config.save_interval > last // config.save_interval
 
     def _save(self) -> None:
-        """Starts to write a checkpoint of the state, unless it is the one saved last.
+        """Starts to write a checkpoint of the state, unless it was saved last.
 
         Raises:
-            NotFinite: a loss or a parameter is not. Nothing is saved then.
+            NotFinite: a loss or a parameter is not finite. Nothing is saved then.
         """
         identity = self._identify(self.state)
         if identity == self.saved:
@@ -378,7 +378,7 @@ class _Run:
         self.saved, self.last_save = identity, time.monotonic()
 
     def _save_and_wait(self) -> str:
-        """Saves the state; returns what came of it, in words."""
+        """Saves the state; returns the outcome in words."""
         self._save()
         if self.checkpoints.wait():
             return 'its state is saved'
@@ -390,7 +390,7 @@ class _Run:
 
 
 def describe(config: RunConfig, spec: Spec) -> dict[str, Any]:
-    """Returns what `make_agent` needs to make the agents of a run on data with this spec."""
+    """Returns the description of a run's agents, for `make_agent`, on data with this spec."""
     return {
         'agent': config.agent,
         'agent_file': config.agent_file,
@@ -407,13 +407,13 @@ def load_agents(path: str | pathlib.Path) -> tuple[list[Agent], dict]:
 
 
     Args:
-        path: of a checkpoint, or of a run, whose newest whole checkpoint is taken.
+        path: of a checkpoint, or of a run, for its newest intact checkpoint.
 
     Returns:
         The agents, in the order of the metadata's `seeds`, and the checkpoint's metadata.
 
     Raises:
-        CheckpointError: there is no whole checkpoint.
+        CheckpointError: there is no intact checkpoint.
     """
     agents, metadata = _load_stacked(path)
     return [_pick(agents, i) for i in range(len(metadata['seeds']))], metadata
@@ -426,14 +426,14 @@ def load_agent(
 
     Args:
         path: see `load_agents`.
-        seed: one of the seeds trained together. By default, or if it is none of them, the first.
+        seed: one of the seeds trained together; if None or not among them, the first.
         description: of the agent that the arrays must fit; by default the checkpoint's.
 
     Returns:
         The agent, and the checkpoint's metadata.
 
     Raises:
-        CheckpointError: there is no whole checkpoint, or it is of another agent.
+        CheckpointError: there is no intact checkpoint, or it is of another agent.
     """
     agents, metadata = _load_stacked(path, description)
     seeds = metadata['seeds']
@@ -441,7 +441,7 @@ def load_agent(
 
 
 def _load_stacked(path: str | pathlib.Path, description: dict | None = None) -> tuple[Agent, dict]:
-    """Returns the agents of all seeds as one of arrays [S, …], and the metadata."""
+    """Returns the agents of all seeds, stacked [S, …], and the metadata."""
     metadata, arrays = checkpoints.load(path, 'agents')
     num_seeds = len(metadata['seeds'])
     one = jax.eval_shape(partial(make_agent, description or metadata['description'], 0))
@@ -454,7 +454,7 @@ def _pick(agents: Agent, index: int) -> Agent:
 
 
 def load_policy(path: str | pathlib.Path, seed: int | None = None) -> Agent:
-    """Loads what acts: `sample_actions(observations [..., d_s], rng)` gives chunks `[..., h, d_a]`.
+    """Loads the evaluation policy, with `sample_actions(observations, rng) -> [..., h, d_a]`.
 
     Args, raises: see `load_agent`.
     """
