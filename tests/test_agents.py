@@ -433,10 +433,10 @@ def test_observations_of_another_size_are_refused(shape):
         ({'method': 'fql', 'alpha': -1.0}, r'--agent.alpha=-1.0: must not be negative'),
         ({'method': 'mvp', 'ivc_weight': -1.0}, r'--agent.ivc_weight=-1.0: must not be'),
         ({'method': 'mvp', 'time_std': -1.0}, r'--agent.time_std=-1.0: must not be negative'),
-        ({'method': 'mvp', 'top_k': 0, 'data_weight': 0}, r'leaves nothing to learn from'),
+        ({'method': 'mvp', 'top_k': 0, 'data_weight': 0}, r'leaves nothing to learn online'),
         (
             {'method': 'mvp', 'top_k': 4, 'topk_phases': 'offline', 'data_weight': 0},
-            r'leaves nothing to learn from online without .*topk_phases=online or both',
+            r'leaves nothing to learn online; also set .*topk_phases=online or both',
         ),
         ({'horizon': 0}, r'--horizon_length=0: must be at least 1'),
     ],

@@ -316,8 +316,8 @@ def test_a_run_that_is_resumed_notices_an_environment_that_does_not_repeat_itsel
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'observation': np.nan}, 'environment of seed 1 gave an observation that is not finite'),
-        ({'reward': -np.inf}, 'environment of seed 1 gave a reward that is not finite'),
+        ({'observation': np.nan}, 'seed 1 returned an observation that is not finite'),
+        ({'reward': -np.inf}, 'environment of seed 1 returned a reward that is not finite'),
     ],
 )
 def test_what_a_simulator_gives_is_finite_or_the_run_ends(monkeypatch, changes, message):
