@@ -128,7 +128,7 @@ def test_the_same_command_again_says_that_the_run_is_complete(finished):
     arguments, directory, _ = finished
     before = {path: path.read_bytes() for path in directory.glob('*.csv')}
     result = run(*arguments)
-    assert result.stdout.startswith(f'Complete already: {directory}')
+    assert result.stdout.startswith(f'Complete already: {directory} is at online step 33 (--fresh')
     assert {path: path.read_bytes() for path in directory.glob('*.csv')} == before
 
 
