@@ -21,6 +21,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from envs import layouts
+from envs.downloads import hash_file
 from envs.layouts import OUTSIDE, to_unit
 from envs.npz import REPLACE, Column, DataFile, DatasetError, bad_file, open_npz
 from envs.processes import python_path
@@ -72,8 +73,9 @@ class Dataset:
         name: such as 'cube-double-play-v0'.
         paths: the shards, in order.
         num_rows: of each shard; 0 for one that cannot be used.
-        provenance: where the data comes from, ready for JSON: 'source' is 'downloaded',
-            'collected' or 'on disk' (there before, made by means unknown).
+        provenance: where the data comes from, ready for JSON: 'source' is 'downloaded' (then 'url'
+            says where from), 'collected' or 'on disk' (there before, made by means unknown). A
+            single file has its 'sha256'.
         read_shard: what `load` calls with a path.
         contents: what identifies the content of each shard, ready for JSON; by default its SHA-256.
         problems: of each shard what is wrong with it, None if nothing is. By default nothing is.
@@ -114,13 +116,8 @@ class Dataset:
         Of an .npz file it is that of the zip directory: names, sizes and CRC-32s of the arrays. Any
         other file is read whole.
         """
-        contents = self.contents or [_sha256(path) for path in self.paths]
+        contents = self.contents or [hash_file(path) for path in self.paths]
         return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def obtain(
@@ -129,7 +126,7 @@ def obtain(
     request: DataRequest,
     *,
     num_episodes: int,
-    download: Callable[[], Path],
+    download: Callable[[], str | None],
     num_shards: int = 1,
     suite: str | None = None,
     manifest_keys: Sequence[str] = ('episodes', 'seed'),
@@ -142,7 +139,7 @@ def obtain(
         directory: where the files are, or go.
         request: what is wanted.
         num_episodes: to collect, if the request leaves that open.
-        download: puts a file into `directory` and returns its path.
+        download: puts a file into `directory`; returns its address, None if it has none.
         num_shards: files to collect.
         suite: of the data, as 'module:attribute'; needed only if it is not registered with `envs`.
         manifest_keys: what provenance takes from a collection's manifest.
@@ -159,14 +156,15 @@ def obtain(
     if directory.exists() and not directory.is_dir():
         raise DatasetError(f'{directory}: not a directory; give the one where data is or shall be')
     find, num_episodes = find or find_files, request.num_episodes or num_episodes
-    paths, made = find(directory, name), 'on disk'
+    paths, made, url = find(directory, name), 'on disk', None
     if not paths and request.source == 'collect':
         arguments = collect_arguments(name, num_episodes, num_shards, suite, directory)
         run_collection(arguments, request.seed, request.num_workers)
         if not (paths := find(directory, name)):
             raise DatasetError(f'{directory}: the collection of {name} left no files there')
     elif not paths:
-        paths, made = [download()], 'downloaded'
+        url, made = download(), 'downloaded'
+        paths = find(directory, name)
 
     manifest = read_manifest(paths, name, manifest_keys)
     if request.source == 'collect':
@@ -181,6 +179,10 @@ def obtain(
         'directory': str(paths[0].parent),
         'files': [path.name for path in paths],
     }
+    if url:
+        provenance['url'] = url
+    if len(paths) == 1:  # of many files it would take minutes
+        provenance['sha256'] = hash_file(paths[0])
     if manifest:
         provenance |= {key: manifest[key] for key in manifest_keys}
         lost = set(manifest['bytes']) - {path.name for path in paths}

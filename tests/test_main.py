@@ -287,11 +287,13 @@ def test_help_lists_flags_and_the_settings_of_the_chosen_agent(programs):
 
 
 def test_data_that_cannot_be_had_is_an_error_with_the_command_that_makes_it(tmp_path, monkeypatch):
-    monkeypatch.setenv('OGBENCH_DATASET_URL', 'http://127.0.0.1:9')
+    for name in ('OGBENCH_DATASET_URL', 'https_proxy'):
+        monkeypatch.setenv(name, 'http://127.0.0.1:9')  # where nothing answers
     result = run(
         f'--env_name={ENV_NAME}', f'--ogbench_dataset_dir={tmp_path}', f'--save_dir={tmp_path}',
         check=False,
     )  # fmt: skip
     assert result.returncode != 0
-    last_line = result.stderr.strip().splitlines()[-1]
+    *lines, last_line = result.stderr.strip().splitlines()
+    assert sum('cube-single-play-v0.npz: download failed (' in line for line in lines) == 2
     assert 'python -m envs.collect --env_name=cube-single-play-v0 --num_episodes=1000' in last_line
