@@ -1,8 +1,8 @@
-"""Evaluates the policies of a run or a checkpoint; prints a line of JSON for each seed.
+"""Evaluates the policies of a run or a checkpoint; prints a line of JSON per seed.
 
 python evaluate.py --restore_path=exp/<group>/<env>/<run> --eval_episodes=50 --video=policy.mp4
 
-Another task of the same sizes, options of its suite, and another number of proposals:
+With another task of the same sizes, options of its suite, and another number of proposals:
 
 python evaluate.py --restore_path=<run> --env_name=<task> --success_timing=post --num_samples=1
 """
@@ -37,17 +37,17 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string('restore_path', None, 'Run or checkpoint.', required=True)
 flags.DEFINE_integer('eval_episodes', 50, 'Episodes.', lower_bound=1)
 flags.DEFINE_integer('eval_envs', 10, 'Environments in parallel.', lower_bound=1)
-flags.DEFINE_integer('seed', None, 'Of start states and policy noise; default: each seed of the '
-                     'run its own, which gives its score.', lower_bound=0,
+flags.DEFINE_integer('seed', None, 'Seed of start states and policy noise; default: the seed of '
+                     "each policy, which reproduces the run's scores.", lower_bound=0,
                      upper_bound=2**32 - 1)  # fmt: skip
 flags.DEFINE_string('env_name', None, "Another task of the same sizes; default: the run's.")
-flags.DEFINE_string('suite', None, "Of that task and of options; default: the run's.")
-flags.DEFINE_integer('num_samples', None, 'Proposals to choose the best of; 1: one, without the '
-                     "critic; default: the run's.", lower_bound=1)  # fmt: skip
-flags.DEFINE_string('video', None, 'Film the first episodes into this .mp4, .gif, or .png (a '
-                    'strip); of several seeds, each has a file of its own.')  # fmt: skip
+flags.DEFINE_string('suite', None, "Suite of the task and its options; default: the run's.")
+flags.DEFINE_integer('num_samples', None, 'Proposals to play the best of; 1: one sample, without '
+                     "the critic; default: the run's.", lower_bound=1)  # fmt: skip
+flags.DEFINE_string('video', None, 'Film the first episodes into this .mp4, .gif or .png (a '
+                    'strip), one file per seed.')  # fmt: skip
 flags.DEFINE_integer('video_episodes', 4, 'Episodes in the video.', lower_bound=1)
-flags.DEFINE_integer('video_frame_skip', 3, 'Environment steps between two frames.', lower_bound=1)
+flags.DEFINE_integer('video_frame_skip', 3, 'Environment steps per frame.', lower_bound=1)
 flags.DEFINE_bool('video_values', False, 'Draw the Q values of the proposals beside the episodes.')
 
 
@@ -95,10 +95,10 @@ def main(argv, options: list[envs.Option]) -> None:
 
 
 def evaluated(config: RunConfig, options: list[envs.Option], spec: Spec) -> RunConfig:
-    """Returns a run's config with the task and the options that the flags give instead of its own.
+    """Returns a run's config with the task and suite options from the flags.
 
     Raises:
-        UserError: the task's sizes are not those of the agent's `spec`.
+        UserError: the task's sizes differ from those of the agent's `spec`.
     """
     env_name, suite = FLAGS.env_name or config.env_name, FLAGS.suite or config.suite
     task = envs.find_task(env_name, suite)
@@ -114,8 +114,8 @@ def evaluated(config: RunConfig, options: list[envs.Option], spec: Spec) -> RunC
     learned = {name: spec.shapes(name) for name in found}
     if found != learned:
         raise UserError(
-            f'--env_name={env_name}: has {found}, but the policy knows {learned}, of '
-            f'{config.env_name}; choose a task with these'
+            f'--env_name={env_name}: has {found}, but the policy was trained with {learned} of '
+            f'{config.env_name}; choose a task of these sizes'
         )
     return changed
 
@@ -125,7 +125,7 @@ def shapes(space: Any) -> Any:
 
 
 def video_path(seed: int, several: bool) -> pathlib.Path:
-    """Returns where the video of a seed goes; with several seeds, its name says which."""
+    """Returns the path of a seed's video, which contains the seed if there are several."""
     path = pathlib.Path(FLAGS.video)
     return path.with_stem(f'{path.stem}-sd{seed:03d}') if several else path
 

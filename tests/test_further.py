@@ -58,9 +58,7 @@ def test_where_a_longer_run_would_not_have_paused_a_line_says_what_that_costs(
     config = make_config(tmp_path, overlap=overlap, online_steps=33)
     start(config)
     longer = start(make_config(tmp_path, overlap=overlap))
-    assert ('at its end, online step 33, a run of more steps makes no report' in caplog.text) == (
-        overlap
-    )
+    assert ('ended at online step 33, which is no multiple of --log' in caplog.text) == overlap
     assert [row['step'] for row in read_table(longer.directory / 'eval.csv')] == [
         '0', '20', '0', '25', '50', '60',
     ]  # fmt: skip

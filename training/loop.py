@@ -129,11 +129,11 @@ def ends_phase(state: RunState, config: RunConfig) -> bool:
     return is_last and (state.play is None or bool((state.play.trained_steps == state.step).all()))
 
 
-def leaves_the_path(state: RunState, config: RunConfig, end: int) -> bool:
-    """Tells whether a run that ended at online step `end` was then where a longer one never is.
+def is_between_reports(state: RunState, config: RunConfig, end: int) -> bool:
+    """Whether a run that ended at online step `end` is in a state that a longer one never has.
 
-    At the end all updates owed are made. With `overlap`, a longer run has a chunk in play there,
-    unless a report is due.
+    At the end all updates owed are done. With `overlap`, a longer run executes a chunk meanwhile,
+    unless it reports at that step.
     """
     if state.play is None or not config.overlap or not state.step == end < config.online_steps:
         return False

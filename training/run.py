@@ -69,8 +69,8 @@ def train(
 ) -> Result:
     """Trains the run that a config describes, or continues it where it was left.
 
-    A run that ended with fewer steps goes on from its end, one without an online phase in a folder
-    of its own.
+    A finished run continues if the config asks for more steps. An offline run that gets its first
+    online steps becomes another run, in a folder of its own.
 
     Args:
         config: of the run.
@@ -111,7 +111,7 @@ def train(
 
 
 def is_complete(config: RunConfig, status: Mapping[str, Any]) -> bool:
-    """Tells whether a run with this status has all the steps that a config asks for, or more."""
+    """Whether a run with this status has all the steps that a config asks for, or more."""
     more = status.get('step', 0) - config.steps.get(status.get('phase', ''), 0)
     return more > 0 or (more == 0 and status.get('status') == 'done')
 
@@ -121,10 +121,9 @@ def _checkpoints_in(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _offline_run(config: RunConfig, place: pathlib.Path) -> pathlib.Path | None:
-    """Returns where a run without checkpoints at `place` can begin, to save offline steps.
+    """Returns a checkpoint that saves a new run at `place` offline steps, or None.
 
-    It is the last checkpoint of the same run without an online phase, but not beyond the steps of
-    this run; None if there is none.
+    It is the last one, within this run's offline steps, of the same run without an online phase.
     """
     if not config.online_steps or _checkpoints_in(place):
         return None
@@ -309,11 +308,11 @@ class _Run:
         if saved:
             where = str(self.folder.path)
             state = states.from_arrays(*saved, state, data, config, where)
-            if loop.leaves_the_path(state, config, saved[0]['config']['online_steps']):
+            if loop.is_between_reports(state, config, saved[0]['config']['online_steps']):
                 logging.warning(
-                    '%s: at its end, online step %s, a run of more steps makes no report, and does '
-                    'not wait for its updates (--overlap); so it goes on from there, but not bit '
-                    'by bit as one that had them from the start.', where, f'{state.step:,}',
+                    '%s: ended at online step %s, which is no multiple of --log_interval or '
+                    '--eval_interval. A longer run does not wait for its updates there, so this '
+                    'one continues, but its bits will differ.', where, f'{state.step:,}',
                 )  # fmt: skip
             return state.replace(shard=shard)
         if config.restore_path:
