@@ -2,7 +2,7 @@
 
     python -m envs.download --dataset=cube-quadruple-play-100m-v0
 
-What is there already is left alone, and a file that was cut off goes on where it was.
+Existing files are kept, and an interrupted download resumes.
 """
 
 import re
@@ -25,10 +25,10 @@ LATER = 'start the same command again later'
 
 
 def addresses(name: str) -> dict[str, list[str]]:
-    """Returns the files of a data set, and where each may be downloaded, best first.
+    """Returns the files of a data set, each with the URLs to try in order.
 
     Raises:
-        UserError: there is no such data set, or its files are not known as no host answers.
+        UserError: the data set is unknown, or no server lists its files.
     """
     scene_of(name)
     hosts = data.hosts(name)
@@ -48,14 +48,14 @@ def _listed(folder: str) -> dict[str, list[str]]:
 
 
 def download(name: str, directory: Path) -> None:
-    """Downloads what is missing of a data set, after a line that says how much that is.
+    """Downloads the missing files of a data set, after a line that says how many and how large.
 
     Args:
         name: such as 'cube-quadruple-play-100m-v0'.
-        directory: where the files go; 100M data into a folder of its name there.
+        directory: destination; 100M data goes into a folder of its name there.
 
     Raises:
-        UserError: there is no such data set, too little room, or a file cannot be downloaded.
+        UserError: the data set is unknown, the disk too small, or a download failed.
     """
     files = addresses(name)
     if is_large(name) and directory.name != name:

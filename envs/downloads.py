@@ -1,4 +1,4 @@
-"""Downloads data files: one process at a time, from where it stopped, checked before it is used."""
+"""Downloads data files, with resume, one process at a time, and a check before use."""
 
 import contextlib
 import hashlib
@@ -30,19 +30,19 @@ def download_file(
 ) -> str | None:
     """Downloads a file; it appears at `path` only once it is complete and intact.
 
-    What has arrived is in `<path>.part` until then. If the connection breaks or this process is
-    killed, it stays there, and the next download goes on from it, also from another address. While
-    another process downloads or collects data of that name, this one waits, and takes its file.
+    Until then its beginning is in `<path>.part`. If the connection breaks or this process is
+    killed, the next download resumes from there, also from another server. While another process
+    downloads or collects data of that name, this one waits and uses that file.
 
     Args:
-        urls: of the file; each is tried if the ones before it failed.
-        path: where it goes; directories are made if need be.
-        otherwise: what else the user can do, for the error.
-        verify: raises OSError for a file that is not intact; by default that of .npz files.
-        sha256: of the file, if it is known.
+        urls: of the file; each is tried if those before it failed.
+        path: destination; missing directories are created.
+        otherwise: alternative for the user, for the error.
+        verify: raises OSError for a damaged file; by default for .npz files.
+        sha256: of the file, if known.
 
     Returns:
-        Where the file came from; None if it was there.
+        The URL that the file came from; None if the file existed.
 
     Raises:
         UserError: the download failed.
@@ -68,17 +68,17 @@ def download_file(
 
 
 def try_each(urls: Sequence[str], action: Callable[[str], T], otherwise: str) -> T:
-    """Returns what an action does with the first address that it works with.
+    """Returns the result of `action` for the first URL for which it succeeds.
 
-    Each address that fails is a line of warning.
+    Each failure is a warning of one line.
 
     Args:
-        urls: the addresses.
-        action: raises what `urllib` raises, or OSError.
-        otherwise: what else the user can do, for the error.
+        urls: to try in order.
+        action: raises OSError or the errors of `urllib`.
+        otherwise: alternative for the user, for the error.
 
     Raises:
-        UserError: it works with none.
+        UserError: it fails for all of them.
     """
     for url, after in zip(urls, [*urls[1:], None], strict=True):
         try:
@@ -99,7 +99,7 @@ def hash_file(path: Path) -> str:
 
 
 def size_at(url: str) -> int:
-    """Returns the bytes that a file has, as its server says."""
+    """Returns the size of a file in bytes, according to its server."""
     with urllib.request.urlopen(
         urllib.request.Request(url, method='HEAD'), timeout=TIMEOUT
     ) as response:
@@ -119,7 +119,7 @@ def _fetch_whole(url: str, part: Path, check: Callable[[], None]) -> None:
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Fetches the rest of a file; goes on as long as each connection brings something."""
+    """Fetches the rest of a file; retries as long as each connection brings something."""
     while True:
         before = size_of(part)
         try:
@@ -135,11 +135,11 @@ def _fetch_once(url: str, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # nothing is missing
+        if error.code == 416 and start:  # already complete
             return
         raise
     with response:
-        if response.status != 206:  # the server sends all of it
+        if response.status != 206:  # the server sends the whole file
             start = 0
         length = response.headers.get('Content-Length')
         total = None if length is None else start + int(length)
@@ -157,7 +157,7 @@ def _fetch_once(url: str, part: Path) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Returns the bytes of a file, 0 if there is none."""
+    """Returns the size of a file in bytes, 0 if it is missing."""
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
     return 0

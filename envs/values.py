@@ -1,4 +1,4 @@
-"""What an environment returns, taken over once."""
+"""Checks and converts an environment's outputs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,20 +12,20 @@ from utils.errors import UserError
 
 
 class PlainValues(gymnasium.Wrapper):
-    """Returns copies in fixed types, whatever the environment returns and does with its arrays.
+    """Returns copies in fixed types, so that an environment may return and reuse any arrays.
 
-    Observations are arrays of the shapes that `observation_space` says, or a dict of such: uint8
-    where it says so, else float32. The reward is a float; `terminated`, `truncated` and
-    `info['success']` are bools. The action that the environment gets is a copy, too.
+    Observations are arrays with the shapes of `observation_space`, or a dict of them: uint8 if the
+    space is, else float32. The reward is a float; `terminated`, `truncated` and `info['success']`
+    are bools. The environment gets a copy of the action, too.
 
     Args:
         env: with observations in a Box of any shape, or in a Dict of such Boxes.
         env_name: for errors.
 
     Raises:
-        UserError: the observations are in another space; in `reset` and `step`, one has another
-            shape or another kind of numbers than its space says, a reward is not one number, or
-            the last step of an episode does not say whether it succeeded.
+        UserError: the observation space is of another kind; in `reset` and `step`, an observation
+            does not fit its space, a reward is not a number, or the last step of an episode lacks
+            'success'.
     """
 
     def __init__(self, env: gymnasium.Env, env_name: str):

@@ -202,7 +202,7 @@ def test_other_data_sets_have_a_file_to_train_on_and_one_for_validation(
     result = programs('envs.download', '--dataset=cube-tenfold-play-v0')
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith('cube-tenfold-play-v0: not the name of play data; there are {cube-')
+    assert line.startswith('cube-tenfold-play-v0: not a data set; use {cube-')
 
 
 def test_a_mirror_of_ones_own_comes_first_and_the_public_one_has_no_large_data(monkeypatch):

@@ -310,7 +310,7 @@ def test_a_run_that_is_resumed_notices_an_environment_that_does_not_repeat_itsel
         run.state = advance(run.state, run.resources)
     run.resources.simulators = None
     monkeypatch.setattr(Fixed, 'observation', 0.5)
-    with pytest.raises(UserError, match='the environment does not repeat itself'):
+    with pytest.raises(UserError, match='the environment is not deterministic'):
         run.finish()
 
 

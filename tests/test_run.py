@@ -254,7 +254,7 @@ def test_two_processes_do_not_make_the_same_run(finished, tmp_path):
     folder = RunFolder(config.directory)
     folder.write_status('running')
     try:
-        with pytest.raises(ValueError, match=rf'is at work already \(process {os.getpid()}'):
+        with pytest.raises(ValueError, match=rf'already running \(process {os.getpid()}'):
             start(config)
     finally:
         folder.close()
