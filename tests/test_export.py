@@ -105,7 +105,7 @@ def test_a_proposal_is_generated_from_noise_of_its_own(method):
 
 @every_method
 def test_the_best_chunk_comes_with_its_value(method):
-    agent, observations = make(method), observe(5)
+    agent, observations = make(method, rank_agg='mean'), observe(5)
     rng = jax.random.PRNGKey(0)
     chunks = compiled(agent, 'propose', agent.params, observations, NUM_SAMPLES, rng)
     chunk, value = compiled(agent, 'choose', observations, chunks)

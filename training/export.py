@@ -2,7 +2,7 @@
 
 A program takes its noise as an input, so the robot controls randomness. Standard normal noise gives
 the agent's behaviour, and the same noise the same actions. On a CPU these equal the agent's
-compiled `generate` and `choose` bit for bit, except that the last bit may differ for BFN with
+compiled `generate` and `best_of` bit for bit, except that the last bit may differ for BFN with
 bfloat16 scores (tests/test_export.py; XLA does not guarantee it). `sample_actions` draws its noise
 inside its program, so its last bit may differ for BFN and MVP.
 
@@ -86,8 +86,7 @@ def _best_of_n(agent: Agent, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     agent = _with_opaque_params(agent)
     observation, noises = _observation(agent, inputs[:-1]), inputs[-1]
     noises = noises.reshape(*noises.shape[:2], agent.noise_dim)
-    chunks = agent.generate(agent.params, observation, noises)
-    chunk, value = agent.choose(observation, chunks)
+    chunk, value = agent.best_of(observation, noises)
     return _unflatten(agent, chunk), value
 
 

@@ -102,7 +102,8 @@ class RunState:
 
     Attributes:
         phase: 'offline' or 'online'.
-        step: updates made (offline), or environment steps of the seed that has taken the fewest.
+        step: updates made (offline), or environment steps of the seed that has taken the fewest, at
+            most up to the next report.
         reported: last step of the phase whose report is written; −1: none.
         shard: number of the data set's file in use.
         seeds: agents and replays, one entry per device.
@@ -170,7 +171,7 @@ def with_agent(state: RunState, agent: Any, seed: int) -> RunState:
 
 def begin_online(state: RunState, data: list[Rows], play: Play, config: Any) -> RunState:
     """Returns the state at the start of the online phase of the run with this `RunConfig`."""
-    num_transitions = max(config.online_steps, config.horizon_length)  # for a padded chunk
+    num_transitions = config.online_steps + config.horizon_length  # the last chunk is full
     seeds = []
     for part, rows in zip(state.seeds, data, strict=True):
         agents, replays = updates.begin_online(
