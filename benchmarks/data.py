@@ -62,7 +62,7 @@ def peak() -> int:
 
     From Linux's /proc, as getrusage counts what the parent held when it started this process.
     """
-    status = pathlib.Path('/proc/self/status').read_text()
+    status = pathlib.Path('/proc/self/status').read_text('utf-8')
     return 1024 * int(re.search(r'VmHWM:\s*(\d+) kB', status)[1])
 
 

@@ -135,7 +135,7 @@ def collect(
         with _writing(save_dir):
             sizes = {name: (folder / name).stat().st_size for name in names}
             manifest = json.dumps(made_by | {'bytes': sizes}, indent=2)
-            (folder / f'{env_name}.json').write_text(f'{manifest}\n')
+            (folder / f'{env_name}.json').write_text(f'{manifest}\n', 'utf-8')
             return _publish(part, save_dir, env_name, names, suffix)
 
 

@@ -26,7 +26,7 @@ from envs.npz import REPLACE, Column, DataFile, DatasetError, bad_file, open_npz
 from envs.processes import python_path
 from utils.errors import UserError
 
-SOURCES = ('auto', 'download', 'collect')
+SOURCES = ('auto', 'download', 'collect', 'here')
 ON_BAD_SHARD = ('fail', 'skip')
 ROOT = Path(__file__).absolute().parents[1]  # of the project
 
@@ -40,7 +40,8 @@ class DataRequest:
     Attributes:
         source: 'auto' takes the files that are there, whatever made them, and downloads them if
             there are none. 'download' takes or fetches the public files. 'collect' takes or makes
-            a scripted collection of exactly `num_episodes` and `seed`.
+            a scripted collection of exactly `num_episodes` and `seed`. 'here' takes the files that
+            are there, or raises DatasetError if there are none.
         num_episodes: episodes to collect; None: as many as the public data set has.
         seed: of the collection.
         num_workers: processes that collect; None: one per core.
@@ -165,6 +166,8 @@ def obtain(
         run_collection(arguments, request.seed, request.num_workers)
         if not (paths := find(directory, name)):
             raise DatasetError(f'{directory}: the collection of {name} left no files there')
+    elif not paths and request.source == 'here':
+        raise DatasetError(f'{directory}: {name} is not there')
     elif not paths:
         paths, made = [download()], 'downloaded'
 
@@ -384,8 +387,10 @@ def npz_dataset(
 
     With next_observations [R, ...] each row is a transition instead. An episode ends where
     terminals, terminations or dones (the task ended), or timeouts or truncations (cut off) say so,
-    and wherever the next row begins elsewhere. Without masks, those are 0 where the task ended and
-    the episode was not cut off.
+    and wherever the next row begins elsewhere. Without masks, those are 0 where the task ended (if
+    that is marked wherever an episode is cut off, too: only where it was not cut off). Without
+    next_observations but with timeouts or truncations, the rows are transitions as in D4RL, and the
+    last one of an episode that was cut off is left out.
 
     Args:
         name: of the data.

@@ -24,6 +24,15 @@ def map_observation(function: Callable, observation: Any, *others: Any) -> Any:
     return function(observation, *others)
 
 
+def is_same(first: Any, second: Any) -> bool:
+    """Whether two trees of arrays and numbers are equal, bit by bit."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(is_same(first[x], second[x]) for x in first)
+    if isinstance(first, (list, tuple)):
+        return all(map(is_same, first, second))
+    return np.array_equal(first, second)
+
+
 def episode_seed(seed: int, episode: int, mode: str = 'play') -> int:
     """The seed that resets episode number `episode` of the run with seed `seed`.
 
@@ -68,7 +77,12 @@ class ActionChunks:
                 return None
         return self._observe()
 
-    def play(self, chunk: np.ndarray) -> tuple[dict[str, Any], Observation, bool]:
+    def repeats(self) -> bool:
+        """Whether the first step of an episode is the same twice; ends the open episode."""
+        action = np.zeros((1, *self._env.action_space.shape), np.float32)  # pyright: ignore
+        return is_same(*[(self.begin(0), self.play(action)) for _ in range(2)])
+
+    def play(self, chunk: np.ndarray) -> tuple[dict[str, Any], Observation, bool | None]:
         """Executes actions `[n, d_a]`, 1 ≤ n ≤ h, to their end or to the end of the episode.
 
         Returns:
@@ -77,7 +91,7 @@ class ActionChunks:
             time limit is not a termination), `length`, `next_observation [...]` and `done`. Only
             the first `length` of the h are real, the rest are zeros. Observations have the
             structure of the environment's. Then what the policy observes at the end, and whether
-            the episode ended here with success.
+            the episode ended here with success; None if it goes on, or nothing tells.
         """
         chunk = np.clip(chunk, -1.0, 1.0, dtype=np.float32)
         rewards, masks = np.zeros(self._horizon, np.float32), np.ones(self._horizon, np.float32)
@@ -99,7 +113,7 @@ class ActionChunks:
             'next_observation': self._frames[-1],
             'done': done,
         }
-        return transitions, self._observe(), bool(done and info['success'])
+        return transitions, self._observe(), info['success'] if done else None
 
     def _observe(self) -> Observation:
         def stack(*frames: np.ndarray) -> np.ndarray:

@@ -139,8 +139,9 @@ def make_env(task: Task | str, *, render: bool = False, **options) -> gymnasium.
     """Makes an environment.
 
     Observations are arrays of any shape, float32 or uint8, or dicts of such; actions are [d_a]
-    float32 in [−1, 1] (mapped to the bounds that the environment itself has), and the info of an
-    episode's last step has 'success' (bool). All are plain values and copies (`PlainValues`).
+    float32 in [−1, 1] (mapped to the bounds that the environment itself has), and the info of each
+    step has 'success' (bool, or None if nothing tells). All are plain values and copies
+    (`PlainValues`).
     `reset(seed=s)` makes the episode that follows reproducible, bit by bit.
 
     Args:
@@ -155,7 +156,8 @@ def make_env(task: Task | str, *, render: bool = False, **options) -> gymnasium.
     """
     task = _as_task(task)
     env = task.suite.make_env(task, render=render, **check_options(task, options))
-    return _with_unit_actions(PlainValues(env, task.env_name), task.env_name)
+    env = PlainValues(env, task.env_name, task.suite.score)
+    return _with_unit_actions(env, task.env_name)
 
 
 def _as_task(task: Task | str) -> Task:

@@ -2,7 +2,8 @@
 
 An episode is its seed and the actions executed in it, and environments repeat themselves. So there
 is one remedy for a simulator that dies, hangs or raises: all of a set are built anew where they
-were. A run that is resumed begins in the same way.
+were. A run that is resumed begins in the same way. Where an environment does not repeat itself, its
+open episodes end there instead, as if cut off by a time limit.
 """
 
 import atexit
@@ -15,13 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.episodes import ActionChunks, Observation, map_observation
+from envs.episodes import ActionChunks, Observation, is_same
 from envs.suite import Task
 from envs.workers import SimulatorError, Worker, start_fork_server
-from utils.errors import UserError
 
 WORKER_TIMEOUT = 120.0  # seconds
-Answer = tuple[dict[str, Any], Observation, bool] | None  # of `ActionChunks.play`; None: given up
+ENDLESS = 10_000  # steps of an episode that may never end
+# Of `ActionChunks.play`; None: the episode ended where it was.
+Answer = tuple[dict[str, Any], Observation, bool | None] | None
 
 _open: weakref.WeakSet['Simulators'] = weakref.WeakSet()
 
@@ -90,14 +92,18 @@ class Simulators:
 
     When one dies, raises, or gives no answer in time, a line of warning says so. All are ended and
     built anew where they were, and are asked again. If the same one fails again, its episode is
-    given up: its answer is None, `take_failures` returns the error, and the others go on.
+    given up: its answer is None, `take_failures` returns the error, and the others go on. Without
+    an error the answer is None where an environment does not repeat its open episode.
 
     `begin`, `answers`, `play` and `wait` raise
 
     - SimulatorError if a simulator cannot be made, also not at the second try;
-    - UserError if an environment raises one, or leads to another observation than before.
+    - UserError if an environment raises one.
 
     After that the simulators can only be ended.
+
+    Attributes:
+        repeats: whether open episodes can be played again, see `check_repeats`.
     """
 
     def __init__(
@@ -117,13 +123,15 @@ class Simulators:
             timeout: seconds without an answer after which a simulator counts as failed.
             preload: modules that the environment needs, see `start_fork_server`.
         """
-        self.num_envs = num_envs
+        self.num_envs, self.repeats = num_envs, True
         self._make, self._name, self._timeout, self._preload = make, name, timeout, preload
         self._episodes: dict[int, Start] = {}  # those that are open
         self._placed: set[int] = set()  # simulators that are where their episodes are
         self._chunks: dict[int, np.ndarray] = {}  # to execute
         self._is_asked = False  # to execute them
         self._failures, self._error = np.zeros(num_envs, np.int64), None
+        self._given_up: dict[int, None] = {}  # by the call at work
+        self._has_warned = False
         self._workers: list[Worker] = []
         _open.add(self)
         self._start()
@@ -145,9 +153,23 @@ class Simulators:
         """Waits until all simulators are made."""
         self._persist(dict)
 
+    def check_repeats(self) -> bool:
+        """Plays the beginning of an episode twice in one simulator, which may have none open.
+
+        Returns:
+            `repeats`: whether it was the same. If not, open episodes are not played again.
+        """
+
+        def look() -> dict[int, bool]:
+            self._send('repeats', {0: ()})
+            return self._receive('repeats', [0])
+
+        self.repeats = self._persist(look)[0]
+        return self.repeats
+
     def begin(self, starts: Mapping[int, Start]) -> dict[int, Observation | None]:
         """Begins an episode in some simulators; returns the observations."""
-        self._episodes |= starts
+        self._episodes |= {i: x._replace(chunks=list(x.chunks)) for i, x in starts.items()}
         self._placed -= starts.keys()
         return self._persist(lambda: self._place(starts))
 
@@ -174,12 +196,22 @@ class Simulators:
             if transitions['done']:
                 del self._episodes[i]
                 continue
-            start = self._episodes[i]
-            chunk = transitions['actions'][: transitions['length']]
-            self._episodes[i] = start._replace(
-                chunks=[*start.chunks, chunk], observation=observation
-            )
+            chunks: Any = self._episodes[i].chunks  # a list of its own, see `begin`
+            chunks.append(transitions['actions'][: transitions['length']])
+            self._episodes[i] = self._episodes[i]._replace(observation=observation)
+            if len(chunks) % 1000 == 0:
+                self._warn_of_endless(sum(map(len, chunks)))
         return answers
+
+    def _warn_of_endless(self, steps: int) -> None:
+        if steps >= ENDLESS and not self._has_warned:
+            self._has_warned = True
+            logging.warning(
+                '%s: an episode has gone on for %s steps. If it never ends, neither does an '
+                'evaluation: give the environment a time limit, for example '
+                'gymnasium.wrappers.TimeLimit(env, max_episode_steps=1000).',
+                self._name, f'{steps:,}',
+            )  # fmt: skip
 
     def take_failures(self) -> tuple[np.ndarray, SimulatorError | None]:
         """Returns what failed since this was called last.
@@ -200,29 +232,33 @@ class Simulators:
     def _persist(self, attempt: Callable[[], dict[int, Any]]) -> dict[int, Any]:
         """Returns what an attempt does; makes it again after each failure."""
         failed: set[tuple[int, str]] = set()
-        given_up: dict[int, None] = {}
+        self._given_up = {}
         while True:
             try:
                 if not self._is_made:
                     self._receive('make', range(self.num_envs))
                     self._is_made = True
-                return attempt() | given_up
+                return attempt() | self._given_up
             except _Failed as failure:
                 (i, name), error = failure.args
             self._failures[i] += 1
             logging.warning('%s; all simulators are built anew where they were', error)
             if (i, name) in failed:
-                if name == 'make':
+                if name in ('make', 'repeats'):
                     raise error
-                given_up[i] = None
                 self._give_up(i, error)
             failed.add((i, name))
             self.end()
             self._start()
 
-    def _give_up(self, i: int, error: SimulatorError) -> None:
-        start = self._episodes.pop(i)
+    def _end_episode(self, i: int) -> Start:
+        """Ends an episode where it was."""
+        self._given_up[i] = None
         self._chunks.pop(i, None)
+        return self._episodes.pop(i)
+
+    def _give_up(self, i: int, error: SimulatorError) -> None:
+        start = self._end_episode(i)
         steps = sum(map(len, start.chunks))
         error.args = (f'{error}, twice after {steps} actions of the episode that '
                       f'reset(seed={start.seed}) begins, which ends there',)  # fmt: skip
@@ -231,17 +267,26 @@ class Simulators:
     def _place(self, starts: Iterable[int] = ()) -> dict[int, Any]:
         """Takes simulators to where their episodes are; returns the observations of some."""
         waiting = {i: x for i, x in self._episodes.items() if i not in self._placed}
+        for i in [i for i, x in waiting.items() if x.chunks and not self.repeats]:
+            self._lose(i)
+            del waiting[i]
         self._send('begin', {i: (start.seed, start.chunks) for i, start in waiting.items()})
         for i, observation in self._receive('begin', waiting).items():
-            start = waiting[i]
-            if observation is None or not _is_same(observation, start.observation):
-                raise UserError(
-                    f'{self._name}: the environment does not repeat itself: the same seed and '
-                    'actions led to another observation, so that an open episode cannot go on'
-                )
-            self._episodes[i] = start._replace(observation=observation)
+            known = waiting[i].observation
+            if observation is None or not (known is None or is_same(observation, known)):
+                self._lose(i)
+                continue
+            self._episodes[i] = waiting[i]._replace(observation=observation)
             self._placed.add(i)
         return {i: self._episodes[i].observation for i in starts if i in self._episodes}
+
+    def _lose(self, i: int) -> None:
+        start = self._end_episode(i)
+        logging.warning(
+            '%s: the environment does not repeat itself, so an open episode cannot go on; it ends '
+            'after %s steps, as if cut off by a time limit.',
+            self._name, f'{sum(map(len, start.chunks)):,}',
+        )  # fmt: skip
 
     def _played(self) -> dict[int, Any]:
         self._place()
@@ -265,13 +310,6 @@ class Simulators:
 
 class _Failed(Exception):
     """Number of the simulator that failed and what it should have done, and the error."""
-
-
-def _is_same(observation: Any, known: Any) -> bool:
-    if known is None:
-        return True
-    same = map_observation(np.array_equal, observation, known)
-    return all(same.values()) if isinstance(same, dict) else same
 
 
 @atexit.register

@@ -9,7 +9,7 @@ import builtins
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from utils.errors import UserError
 
@@ -148,6 +148,9 @@ class Suite:
         dataset_dir: where collected data goes unless told otherwise.
         file_suffix: of collected files.
         preload: modules that its environments need, imported once for all simulators' processes.
+        score: what an episode is judged by: 'success' at its last step, 'success_once', at any of
+            its steps, or the 'return'. Where an environment's info says nothing of success it is
+            the return anyway.
     """
 
     name: str = ''
@@ -157,6 +160,7 @@ class Suite:
     dataset_dir: str | None = None
     file_suffix: str = '.npz'
     preload: Sequence[str] = ()
+    score: Literal['success', 'success_once', 'return'] = 'success'
 
     def parse(self, env_name: str) -> Task | None:
         """Returns the task that a name describes, or None if the suite has no such environment."""
@@ -166,9 +170,9 @@ class Suite:
         """Makes an environment.
 
         Its observations are a Box of any shape or a Dict of Boxes, its actions [d_a] within finite
-        bounds of any size, and the info of an episode's last step has 'success' (bool).
-        `reset(seed=s)` decides all of the episode that follows but the actions: a run continues by
-        playing the open episode's actions again.
+        bounds of any size, and the info of an episode's last step may have 'success' (bool), also
+        called 'is_success'. `reset(seed=s)` should decide all of the episode that follows but the
+        actions: then a run continues by playing the open episode's actions again.
 
         Args:
             task: of `parse`.

@@ -21,6 +21,7 @@ from training.devices import (
     describe_machine,
     device_memory,
     set_up_jax,
+    start_jax,
     warn_of_unused_gpu,
 )
 from training.interruption import Interrupted, Interruption
@@ -30,6 +31,7 @@ from training.logs import (
     cannot_write,
     newest_copy,
     next_copy,
+    read_json,
     read_status,
     versions,
     write_json,
@@ -38,6 +40,7 @@ from training.shards import ShardReader
 from training.state import RunState
 from training.videos import RunVideos
 from utils.errors import NotFinite, UserError
+from utils.host import settle
 from utils.spec import Spec
 
 GROUPS = ('agents', 'replays', 'totals', 'play')  # of a checkpoint; 'play' is there online only
@@ -49,12 +52,13 @@ class Result:
 
     Attributes:
         directory: the run's folder.
-        scores: of each seed at the last evaluation: success, return, length.
+        scores: of each seed at the last evaluation: success (None if the environment does not tell
+            it), return, length.
         was_complete: whether there was nothing left to do.
     """
 
     directory: pathlib.Path
-    scores: tuple[dict[str, float], ...]
+    scores: tuple[dict[str, float | None], ...]
     was_complete: bool = False
 
 
@@ -75,16 +79,21 @@ def train(
 
     Raises:
         UserError: a setting cannot work, data or a checkpoint is not what is needed, or the code
-            has changed since the run learned something.
+            or the data has changed since the run learned something.
         SimulatorError: a simulator failed again and again, see `envs.simulators.Simulators`.
         Interrupted: a signal asked the run to stop. Its state is saved; call again to continue.
+
+    Whatever `on_metrics` raises is raised here, too, after the run's state is saved.
     """
+    settle()
     config.check()
     place = next_copy(config.directory) if fresh else newest_copy(config.directory)
     if problem := code_problem(config, place):
         raise UserError(problem)
     status = read_status(place)
     if status.get('status') == 'done':
+        if problem := data_problem(config, place):
+            raise UserError(problem)
         return Result(place, tuple(status['scores']), was_complete=True)
     set_up_jax(config.num_seeds, config.compilation_cache_dir)
     with contextlib.ExitStack() as stack:
@@ -121,6 +130,32 @@ def code_problem(config: RunConfig, folder: pathlib.Path) -> str:
     )
 
 
+def data_problem(config: RunConfig, folder: pathlib.Path) -> str:
+    """Returns in one line that a run was made with other data than is here; '' if it was not.
+
+    Data that is not here, and would have to be downloaded or collected, is not compared.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+    """
+    known = read_json(folder / 'flags.json').get('data', {}).get('fingerprint')
+    try:
+        dataset = envs.make_dataset(
+            config.task, source='here', on_bad_shard=config.on_bad_shard, **config.env_options
+        )
+    except (envs.DatasetError, OSError):
+        return ''
+    return _other_data(folder) if known not in (None, dataset.fingerprint) else ''
+
+
+def _other_data(folder: pathlib.Path) -> str:
+    return (
+        f'{folder}: this run was made with other data of the same name; put that back, or start a '
+        'new one beside it with --fresh'
+    )
+
+
 class _Run:
     """A run at work: its `state`, and the `resources` that it works with."""
 
@@ -147,7 +182,9 @@ class _Run:
         self.folder = RunFolder(place)
         stack.callback(self.folder.close)
         stack.push(self._note_error)
+        self.repeats = True  # the environment, the same episode
         eval_simulators = self._open_eval_simulators()  # they get ready while the data is read
+        probe = eval_simulators or (self._open_simulators(1) if config.online_steps else None)
         self.machine = describe_machine()
         say('On {host}: {device}, Python {python}: {command}'.format(**self.machine))
         warn_of_unused_gpu()
@@ -209,8 +246,10 @@ class _Run:
             handler.addFilter(self.resources.clear_bar)
             stack.callback(handler.removeFilter, self.resources.clear_bar)
         stack.push(self._note_error)  # first of all that is closed, which may take a while
-        if eval_simulators is not None:
-            eval_simulators.wait()
+        if probe is not None:
+            self._look_at_environment(probe)
+            if probe is not eval_simulators:
+                probe.end()
         say(f'Resuming at {self.where} in {place}' if saved else f'Writing to {place}')
         interruption.wait_for_check()
 
@@ -233,7 +272,19 @@ class _Run:
             **config.env_options,
         )
         self._stack.callback(simulators.end)
+        simulators.repeats = self.repeats
         return simulators
+
+    def _look_at_environment(self, simulators: envs.Simulators) -> None:
+        """Waits for simulators; warns if the environment does not repeat itself."""
+        self.repeats = simulators.check_repeats()
+        if not self.repeats:
+            logging.warning(
+                '%s: the environment does not repeat itself: reset(seed=0) and the same action led '
+                'to something else the second time. So a run that is resumed ends the episode that '
+                'was open, and does not end with the same bits as one without a stop.',
+                self.config.env_name,
+            )
 
     def _note_error(self, kind: type | None, error: BaseException | None, _) -> None:
         """Writes into the status why the run is left, if it began and is left by an exception."""
@@ -248,10 +299,7 @@ class _Run:
     def _newest_checkpoint(self) -> tuple[dict, Arrays] | None:
         saved = self.checkpoints.newest(*GROUPS)
         if saved and saved[0]['data'] != self.fingerprint:
-            raise UserError(
-                f'{self.folder.path}: this run began with other data of the same name; put that '
-                'back, or start anew with --fresh'
-            )
+            raise UserError(_other_data(self.folder.path))
         return saved
 
     def _first_state(self, saved: tuple[dict, Arrays] | None, data: list, shard: int) -> RunState:
@@ -270,7 +318,7 @@ class _Run:
     def _describe(self, provenance: dict) -> None:
         """Writes `flags.json` and `status.json`, and starts W&B."""
         path, found = self.folder.path, versions()
-        if not (path / 'flags.json').exists():
+        if self.saved is None or not (path / 'flags.json').exists():  # it begins
             settings = self.config.to_json()
             settings = {'agent': settings.pop('agent'), 'flags': settings}
             settings |= {'identity': self.config.identity, 'data': provenance, 'versions': found}
@@ -295,7 +343,7 @@ class _Run:
         """Where the run is, in words."""
         return f'{self.state.phase} step {self.state.step:,}'
 
-    def advance_to_the_end(self) -> tuple[dict[str, float], ...]:
+    def advance_to_the_end(self) -> tuple[dict[str, float | None], ...]:
         """Makes the rest of the run; returns the scores of its last evaluation.
 
         Raises:
@@ -330,6 +378,13 @@ class _Run:
                 error.args = (f'{error} at {self.where}; {how}',)
             else:
                 error.args = (f'{error}. At {self.where} {how}; start it again to continue',)
+            raise
+        except UserError:
+            raise
+        except BaseException:  # of `on_metrics`, for one; updates that fail leave no state
+            if not any(x.is_deleted() for x in jax.tree.leaves(self.state.seeds)):
+                with contextlib.suppress(UserError):
+                    self._save_and_wait()
             raise
 
     @staticmethod
@@ -443,6 +498,7 @@ def load_agent(
 def _load_stacked(path: str | pathlib.Path, description: dict | None = None) -> tuple[Agent, dict]:
     """Returns the agents of all seeds as one of arrays [S, …], and the metadata."""
     metadata, arrays = checkpoints.load(path, 'agents')
+    start_jax()
     num_seeds = len(metadata['seeds'])
     one = jax.eval_shape(partial(make_agent, description or metadata['description'], 0))
     template = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_seeds, *x.shape), x.dtype), one)
