@@ -169,7 +169,8 @@ def _read_transitions(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
 
 def _add_next(file: DataFile, arrays: Arrays, ends: np.ndarray) -> tuple[Arrays, np.ndarray]:
     """Adds next_observations to transitions, and leaves out those whose next state is unknown."""
-    unknown = ends & (arrays['masks'] > 0)
+    solved = arrays['masks'] == 0
+    ends, unknown = ends | solved, ends & ~solved
     if unknown.all():
         raise file.error('an episode ends in every row, so there is no transition')
     following = np.where(ends, np.arange(len(ends)), np.arange(len(ends)) + 1)

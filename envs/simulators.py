@@ -21,7 +21,7 @@ from envs.suite import Task
 from envs.workers import SimulatorError, Worker, start_fork_server
 
 WORKER_TIMEOUT = 120.0  # seconds
-ENDLESS = 10_000  # steps of an episode that may never end
+ENDLESS = 2_000  # steps of an episode that may never end
 # Of `ActionChunks.play`; None: the episode ended where it was.
 Answer = tuple[dict[str, Any], Observation, bool | None] | None
 
@@ -199,7 +199,7 @@ class Simulators:
             chunks: Any = self._episodes[i].chunks  # a list of its own, see `begin`
             chunks.append(transitions['actions'][: transitions['length']])
             self._episodes[i] = self._episodes[i]._replace(observation=observation)
-            if len(chunks) % 1000 == 0:
+            if len(chunks) % 50 == 0:
                 self._warn_of_endless(sum(map(len, chunks)))
         return answers
 

@@ -19,7 +19,7 @@ from envs.processes import import_mujoco
 
 with warnings.catch_warnings():  # MuJoCo's viewer looks for a display, and there may be none
     warnings.simplefilter('ignore')
-    import_mujoco('ogbench.manipspace')
+    import_mujoco('ogbench.manipspace.envs.cube_env')
     import ogbench.manipspace  # noqa: F401  (registers the environments)
     from ogbench.manipspace.envs.cube_env import CubeEnv
     from ogbench.manipspace.envs.manipspace_env import ManipSpaceEnv
