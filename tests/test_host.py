@@ -58,7 +58,7 @@ def test_a_user_without_a_home_has_one_among_temporary_files(tmp_path, monkeypat
 
 def test_a_run_ends_well_although_nobody_reads_what_it_and_its_simulators_say(tmp_path):
     flags = {
-        'suite': 'talking_suite:suite', 'env_name': toy_suite.ENV_NAME, 'save_dir': 'exp',
+        'suite': 'odd_suites:talking', 'env_name': toy_suite.ENV_NAME, 'save_dir': 'exp',
         'toy_dataset_dir': 'data', 'offline_steps': 3, 'online_steps': 7, 'eval_episodes': 1,
         'compilation_cache_dir': '', **{f'agent.{name}': value for name, value in AGENT.items()},
     }  # fmt: skip

@@ -242,8 +242,6 @@ def _check_demo(name: str, demo: Node, path: Path, task: RobomimicTask) -> int:
             rows = f'{key} {shape[0]}, actions {len(demo["actions"])}'
             raise bad_file(path, f'{name}: row counts differ: {rows}', _fix(task))
     rewards = demo['rewards'][()]
-    if not len(rewards):
-        raise bad_file(path, f'{name} has no rows', _fix(task))
     if not np.isin(rewards, (0, 1)).all():
         raise bad_file(
             path, f'{name}: rewards are not all 0 or 1', 'take the data with sparse rewards'
