@@ -8,12 +8,14 @@ python reproduce.py report --table=1
 Tables are 1, 2, 3, 4, 6 and 7; --scale=small is the same pipeline at a size that two CPU cores can
 do. Instead of a table: --methods=DFP,MVP --tasks=cube-double-play-singletask-task2-v0 --seeds=3.
 All other flags are main.py's, and hold for all runs. `run` goes on where it was stopped and leaves
-out what is complete; `gather` puts what runs came to into --results, which `report` reads.
+out what is complete; `gather` puts what runs came to into --results, which `report` reads. Paths
+are taken from the project's folder, wherever this is called from.
 """
 
 import experiments.interruptible  # noqa: F401
 
 # isort: split
+import os
 import pathlib
 import shlex
 import sys
@@ -146,6 +148,7 @@ def report(plan: Plan, any_version: bool) -> None:
 
 
 if __name__ == '__main__':
+    os.chdir(pathlib.Path(__file__).absolute().parent)  # of the commands in plans
     with command_line.one_line_errors():
         if command_line.HELP & set(sys.argv):
             print(f'{__doc__}\n{FLAGS.main_module_help()}')
