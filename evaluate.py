@@ -1,4 +1,4 @@
-"""Evaluates the policies of a run or a checkpoint; prints a line of JSON for each seed.
+"""Evaluates the policies of a run or a checkpoint; prints a line of JSON per seed.
 
 python evaluate.py --restore_path=exp/<group>/<env>/<run> --eval_episodes=50 --video=policy.mp4
 """
@@ -25,13 +25,13 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string('restore_path', None, 'Run or checkpoint.', required=True)
 flags.DEFINE_integer('eval_episodes', 50, 'Episodes.', lower_bound=1)
 flags.DEFINE_integer('eval_envs', 10, 'Environments in parallel.', lower_bound=1)
-flags.DEFINE_integer('seed', None, 'Of start states and policy noise; default: each seed of the '
-                     'run its own, which gives its score.', lower_bound=0,
+flags.DEFINE_integer('seed', None, 'Seed of start states and policy noise; default: the seed of '
+                     "each policy, which reproduces the run's scores.", lower_bound=0,
                      upper_bound=2**32 - 1)  # fmt: skip
-flags.DEFINE_string('video', None, 'Film the first episodes into this .mp4, .gif, or .png (a '
-                    'strip); of several seeds, each has a file of its own.')  # fmt: skip
+flags.DEFINE_string('video', None, 'Film the first episodes into this .mp4, .gif or .png (a '
+                    'strip), one file per seed.')  # fmt: skip
 flags.DEFINE_integer('video_episodes', 4, 'Episodes in the video.', lower_bound=1)
-flags.DEFINE_integer('video_frame_skip', 3, 'Environment steps between two frames.', lower_bound=1)
+flags.DEFINE_integer('video_frame_skip', 3, 'Environment steps per frame.', lower_bound=1)
 flags.DEFINE_bool('video_values', False, 'Draw the Q values of the proposals beside the episodes.')
 
 
@@ -77,7 +77,7 @@ def main(argv) -> None:
 
 
 def video_path(seed: int, several: bool) -> pathlib.Path:
-    """Returns where the video of a seed goes; with several seeds, its name says which."""
+    """Returns the path of a seed's video, which contains the seed if there are several."""
     path = pathlib.Path(FLAGS.video)
     return path.with_stem(f'{path.stem}-sd{seed:03d}') if several else path
 

@@ -14,10 +14,9 @@ from training.export import FORMATS, export_policy
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string('checkpoint', None, 'Run or checkpoint.', required=True)
-flags.DEFINE_string('output', None, 'Folder to write; must not be there, or be empty.',
-                    required=True)  # fmt: skip
-flags.DEFINE_integer('seed', None, 'Which of the seeds trained together; default: the first.')
-flags.DEFINE_list('formats', ['jax'], f'What to write, of {", ".join(FORMATS)}; all but jax need '
+flags.DEFINE_string('output', None, 'Folder to write, new or empty.', required=True)
+flags.DEFINE_integer('seed', None, 'One of the seeds trained together; default: the first.')
+flags.DEFINE_list('formats', ['jax'], f'Formats to write: {", ".join(FORMATS)}; all but jax need '
                   'requirements-export.txt.')  # fmt: skip
 
 

@@ -1,15 +1,15 @@
-"""Reproduces the paper's tables and curves: plans the runs, runs them, reports what is there.
+"""Reproduces the paper's tables and curves: plans, runs and reports them.
 
 python reproduce.py plan   --table=1
 python reproduce.py run    --table=1
 python reproduce.py status --table=1
 python reproduce.py report --table=1
 
-Tables are 1, 2, 3, 4, 6 and 7; --scale=small is the same pipeline at a size that two CPU cores can
-do. Instead of a table: --methods=DFP,MVP --tasks=cube-double-play-singletask-task2-v0 --seeds=3.
-All other flags are main.py's, and hold for all runs. `run` goes on where it was stopped and leaves
-out what is complete; `gather` puts what runs came to into --results, which `report` reads. Paths
-are taken from the project's folder, wherever this is called from.
+Tables are 1, 2, 3, 4, 6 and 7; --scale=small is the same pipeline at a size for two CPU cores.
+Instead of a table: --methods=DFP,MVP --tasks=cube-double-play-singletask-task2-v0 --seeds=3. All
+other flags are main.py's and apply to every run. `run` continues stopped runs and skips complete
+ones; `gather` adds results to the file --results, which `report` reads. Paths are relative to the
+project's folder, wherever this is called from.
 """
 
 import experiments.interruptible  # noqa: F401
@@ -33,24 +33,24 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_string('table', '', "The paper's table.")
 flags.DEFINE_enum('scale', 'paper', ['paper', 'small'], 'Size of the runs.')
-flags.DEFINE_list('methods', [], "Of the table's rows, or of experiments/methods.toml.")
-flags.DEFINE_list('tasks', [], 'Some tasks only.')
-flags.DEFINE_integer('seeds', None, "Of each run; default: the table's.", lower_bound=1)
-flags.DEFINE_integer('jobs', None, 'Runs at a time; default: one for each GPU, or for each core.')
-flags.DEFINE_float('minutes', None, 'Stop in time for this many minutes; the next call goes on.')
-flags.DEFINE_integer('retries', 2, 'Of a run that fails.', lower_bound=0)
+flags.DEFINE_list('methods', [], 'Only these rows of the table, or of experiments/methods.toml.')
+flags.DEFINE_list('tasks', [], 'Only these tasks.')
+flags.DEFINE_integer('seeds', None, "Seeds of each run; default: the table's.", lower_bound=1)
+flags.DEFINE_integer('jobs', None, 'Runs at a time; default: one per GPU, or per core.')
+flags.DEFINE_float('minutes', None, 'Save and stop within this time; the next call continues.')
+flags.DEFINE_integer('retries', 2, 'Retries of a run that fails.', lower_bound=0)
 flags.DEFINE_string('ray_address', None, 'Run on this Ray cluster, such as auto.')
-flags.DEFINE_float('ray_cpus', 1, 'Cores for each run on Ray.', lower_bound=0)
-flags.DEFINE_float('ray_gpus', 0, 'GPUs, or part of one, for each run on Ray.', lower_bound=0)
-flags.DEFINE_enum('format', 'text', ['text', 'slurm'], 'Of plan: for people, or a Slurm job array.')
+flags.DEFINE_float('ray_cpus', 1, 'Cores per run on Ray.', lower_bound=0)
+flags.DEFINE_float('ray_gpus', 0, 'GPUs, or a fraction of one, per run on Ray.', lower_bound=0)
+flags.DEFINE_enum('format', 'text', ['text', 'slurm'], 'Of plan: text, or a Slurm job array.')
 flags.DEFINE_string('results', None, 'File of results; default: results/<scale>.csv.')
-flags.DEFINE_bool('skip_gathered', False, 'Leave out runs that are complete in --results.')
+flags.DEFINE_bool('skip_gathered', False, 'Skip runs that are complete in --results.')
 flags.DEFINE_string('output', None, 'Folder of the report; default: <save_dir>/report.')
-flags.DEFINE_bool('published', False, 'Draw the published curves below ours.')
+flags.DEFINE_bool('published', False, 'Add the published curves.')
 flags.register_multi_flags_validator(
     ['ray_address', 'jobs', 'minutes'],
     lambda given: not given['ray_address'] or given['jobs'] is given['minutes'] is None,
-    '--jobs and --minutes are for this machine alone; on Ray use --ray_cpus and --ray_gpus',
+    '--jobs and --minutes are for this machine only; on Ray use --ray_cpus and --ray_gpus',
 )
 
 
@@ -60,7 +60,7 @@ def main(command: str, argv: list[str]) -> None:
         cell.config.check()
     if FLAGS.skip_gathered and command in ('plan', 'run', 'status'):
         count, plan = progress.without_gathered(plan, runs.read_results(results_path()))
-        print(f'{results_path()} has {count} runs, which are left out', file=sys.stderr)
+        print(f'{results_path()} has {count} of the runs; skipped', file=sys.stderr)
         if not plan.cells:
             return
     commands = {'plan': show_plan, 'run': run, 'status': show_status, 'gather': gather}
@@ -83,9 +83,9 @@ def show_plan(plan: Plan) -> None:
         print(f'{found.status:<11} {100 * found.part:3.0f}%  {hours:>7}  {command_of(cell)}')
     places = engines.slots(FLAGS.jobs, plan.runs)
     print(
-        f'\n{len(plan.runs)} runs: {progress.counts(plan.runs)}. {total / 3600:.1f} hours of work '
-        f'are known, {total / 3600 / len(places):.1f} with {len(places)} at a time; '
-        f'{unknown} runs are of a kind not yet timed on this machine.\n'
+        f'\n{len(plan.runs)} runs: {progress.counts(plan.runs)}. {total / 3600:.1f} hours of known '
+        f'work, {total / 3600 / len(places):.1f} with {len(places)} at a time; {unknown} runs of a '
+        f'kind not yet timed on this machine.\n'
         f'{progress.needs(plan.runs)}'
     )
 
@@ -98,23 +98,23 @@ def run(plan: Plan) -> None:
     runs = plan.runs
     if FLAGS.ray_address:
         outcome = engines.run_on_ray(
-            runs, FLAGS.ray_address, say, FLAGS.ray_cpus, FLAGS.ray_gpus, FLAGS.retries
+            runs, FLAGS.ray_address, log, FLAGS.ray_cpus, FLAGS.ray_gpus, FLAGS.retries
         )
     else:
         places = engines.slots(FLAGS.jobs, runs)
-        outcome = engines.run_here(runs, places, say, FLAGS.minutes, FLAGS.retries)
+        outcome = engines.run_here(runs, places, log, FLAGS.minutes, FLAGS.retries)
     progress.remember([cell.config for cell in runs])
-    say(f'{progress.counts(runs)} of {len(runs)} runs')
+    log(f'{progress.counts(runs)} of {len(runs)} runs')
     for cell in outcome.failed:
-        say(f'Failed: {command_of(cell)}')
+        log(f'Failed: {command_of(cell)}')
     if outcome.failed:
         sys.exit(1)
     if outcome.left or outcome.elsewhere:
-        say('The same command goes on.')
+        log('The same command continues.')
         sys.exit(engines.INTERRUPTED)
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     print(line, flush=True)
 
 

@@ -13,7 +13,7 @@ from absl import app, flags
 from benchmarks.common import results_of, table
 
 FLAGS = flags.FLAGS
-# Module, and what its tables (the lists in its JSON) are called.
+# Module -> headings of its tables, which are the lists in its JSON.
 BENCHMARKS = {
     'update': {
         'paper_size': 'One update at paper size (4 x 512, B = 256)',
@@ -21,7 +21,7 @@ BENCHMARKS = {
     },
     'seeds': {'seeds': 'Seeds trained together, per update of one seed'},
     'act': {'one_action': 'One chunk of actions at paper size, batch 1, from host to host'},
-    'latency': {'latency': 'What a robot waits for a chunk at paper size, batch 1'},
+    'latency': {'latency': "A robot's wait for a chunk at paper size, batch 1"},
     'online': {'online': 'The online loop, per environment step of all seeds together'},
     'evaluation': {'evaluation': 'Evaluation of 50 episodes of cube-double'},
     'data': {
@@ -33,15 +33,15 @@ BENCHMARKS = {
         'scoring': 'Scoring 256 x 16 proposals at paper size',
         'agreement': 'Choosing the best proposal in bfloat16 and in float32, at states of the data',
     },
-    'saving': {'saving': 'One checkpoint at paper size, and what one every 10 minutes costs'},
-    'startup': {'startup': 'Start of main.py at the size of the quickstart'},
+    'saving': {'saving': 'One checkpoint at paper size, and the cost of one every 10 minutes'},
+    'startup': {'startup': "Start-up of main.py at the quickstart's size"},
 }
 
 
 def markdown(results: dict[str, dict[str, Any]]) -> str:
     """Returns the tables of all benchmarks."""
-    lines = ['# What it costs', '', 'Written by `make bench` (`python -m benchmarks`). Medians;']
-    lines += ['every table is of one run, in which what is compared took turns.']
+    lines = ['# Costs', '', 'Written by `make bench` (`python -m benchmarks`). Medians. Within a']
+    lines += ['table, the things compared took turns in one run.']
     for module in filter(results.get, BENCHMARKS):
         found = results[module]
         commit = found['commit'][:7] + ' with changes' * found['commit'].endswith('-dirty')
@@ -69,6 +69,6 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string('output', 'exp/benchmarks', 'Files to write, less .md and .json.')
-    flags.DEFINE_list('only', None, 'Measure these anew; keep what else is in the files.')
+    flags.DEFINE_string('output', 'exp/benchmarks', 'Files to write, without .md and .json.')
+    flags.DEFINE_list('only', None, 'Measure only these; keep the other results in the files.')
     app.run(main)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.act
 
-`one sample` is the policy alone (N = 1): one pass of a network, or ten Euler steps. `acting` is
-what the agent does, the best of its N samples. Both ask the agent's `policy()`, as runs do.
+`one sample` is the policy alone (N = 1): one pass of a network, or ten Euler steps. `acting` is the
+best of the agent's N samples. Both use the agent's `policy()`, as runs do.
 """
 
 import functools
@@ -18,7 +18,7 @@ from experiments.methods import METHODS
 
 
 def times_of_one_action(methods: list[str], repeats: int) -> list[dict[str, Any]]:
-    """Returns a row per method; calls take turns, so that noise falls on all of them alike."""
+    """Returns a row per method; calls take turns, so noise hits all of them alike."""
     observation = np.zeros(OBSERVATION_DIM, np.float32)
     rng = jax.random.PRNGKey(0)
     calls = {}
@@ -54,5 +54,5 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_integer('repeats', 300, 'Calls of each, of which the median counts.')
+    flags.DEFINE_integer('repeats', 300, 'Calls of each; the median is reported.')
     run(main)

@@ -1,10 +1,10 @@
-"""Measures how much of the machine's simulation speed collection keeps.
+"""Measures the speed of data collection, relative to bare simulation.
 
     python -m benchmarks.collect --num_workers=2 --num_episodes=20
 
-One process plays in a bare loop of environment and oracle that stores nothing; then `envs.collect`
-plays `num_episodes`, whose rate is given with and without the start of its processes (the time
-that one episode per worker takes is subtracted). The share is rate / (workers × bare rate).
+First one process runs a bare loop of environment and oracle that stores nothing. Then
+`envs.collect` collects `num_episodes`; its rate is given with and without start-up (for the latter,
+the time of one episode per worker is subtracted). The share is rate / (workers × bare rate).
 """
 
 import os
@@ -26,7 +26,7 @@ from envs.ogbench.tasks import EPISODE_ROWS, make_collection_env
 
 
 def play(env: gymnasium.Env, oracle: CubePlanOracle, seed: int) -> None:
-    """Plays one episode of EPISODE_ROWS steps and keeps nothing."""
+    """Plays one episode of EPISODE_ROWS steps without storing it."""
     scene: Any = env.unwrapped
     np.random.seed(seed)  # noqa: NPY002  (the oracle draws from the global generator)
     observation, info = env.reset(seed=seed)
@@ -41,9 +41,9 @@ def play(env: gymnasium.Env, oracle: CubePlanOracle, seed: int) -> None:
 
 
 def measure(function: Callable, *arguments) -> np.ndarray:
-    """Returns the seconds that `function` takes, of the wall clock and of the processor.
+    """Returns the wall-clock and CPU seconds of `function`.
 
-    The second counts child processes too, and says more where other programs are running.
+    CPU seconds include child processes, and are more reliable on a busy machine.
     """
     start, start_cpu = time.perf_counter(), os.times()
     function(*arguments)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: agents, data, clocks, and a description of the machine."""
+"""Shared by the benchmarks: agents, data, clocks, and a description of the machine."""
 
 import functools
 import json
@@ -37,7 +37,7 @@ SMALL = {'batch_size': 64, 'actor_hidden_dims': (128, 128), 'critic_hidden_dims'
 
 
 def new_agent(method: str, seed: int = 0, **changes) -> Agent:
-    """Makes an agent of the paper's table for cube-double, with some of its settings changed."""
+    """Makes an agent with the paper's settings for cube-double, except for `changes`."""
     spec = Spec.of(make_rows(episodes=1))
     return make_agent(describe(run_config(method, CUBE_DOUBLE, changes), spec), seed)
 
@@ -48,7 +48,7 @@ def make_rows(
     episodes: int = EPISODES,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Makes noise in the form of a data set, by default of the size of a small one."""
+    """Makes a data set of noise, by default a small one."""
     rng = np.random.default_rng(seed)
     num = episodes * EPISODE_ROWS
     return {
@@ -63,12 +63,12 @@ def make_rows(
 def begin(
     config: RunConfig, rows: Rows, devices: Sequence[jax.Device] = ()
 ) -> tuple[RunState, list[Rows]]:
-    """Returns what a run begins with: agents, replays and totals of its seeds, and the data.
+    """Returns the initial state of a run and the data.
 
     Args:
         config: of the run.
         rows: the data set.
-        devices: that the seeds are shared out to; by default those that a run uses.
+        devices: for the seeds; by default those that a run uses.
 
     Returns:
         The state, and the data set on each device in use.
@@ -83,7 +83,7 @@ class Fused:
     """Blocks of updates of one or more seeds, sampled on the device: one dispatch per device."""
 
     def __init__(self, seeds: Sequence[SeedState], data: Sequence[Rows]):
-        """Takes the `seeds` of a state, which are used up, and the data on their devices."""
+        """Takes the `seeds` of a state (buffers are donated) and the data on their devices."""
         self.seeds, self.data = list(seeds), list(data)
 
     def __call__(self, num_updates: int) -> list[Totals]:
@@ -97,20 +97,20 @@ class Fused:
 
 
 def fused(config: RunConfig, rows: Rows, online: bool = False) -> Fused:
-    """Returns fused updates of all seeds of a run, in its offline phase or as online."""
+    """Returns fused updates of all seeds of a run, in the offline or the online phase."""
     state, data = begin(config, rows)
     if not online:
         return Fused(state.seeds, data)
     seeds = []
     for part, on_device in zip(state.seeds, data, strict=True):
         agents = part.agents.replace(online=True)
-        totals = zero_totals(agents, part.replays, on_device)  # what is logged may differ
+        totals = zero_totals(agents, part.replays, on_device)  # the logged metrics may differ
         seeds.append(SeedState(agents, part.replays, totals))
     return Fused(seeds, data)
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Returns how long `function` and the device work it returns take."""
+    """Returns the seconds that `function` and the device work it returns take."""
     start = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - start
@@ -119,7 +119,7 @@ def seconds(function: Callable[[], Any]) -> float:
 def product_rate(repeats: int = 5) -> float:
     """Returns the median FLOP/s of a 4096×512 · 512×512 float32 product.
 
-    Eight in a row, so that on an accelerator their dispatch does not count.
+    Eight in a row, to hide their dispatch on an accelerator.
     """
     x, w = jnp.ones((4096, 512)), jnp.full((512, 512), 1 / 512)
     jax.block_until_ready(_products(x, w))
@@ -135,11 +135,11 @@ def _products(x: jax.Array, w: jax.Array) -> jax.Array:
 def measure(
     runners: dict[Any, Callable[[int], Any]], repeats: int
 ) -> tuple[dict[Any, float], float]:
-    """Times each runner in turn, so that a noisy minute falls on all of them alike.
+    """Times each runner in turn, so that noise hits all of them alike.
 
     Args:
-        runners: each makes the number of updates it is given.
-        repeats: blocks of each, of which the median counts.
+        runners: each makes the given number of updates.
+        repeats: blocks of each; the median is reported.
 
     Returns:
         Seconds per update of each runner, and the rate of the product in between (FLOP/s).
@@ -160,7 +160,7 @@ def measure(
 
 
 def machine() -> dict[str, Any]:
-    """Describes where and with what the numbers were made."""
+    """Describes the machine, the versions and the commit."""
     device = jax.devices()[0]
     found = versions()
     return {
@@ -202,7 +202,7 @@ def save(path: str | None, content: dict[str, Any]) -> None:
 def results_of(
     module: str, arguments: Sequence[str] = (), checkout: str | pathlib.Path | None = None
 ) -> dict[str, Any]:
-    """Runs a benchmark as a program of its own and returns what it found.
+    """Runs a benchmark in its own process and returns its results.
 
     Args:
         module: name of the benchmark.
@@ -210,7 +210,7 @@ def results_of(
         checkout: folder of the project to run it in; by default the working directory.
 
     Raises:
-        subprocess.CalledProcessError: it failed; its own message is above.
+        subprocess.CalledProcessError: it failed; it has printed its own message.
     """
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory).absolute() / 'results.json'
@@ -220,7 +220,7 @@ def results_of(
 
 
 def check_methods(methods: Sequence[str]) -> None:
-    """Raises UsageError if `--methods` names one that does not exist."""
+    """Raises UsageError for an unknown method in `--methods`."""
     if unknown := set(methods) - set(METHODS):
         raise app.UsageError(f'--methods: no {", ".join(unknown)}; there are {", ".join(METHODS)}')
 

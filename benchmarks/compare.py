@@ -1,12 +1,12 @@
-"""Compares two checkouts of the project by one benchmark, side by side.
+"""Compares two checkouts of the project in one benchmark.
 
     python -m benchmarks.compare --other=../before update -- --methods=DFP,QC-FQL --repeats=3
 
-Runs the benchmark in this checkout (A) and in the other (B) as whole processes in the order
-A B B A A B …, with the same Python and the flags after `--`. Prints, for each number that the
-tables of both have, the ratio of the medians, this over other, and the lowest and highest ratio
-among the pairs of neighbours. Two equal checkouts have all n ratios of a number on the same side of
-1 in one case of 2^(n-1), so one number that differs among many says little.
+Runs the benchmark in this checkout (A) and in the other (B) as separate processes in the order A B
+B A A B …, with the same Python and the flags after `--`. For each number in the tables of both it
+prints the ratio of the medians, this over other, and the lowest and highest ratio among
+neighbouring pairs. With equal checkouts, all n ratios of a number fall on the same side of 1 with
+probability 1 / 2^(n-1), so a single deviation among many numbers says little.
 """
 
 import json
@@ -25,9 +25,9 @@ Results = dict[str, Any]
 
 
 def numbers(results: Results, others: Results) -> Iterator[tuple[Key, float]]:
-    """Yields the measured numbers of tables that both have.
+    """Yields the measured numbers of the tables that both have.
 
-    A row is known by its cells that are not measured: text and counts, in columns that both have.
+    A row is identified by its cells that are not measured (text and counts) in common columns.
     """
     for table, rows in results.items():
         if not isinstance(rows, list) or table not in others:
@@ -41,7 +41,7 @@ def numbers(results: Results, others: Results) -> Iterator[tuple[Key, float]]:
 
 
 def in_turns(module: str, arguments: list[str], repeats: int) -> list[tuple[Results, Results]]:
-    """Returns pairs of neighbours: what both checkouts found, this one's first."""
+    """Returns neighbouring pairs of results, this checkout's first."""
     pairs = []
     for repeat in range(repeats):
         checkouts = [None, FLAGS.other]
@@ -56,7 +56,7 @@ def in_turns(module: str, arguments: list[str], repeats: int) -> list[tuple[Resu
 
 
 def ratios(pairs: list[tuple[Results, Results]]) -> list[dict[str, Any]]:
-    """Returns a row for each number that all results have."""
+    """Returns a row per number that all results have."""
     ours = [dict(numbers(this, other)) for this, other in pairs]
     theirs = [dict(numbers(other, this)) for this, other in pairs]
     rows = []
@@ -93,5 +93,5 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_string('other', None, 'Folder of the other checkout.', required=True)
-    flags.DEFINE_integer('repeats', 4, 'Runs of each; an even number is fair.', lower_bound=1)
+    flags.DEFINE_integer('repeats', 4, 'Runs of each; use an even number.', lower_bound=1)
     run(main)

@@ -1,11 +1,11 @@
-"""Measures the memory that loading a data set takes, and the time that switching shards takes.
+"""Measures the memory to load a data set, and the time to switch shards.
 
     python -m benchmarks.data
 
-Data of the public sizes is generated: noise in OGBench's format. Memory: cube-triple's 3M rows
-in one file, the peak of a process that puts them on the device, over the bytes of what it keeps.
-Switching: shards of cube-quadruple-play-100m, a new one every 1,000 updates, against as many
-updates on one shard, with networks of 2 x 128 and those of the paper.
+The data is noise in OGBench's format, at the public sizes. Memory: the peak of a process that puts
+cube-triple's 3M rows on the device, relative to the bytes it keeps. Switching: a new shard of
+cube-quadruple-play-100m every 1,000 updates, against as many updates on one shard, with 2 x 128
+networks and the paper's.
 """
 
 import pathlib
@@ -49,7 +49,7 @@ def generate(path: pathlib.Path, env_name: str, num_rows: int) -> None:
 
 
 def load_triple(directory: str) -> None:
-    """Puts the data set on the device and prints bytes kept, peak and what was there before."""
+    """Puts the data set on the device and prints the bytes kept, the peak, and those before."""
     dataset = make_dataset(TRIPLE, ogbench_dataset_dir=directory)
     before = peak()
     _, data = ShardReader(dataset).take()
@@ -60,14 +60,14 @@ def load_triple(directory: str) -> None:
 def peak() -> int:
     """Returns the peak resident memory of this process, in bytes.
 
-    From Linux's /proc, as getrusage counts what the parent held when it started this process.
+    It is read from /proc, because getrusage includes the parent's memory at the fork.
     """
     status = pathlib.Path('/proc/self/status').read_text('utf-8')
     return 1024 * int(re.search(r'VmHWM:\s*(\d+) kB', status)[1])
 
 
 def memory(directory: pathlib.Path) -> dict[str, float]:
-    """Returns what a process of its own needs to load cube-triple."""
+    """Returns the memory that a fresh process needs to load cube-triple."""
     generate(directory / 'cube-triple-play-v0.npz', TRIPLE, FLAGS.triple_rows)
     command = [sys.executable, '-m', 'benchmarks.data', f'--load_triple={directory}']
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -82,10 +82,10 @@ def memory(directory: pathlib.Path) -> dict[str, float]:
 
 
 def switching(directory: pathlib.Path) -> list[dict[str, Any]]:
-    """Times blocks of updates that end in a switch, and blocks that do not, in turn.
+    """Times blocks of updates with and without a switch at their end, in turn.
 
-    A block need not be the 1,000 updates between two switches: it is long enough to read a shard
-    in, and what a switch adds to it is compared with the time of 1,000 updates.
+    A block may be shorter than the 1,000 updates between switches: it is long enough to read a
+    shard, and the time that a switch adds is compared with that of 1,000 updates.
     """
     first = directory / 'cube-quadruple-play-100m-v0-000.npz'
     generate(first, QUADRUPLE, FLAGS.shard_rows)
@@ -141,10 +141,10 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string('directory', None, 'Where generated files go for a while; a few GB.')
+    flags.DEFINE_string('directory', None, 'Folder for temporary files of a few GB.')
     flags.DEFINE_integer('triple_rows', 3_003_000, 'Rows of cube-triple.')
     flags.DEFINE_integer('shard_rows', 1_001_000, 'Rows of a shard.')
-    flags.DEFINE_integer('paper_updates', 20, "In a block, with the paper's networks.")
-    flags.DEFINE_integer('repeats', 7, 'Blocks of each kind, of which the median counts.')
-    flags.DEFINE_string('load_triple', None, 'For the program itself: only load, from here.')
+    flags.DEFINE_integer('paper_updates', 20, "Updates of a block with the paper's networks.")
+    flags.DEFINE_integer('repeats', 7, 'Blocks of each kind; the median is reported.')
+    flags.DEFINE_string('load_triple', None, 'Internal: only load, from this folder.')
     run(main)

@@ -1,4 +1,4 @@
-"""Measures what it gains to evaluate in parallel environments.
+"""Measures the speed-up of evaluation in parallel environments.
 
 python -m benchmarks.evaluation
 """

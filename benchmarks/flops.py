@@ -1,4 +1,4 @@
-"""The necessary work of an update: multiplications and additions of its matrix products.
+"""The necessary work of an update: the floating-point operations of its matrix products.
 
 A backward pass through a network costs two forward passes, one for the parameters and one for the
 inputs; a forward-mode derivative costs one.
@@ -15,7 +15,7 @@ def mlp_flops(rows: int, inputs: int, hidden: tuple[int, ...], outputs: int) -> 
     return sum(2 * rows * a * b for a, b in itertools.pairwise(sizes))
 
 
-NUM_TIMES = {'bfn': 1, 'dfp': 0, 'fql': 1, 'mvp': 2, 'qam': 1}  # times that the network takes
+NUM_TIMES = {'bfn': 1, 'dfp': 0, 'fql': 1, 'mvp': 2, 'qam': 1}  # time inputs of the network
 
 
 def update_flops(agent: Agent) -> int:

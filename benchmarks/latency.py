@@ -1,11 +1,11 @@
-"""Measures how long a robot waits for a chunk: paper size, batch 1, from host to host.
+"""Measures a robot's wait for a chunk: paper size, batch 1, from host to host.
 
     python -m benchmarks.latency
 
-`policy` is one sample, `best of N` what the method plays. Each is asked of the agent in this
-project, of the program that `export.py` writes for jax, and, with requirements-export.txt, of the
-one for ONNX Runtime; noise is drawn for every call. A robot at 20 Hz has 50 ms for each action. All
-runs in a process that has one core, then in one that has all; the three take turns.
+`policy` is one sample, `best of N` what the method plays. Each is computed by the agent, by the
+program that `export.py` writes for jax, and, with requirements-export.txt, by the one for ONNX
+Runtime. The three take turns and get new noise for every call. A robot at 20 Hz has 50 ms per
+action. The measurement runs in a process with one core, then in one with all.
 """
 
 import functools
@@ -33,20 +33,20 @@ from training.export import programs, to_jax, to_onnx
 
 FLAGS = flags.FLAGS
 METHODS = ('DFP', 'MVP', 'QC-FQL', 'FQL', 'QC-BFN', 'BFN')
-PERIOD = 0.05  # seconds, of control at 20 Hz
+PERIOD = 0.05  # seconds; 20 Hz control
 HAS_ONNX = all(map(importlib.util.find_spec, ('jax2onnx', 'onnxruntime')))
 
 Call = Callable[[], Any]
 
 
 def agent_call(agent: Agent) -> Call:
-    """Returns a call of the agent as evaluation makes it."""
+    """Returns a call of the agent as in evaluation."""
     observation, rng = np.zeros(OBSERVATION_DIM, np.float32), jax.random.PRNGKey(0)
     return lambda: np.asarray(agent.sample_actions(observation, rng))
 
 
 def exported_calls(agent: Agent, name: str, cores: int) -> dict[str, Call]:
-    """Returns calls of an exported program by its runtime, each with noise of its own."""
+    """Returns calls of an exported program by runtime, each with new noise."""
     program = programs(agent)[name]
     sizes = {'b': 1, 'n': agent.config.num_samples}
     _, shape = ([sizes.get(str(axis), axis) for axis in x] for x in program.inputs.values())
@@ -74,7 +74,7 @@ def exported_calls(agent: Agent, name: str, cores: int) -> dict[str, Call]:
 
 
 def measure(cores: int, methods: list[str], repeats: int) -> list[dict[str, Any]]:
-    """Returns a row for each method, with one sample and with the best of N."""
+    """Returns rows for each method: one sample, and the best of N."""
     calls: dict[tuple[str, str], dict[str, Call]] = {}
     for method in methods:
         num_samples = new_agent(method).config.num_samples

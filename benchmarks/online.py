@@ -1,10 +1,10 @@
-"""Measures the online loop against its two parts, simulation and updates, each alone.
+"""Measures the online loop against its two parts alone, simulation and updates.
 
     python -m benchmarks.online
 
-The loop is `training.loop.advance`, from the change of phase up to the last report, with OGBench's
-simulators. Time per environment step, all seeds together; `of the longer` is the loop's over the
-longer of the two parts. Small networks make the simulator the longer part, those of the paper the
+The loop is `training.loop.advance`, from the change of phase to the last report, with OGBench's
+simulators. Times are per environment step of all seeds together; `of the longer` is the loop's time
+relative to the slower part. With small networks that is the simulator, with the paper's the
 updates.
 """
 
@@ -47,7 +47,7 @@ SIZES = {'simulator-bound': (TINY, 2_000), 'update-bound': ({}, 15)}
 
 
 class OnlinePhase:
-    """An online phase that can be played again and again, and its parts."""
+    """An online phase that can be repeated, and its parts."""
 
     def __init__(self, config: RunConfig):
         self.config = config
@@ -61,7 +61,7 @@ class OnlinePhase:
         return simulators
 
     def before(self) -> tuple[RunState, Resources]:
-        """Returns the end of an offline phase without updates, and what the loop works with."""
+        """Returns the end of an offline phase without updates, and the loop's resources."""
         state, data = begin(self.config, self.rows)
         self.simulators.end()
         self.simulators = self.make_simulators()
@@ -70,7 +70,7 @@ class OnlinePhase:
             config=self.config,
             data=data,
             shards=None,  # used offline only
-            log=None,  # this and the next are for reports
+            log=None,  # this and the next are only used in reports
             eval_simulators=None,
             make_simulators=lambda: self.simulators,
             check=lambda: None,
@@ -79,7 +79,7 @@ class OnlinePhase:
         return state, resources
 
     def start(self) -> tuple[RunState, Resources]:
-        """Returns the state after the first report, with the simulators where it stands."""
+        """Returns the state after the first report, with the simulators in place."""
         state, resources = self.before()
         return change_phase(state, resources), resources
 
@@ -98,7 +98,7 @@ class OnlinePhase:
             self.simulators.begin({i: envs.Start(1000 * i + chunk) for i in over})
 
     def updates(self) -> float:
-        """Returns the seconds of the updates, as many in a dispatch as a chunk has actions."""
+        """Returns the seconds of the updates, dispatched once per chunk."""
         state, resources = self.start()
         return seconds(lambda: self._update(state, resources))
 
@@ -121,7 +121,7 @@ class OnlinePhase:
 
 
 def change_phase(state: RunState, resources: Resources) -> RunState:
-    """Returns the state after the report that begins the online phase, but makes no report."""
+    """Returns the state after the first online report, without making that report."""
     return loop.advance(state, resources).replace(reported=0)
 
 
@@ -174,5 +174,5 @@ def main(_) -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_multi_integer('num_seeds', [1, 4], 'Numbers of seeds.')
-    flags.DEFINE_integer('repeats', 2, 'Of each, of which the median counts.')
+    flags.DEFINE_integer('repeats', 2, 'Runs of each; the median is reported.')
     run(main)

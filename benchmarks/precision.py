@@ -1,9 +1,9 @@
-"""Measures what scoring proposals in bfloat16 gains, and how often it chooses the same action.
+"""Measures the speed-up of scoring in bfloat16, and how often it chooses the same action.
 
     python -m benchmarks.precision --checkpoints='exp/*/*/*'
 
-Takes trained agents, all seeds of the runs or checkpoints that fit the pattern, if there are any;
-the observations are those of the data they were trained on.
+Uses all seeds of the runs or checkpoints that match the pattern, on observations of their training
+data.
 """
 
 import glob
@@ -23,7 +23,7 @@ FLAGS = flags.FLAGS
 
 
 def trained_agents(path: str) -> list[dict[str, Any]]:
-    """Returns a row for each seed of a run or checkpoint."""
+    """Returns a row per seed of a run or checkpoint."""
     agents, metadata = load_agents(path)
     config = RunConfig.from_json(metadata['config'])
     states = make_dataset(config.task, **config.env_options).load(0)['observations']
@@ -38,7 +38,7 @@ def trained_agents(path: str) -> list[dict[str, Any]]:
 
 
 def agreement(agent: Agent, observations: jax.Array) -> dict[str, Any]:
-    """Returns how often, and at what loss of value, the choice of a trained agent is the same."""
+    """Returns how often a trained agent chooses the same action, and the loss of value if not."""
     rng, num = jax.random.PRNGKey(0), agent.config.num_samples
     chunks = agent.propose(agent.params, observations, num, rng)
     scores = {
@@ -83,5 +83,5 @@ def main(_) -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_string('checkpoints', 'exp/quickstart/*/*', 'Pattern of runs or checkpoints.')
-    flags.DEFINE_integer('states', 5_000, 'States to choose at.')
+    flags.DEFINE_integer('states', 5_000, 'States at which actions are chosen.')
     run(main)

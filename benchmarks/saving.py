@@ -1,15 +1,13 @@
-"""Measures what a checkpoint costs: how long the run stops, what goes on in the background, and
-what it takes on the disk.
+"""Measures the cost of a checkpoint: the pause of the run, the background work, and disk space.
 
     python -m benchmarks.saving
     python -m benchmarks.saving --num_seeds=1 --num_seeds=5 --transitions=100000
 
-DFP at paper size, with the shapes of cube-double: an offline state, and an online state whose
-replay holds `--transitions` of its own. A run stops while its state is copied to the host and
-handed over; the rest happens beside it. The share of a run's time is that of one checkpoint every
-10 minutes, the default: the stop alone if there is a core to spare, and with the background's CPU
-seconds over the number of cores if all of them are busy. The run's tables, which it brings to the
-disk as well, are not there.
+DFP at paper size with the shapes of cube-double: an offline state, and an online state whose replay
+holds `--transitions` of its own. A run pauses while its state is copied to the host; the rest
+happens in the background. The share of a run's time is that of one checkpoint every 10 minutes, the
+default: only the pause if a core is idle, plus the background's CPU seconds per core if all are
+busy. A run also syncs its tables to disk, which is not measured here.
 """
 
 import pathlib
@@ -45,7 +43,7 @@ FLAGS = flags.FLAGS
 
 
 def online_state(config: RunConfig, offline: RunState, data: list[Rows]) -> RunState:
-    """Returns the state at the end of an online phase of `config.online_steps`."""
+    """Returns the state after an online phase of `config.online_steps`."""
     play = Play.create(config.num_seeds, config.horizon_length, offline.seeds[0].agents.spec)
     state = states.begin_online(offline, data, play, config)
     own = make_rows(episodes=config.online_steps // (EPISODE_ROWS - 1))
@@ -82,7 +80,7 @@ def measure(state: RunState, checkpoints: Checkpoints, folder: pathlib.Path) -> 
 
 def main(_) -> None:
     if FLAGS.transitions < 1 or FLAGS.transitions % (EPISODE_ROWS - 1):
-        raise app.UsageError(f'--transitions={FLAGS.transitions}: must be thousands')
+        raise app.UsageError(f'--transitions={FLAGS.transitions}: must be a multiple of 1,000')
     set_up_jax(max(FLAGS.num_seeds), compilation_cache_dir=None)
     rows: list[dict[str, Any]] = []
     for num_seeds in FLAGS.num_seeds:
@@ -111,7 +109,7 @@ def main(_) -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_multi_integer('num_seeds', [1], 'Numbers of seeds.')
-    flags.DEFINE_integer('transitions', 1_000_000, 'Of each seed, online; in thousands.')
-    flags.DEFINE_string('directory', None, 'Where checkpoints go for a while; a GB for each seed.')
-    flags.DEFINE_integer('repeats', 3, 'Checkpoints of each state, of which the median counts.')
+    flags.DEFINE_integer('transitions', 1_000_000, 'Online transitions per seed, whole thousands.')
+    flags.DEFINE_string('directory', None, 'Folder for temporary checkpoints; a GB per seed.')
+    flags.DEFINE_integer('repeats', 3, 'Checkpoints of each state; the median is reported.')
     run(main)

@@ -1,12 +1,11 @@
-"""Measures what training seeds together gains, in time per update of one seed.
+"""Measures the gain of training seeds together, in time per update of one seed.
 
     python -m benchmarks.seeds
     python -m benchmarks.seeds --sizes=paper --methods=DFP,QC-FQL
 
-As in a run, several seeds get as many CPU devices as there are cores, consecutive seeds share a
-device, and each device gets one dispatch for a block of updates. A single seed has one device,
-which uses all cores. By default: DFP at small and at paper size; FQL, whose updates are the
-cheapest, at small size.
+As in a run, several seeds get one CPU device per core, consecutive seeds share a device, and each
+device gets one dispatch per block of updates. A single seed has one device, which uses all cores.
+By default: DFP at small and at paper size; FQL, whose updates are the cheapest, at small size.
 """
 
 from typing import Any
@@ -34,7 +33,7 @@ DEFAULT = [('DFP', 'small'), ('DFP', 'paper'), ('FQL', 'small')]
 
 
 def time_together(method: str, size: str, phase: str, rows: Rows) -> list[dict[str, Any]]:
-    """Returns a row for each number of seeds, and one for most of them in bfloat16."""
+    """Returns a row per number of seeds, and one for the largest number in bfloat16."""
     cases = [(n, 'float32') for n in FLAGS.num_seeds]
     if FLAGS.bfloat16:
         cases += [(max(FLAGS.num_seeds), 'bfloat16')]
@@ -78,5 +77,5 @@ if __name__ == '__main__':
     flags.DEFINE_multi_enum('sizes', list(SIZES), list(SIZES), 'Sizes of the methods given.')
     flags.DEFINE_multi_enum('phases', ['offline'], ['offline', 'online'], 'Phases.')
     flags.DEFINE_bool('bfloat16', True, 'Measure scoring in bfloat16 too.')
-    flags.DEFINE_integer('repeats', 5, 'Blocks of updates, of which the median counts.')
+    flags.DEFINE_integer('repeats', 5, 'Blocks of updates; the median is reported.')
     run(main)

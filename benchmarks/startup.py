@@ -1,9 +1,9 @@
-"""Measures the time from calling main.py to its first update, at the quickstart's size.
+"""Measures the time from starting main.py to its first update, at the quickstart's size.
 
     python -m benchmarks.startup
 
-Cold: nothing compiled is on disk; warm: the run before has left its compilations there. Needs the
-quickstart's data (collects it otherwise).
+Cold: no compiled programs on disk; warm: the previous run left them there. Needs the quickstart's
+data, and collects it otherwise.
 """
 
 import re
@@ -20,7 +20,7 @@ FLAGS = flags.FLAGS
 
 
 def first_update(cache: str, save_dir: str) -> float:
-    """Returns the seconds until the progress bar counts an update."""
+    """Returns the seconds until the progress bar shows an update."""
     command = [
         sys.executable,
         'main.py',

@@ -1,12 +1,12 @@
-"""Measures updates against their arithmetic floor, and what fusing them gains.
+"""Measures updates against their arithmetic floor, and the gain of fusing them.
 
     python -m benchmarks.update
 
 Paper size: 4 × 512, B = 256, 37-dimensional observations, 5-dimensional actions. Small size:
 2 × 128, B = 64. The floor of an update is its necessary floating-point work (benchmarks/flops.py)
-over the rate of a 4096×512 · 512×512 float32 product, which is measured between the blocks of
-updates. Fused updates sample on the device; one by one, each is a dispatch of its own with a batch
-that NumPy samples on the host.
+divided by the rate of a 4096×512 · 512×512 float32 product, measured between the blocks of updates.
+Fused updates sample on the device; one by one, each update is its own dispatch, with a batch that
+NumPy samples on the host.
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ from utils.replay import Rows
 
 
 class OneByOne:
-    """One dispatch per update, on batches that NumPy gathers from arrays on the host."""
+    """One dispatch per update, on batches that NumPy gathers on the host."""
 
     def __init__(self, agent: Agent, rows: dict[str, np.ndarray]):
         self.agent, self.rows = jax.tree.map(jnp.copy, agent), rows
@@ -65,7 +65,7 @@ class OneByOne:
 
 
 def phases(method: str, **changes) -> dict[str, Agent]:
-    """Returns the method's agent in the phases whose updates differ."""
+    """Returns the method's agent in each phase that has its own update."""
     agent = new_agent(method, **changes)
     online = agent.begin_online()
     if update_flops(agent) == update_flops(online):
@@ -108,5 +108,5 @@ def main(_) -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_list('methods', list(METHODS), 'Methods to measure.')
-    flags.DEFINE_integer('repeats', 5, 'Blocks of updates, of which the median counts.')
+    flags.DEFINE_integer('repeats', 5, 'Blocks of updates; the median is reported.')
     run(main)

@@ -1,4 +1,4 @@
-"""Drives an environment by an exported policy: python -m examples.run_exported policy/ 10"""
+"""Plays episodes with an exported policy: python -m examples.run_exported policy/ 10"""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""What programs share: errors in one line, help, and no arguments that are not flags."""
+"""Shared by the programs: one-line errors, help, and a check for stray arguments."""
 
 import contextlib
 import signal
@@ -14,9 +14,9 @@ HELP = {'--help', '-help', '--helpshort', '-helpshort', '-?', '-h'}
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with one line and status 1 for whatever the user can put right.
+    """Ends the program with one line and status 1 for errors that the user can fix.
 
-    Ctrl-C ends it with one line too, and status 130. Afterwards Ctrl-C does what it did before.
+    Ctrl-C ends it with one line and status 130. On exit Ctrl-C's previous handler is restored.
     """
     at_once = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     if at_once:
@@ -24,7 +24,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (UserError, OSError, flags.Error) as error:
-        # A note is what a simulator said when it failed, its traceback.
+        # A note is the traceback of a failed simulator.
         sys.exit('\n'.join([*getattr(error, '__notes__', ()), ' '.join(str(error).split())]))
     except KeyboardInterrupt:
         print('Interrupted.', file=sys.stderr)
@@ -35,10 +35,10 @@ def one_line_errors() -> Iterator[None]:
 
 
 def refuse_arguments(argv: list[str]) -> None:
-    """Raises UserError for an argument that is no flag.
+    """Raises UserError for an argument that is not a flag.
 
     Args:
-        argv: program, and what is left when flags are parsed.
+        argv: program, and what is left after parsing the flags.
     """
     if len(argv) > 1:
         raise UserError(f'{argv[1]!r}: not a flag; flags start with --')

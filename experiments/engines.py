@@ -1,4 +1,4 @@
-"""Engines that run the runs of a plan: processes on this machine, or Ray's tasks on many."""
+"""Schedulers for the runs of a plan: processes on this machine, or tasks of a Ray cluster."""
 
 import contextlib
 import dataclasses
@@ -20,18 +20,18 @@ from training.logs import is_at_work, newest_copy
 from utils.errors import UserError
 
 INTERRUPTED = 75  # exit status of main.py: its state is saved
-GRACE = 60.0  # seconds before the end in which runs save their state
-LEAST = 120.0  # seconds that a start is worth
-Say = Callable[[str], None]
+GRACE = 60.0  # seconds reserved before the end for runs to save their state
+LEAST = 120.0  # seconds; with less time left no run is started
+Log = Callable[[str], None]
 
 
 def command(cell: Cell) -> list[str]:
-    """Returns the command of a run, to be started in the project's root."""
+    """Returns the command of a run, for the project's root as working directory."""
     return [os.path.relpath(sys.executable), 'main.py', *cell.arguments]
 
 
 def log_path(cell: Cell) -> pathlib.Path:
-    """Returns the file with what a run prints."""
+    """Returns the file that a run's output goes to."""
     directory = cell.config.directory
     return directory.parents[1] / 'logs' / f'{cell.task}-{directory.name}.log'
 
@@ -42,22 +42,22 @@ def describe(cell: Cell) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """A place for one run at a time: a GPU, or some cores."""
+    """Resources for one run at a time: a GPU, or some cores."""
 
     environment: tuple[tuple[str, str], ...] = ()
-    cores: tuple[int, ...] = ()  # that the run is pinned to; none: all
+    cores: tuple[int, ...] = ()  # to which the run is pinned; empty: all
 
 
 def slots(jobs: int | None = None, cells: Sequence[Cell] = ()) -> list[Slot]:
-    """Returns the places that this machine has.
+    """Returns the slots of this machine.
 
-    One for each GPU; without a GPU, one for each core, to which its run is pinned, but no more than
-    have room in the memory that is free. Runs with small networks do 1.4 (DFP) to 1.9 (FQL) times
-    the work so that two do which share both cores.
+    One per GPU; without a GPU, one per core, to which its run is pinned, as far as free memory
+    allows. Pinned runs with small networks are 1.4 (DFP) to 1.9 (FQL) times as fast as two runs
+    that share both cores.
 
     Args:
-        jobs: runs at a time, instead. They share out the GPUs or the cores.
-        cells: the runs; the largest says how much memory each takes.
+        jobs: number of slots, which share the GPUs or the cores; None: as above.
+        cells: the runs; the largest determines the memory of a slot.
 
     Raises:
         UserError: `jobs` is less than 1.
@@ -66,7 +66,7 @@ def slots(jobs: int | None = None, cells: Sequence[Cell] = ()) -> list[Slot]:
         raise UserError(f'--jobs={jobs}: must be at least 1')
     if gpus := available_gpus():
         names = [gpus[i % len(gpus)] for i in range(jobs or len(gpus))]
-        several = len(names) > len(gpus)  # then none of them may take all the memory
+        several = len(names) > len(gpus)  # then no run may preallocate a GPU's memory
         more = (('XLA_PYTHON_CLIENT_PREALLOCATE', 'false'),) if several else ()
         return [Slot((('CUDA_VISIBLE_DEVICES', name), *more)) for name in names]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
@@ -77,7 +77,7 @@ def slots(jobs: int | None = None, cells: Sequence[Cell] = ()) -> list[Slot]:
 
 
 class Child:
-    """A run at work in a process of its own."""
+    """A run in its own process."""
 
     def __init__(self, cell: Cell, slot: Slot):
         self.cell, self.slot = cell, slot
@@ -93,19 +93,19 @@ class Child:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for us, and we pass on what it means
+            start_new_session=True,  # only this program gets Ctrl-C; it stops its runs
             preexec_fn=pin,
         )
 
     def finished(self) -> int | None:
-        """Returns the exit status, or None while it works."""
+        """Returns the exit status, or None while the process is alive."""
         status = self.process.poll()
         if status is not None:
             self._log.close()
         return status
 
     def stop(self) -> None:
-        """Asks it to save its state and end."""
+        """Asks the run to save its state and exit."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
 
@@ -121,17 +121,17 @@ def last_line(cell: Cell) -> str:
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of the runs of a plan."""
+    """The runs of a plan by outcome."""
 
     done: list[Cell] = dataclasses.field(default_factory=list)
     failed: list[Cell] = dataclasses.field(default_factory=list)
-    elsewhere: list[Cell] = dataclasses.field(default_factory=list)  # another process has them
-    left: list[Cell] = dataclasses.field(default_factory=list)  # there was no time
+    elsewhere: list[Cell] = dataclasses.field(default_factory=list)  # running in another process
+    left: list[Cell] = dataclasses.field(default_factory=list)  # no time left
 
 
 @contextlib.contextmanager
 def stopping() -> Iterator[list[int]]:
-    """Notes the signals that ask this program to stop, instead of stopping at once."""
+    """Collects the signals to stop this program, instead of stopping at once."""
     received: list[int] = []
     before = [signal.signal(number, lambda n, _: received.append(n)) for number in SIGNALS]
     try:
@@ -144,24 +144,23 @@ def stopping() -> Iterator[list[int]]:
 def run_here(
     cells: Sequence[Cell],
     places: Sequence[Slot],
-    say: Say,
+    log: Log,
     minutes: float | None = None,
     retries: int = 2,
     pause: float = 0.5,
 ) -> Outcome:
-    """Runs what is not complete, as many at a time as there are places.
+    """Runs what is not complete, one run per slot.
 
-    A run that ends with an error is started again, from its last checkpoint, up to `retries` times.
-    After `minutes`, or at one of `SIGNALS`, all runs are asked to save their state and end; the
-    same call goes on with them.
+    A run that fails is restarted from its last checkpoint, up to `retries` times. After `minutes`,
+    or on one of `SIGNALS`, all runs save their state and exit; the same call continues them.
 
     Args:
         cells: the runs, in the order of their start.
-        places: see `slots`.
-        say: is told what happens, in lines.
-        minutes: to work; None: until all is done.
+        places: slots, see `slots`.
+        log: called with progress messages.
+        minutes: time limit; None: until all is done.
         retries: of a run that fails.
-        pause: seconds between looks at the processes.
+        pause: seconds between polls of the processes.
     """
     outcome, waiting = Outcome(), []
     for cell in cells:
@@ -169,10 +168,10 @@ def run_here(
         if found.status == 'done':
             outcome.done.append(cell)
         elif found.status == 'running':
-            say(f'At work elsewhere, left to it: {describe(cell)}')
+            log(f'{describe(cell)}: already running in another process; skipped')
             outcome.elsewhere.append(cell)
         elif found.status == 'changed':
-            say(f'{describe(cell)}: {found.error}')
+            log(f'{describe(cell)}: {found.error}')
             outcome.failed.append(cell)
         else:
             waiting.append(cell)
@@ -183,7 +182,7 @@ def run_here(
         while waiting or children:
             left = float('inf') if end is None else end - time.monotonic()
             if received or left < GRACE:
-                _stop(children, received, say)
+                _stop(children, received, log)
                 outcome.left += [child.cell for child in children] + waiting
                 for child in children:
                     if look(child.cell.config).status == 'done':
@@ -193,21 +192,21 @@ def run_here(
             while waiting and free and left > LEAST:
                 cell = waiting.pop(0)
                 children.append(Child(cell, free.pop(0)))
-                say(_started(cell, look(cell.config)))
+                log(_started(cell, look(cell.config)))
             if waiting and not children:
-                outcome.left += waiting  # too little time for one more
+                outcome.left += waiting  # too little time for another run
                 return outcome
             for child in [child for child in children if child.finished() is not None]:
                 children.remove(child)
                 free.append(child.slot)
-                if _is_due_again(child.cell, child.finished(), outcome, tries, retries, say):
+                if _is_due_again(child.cell, child.finished(), outcome, tries, retries, log):
                     waiting.append(child.cell)
             time.sleep(pause)
     return outcome
 
 
 def _started(cell: Cell, found: Progress) -> str:
-    how = f'goes on at {100 * found.part:.0f}%' if found.part else 'starts'
+    how = f'continues at {100 * found.part:.0f}%' if found.part else 'starts'
     return f'{describe(cell)}: {how} ({log_path(cell)})'
 
 
@@ -217,44 +216,44 @@ def _is_due_again(
     outcome: Outcome,
     tries: dict[Cell, int],
     retries: int,
-    say: Say,
+    log: Log,
 ) -> bool:
-    """Notes the end of a run's process; returns whether the run must be started again.
+    """Records the end of a run's process; returns whether the run must be started again.
 
     Args:
         cell: the run.
-        status: of the process; None if it is not known.
-        outcome: gets the run if it is done, or failed too often.
+        status: of the process; None if unknown.
+        outcome: the run is added here if it is done, or failed too often.
         tries: counts the failures of each run.
-        retries: how many of them are forgiven.
-        say: is told of it.
+        retries: allowed failures of a run.
+        log: called with a message.
     """
     found = look(cell.config)
     if found.status == 'done':
         outcome.done.append(cell)
-        say(f'{describe(cell)}: done')
+        log(f'{describe(cell)}: done')
         return False
     if found.status == 'changed':
         outcome.failed.append(cell)
-        say(f'{describe(cell)}: {found.error}')
+        log(f'{describe(cell)}: {found.error}')
         return False
     how = last_line(cell)
     if status is not None and status < 0:
         how = f'killed by {signal.Signals(-status).name}'
-    if status != INTERRUPTED:  # else someone stopped it, which is no failure
+    if status != INTERRUPTED:  # being stopped by someone is not a failure
         tries[cell] = tries.get(cell, 0) + 1
     if tries.get(cell, 0) > retries:
         outcome.failed.append(cell)
-        say(f'{describe(cell)}: failed {tries[cell]} times: {how} ({log_path(cell)})')
+        log(f'{describe(cell)}: failed {tries[cell]} times: {how} ({log_path(cell)})')
         return False
-    say(f'{describe(cell)}: ended early ({how}); it will be started again')
+    log(f'{describe(cell)}: ended early ({how}); it will be started again')
     return True
 
 
-def _stop(children: Sequence[Child], received: Sequence[int], say: Say) -> None:
-    """Asks processes to save and end, and waits for them; kills them at a second Ctrl-C."""
+def _stop(children: Sequence[Child], received: Sequence[int], log: Log) -> None:
+    """Asks runs to save and exit, and waits for them; a second Ctrl-C kills them."""
     if children:
-        say(f'Stopping {len(children)} runs; each saves its state (Ctrl-C again: at once)')
+        log(f'Stopping {len(children)} runs; each saves its state (Ctrl-C again kills them)')
     for child in children:
         child.stop()
     before = len(received)
@@ -271,21 +270,21 @@ def _stop(children: Sequence[Child], received: Sequence[int], say: Say) -> None:
 def run_on_ray(
     cells: Sequence[Cell],
     address: str,
-    say: Say,
+    log: Log,
     num_cpus: float = 1,
     num_gpus: float = 0,
     retries: int = 2,
 ) -> Outcome:
     """Runs what is not complete as tasks of a Ray cluster, whose nodes share the directory.
 
-    A task whose node is lost is started again on another node, from the run's last checkpoint.
+    A task whose node is lost restarts on another node, from the run's last checkpoint.
 
     Args:
         cells: the runs.
         address: of the cluster, such as 'auto'.
-        say: is told what happens, in lines.
-        num_cpus: cores that a run takes.
-        num_gpus: GPUs, or a part of one, that a run takes.
+        log: called with progress messages.
+        num_cpus: cores of a run.
+        num_gpus: GPUs, or a fraction of one, of a run.
         retries: of a run that fails; lost nodes do not count.
 
     Raises:
@@ -318,16 +317,16 @@ def run_on_ray(
             if found.status == 'done':
                 outcome.done.append(cell)
             elif found.status == 'changed':
-                say(f'{describe(cell)}: {found.error}')
+                log(f'{describe(cell)}: {found.error}')
                 outcome.failed.append(cell)
             else:
                 submit(cell)
-                say(f'{describe(cell)}: handed to Ray')
+                log(f'{describe(cell)}: handed to Ray')
         while tasks and not received:
             ready, _ = ray.wait(list(tasks), timeout=1.0)
             for task in ready:
                 cell = tasks.pop(task)
-                if _is_due_again(cell, _status(task), outcome, tries, retries, say):
+                if _is_due_again(cell, _status(task), outcome, tries, retries, log):
                     submit(cell)
         for task in tasks:
             ray.cancel(task)
@@ -339,7 +338,7 @@ def run_on_ray(
 
 
 def _status(task: Any) -> int | None:
-    """Returns the exit status that a finished task of Ray gives; None if the task failed."""
+    """Returns the exit status from a finished Ray task; None if the task failed."""
     import ray
 
     try:
@@ -349,7 +348,7 @@ def _status(task: Any) -> int | None:
 
 
 def execute(arguments: Sequence[str], root: str, log: str, folder: str) -> int:
-    """Runs main.py on a node, once nothing else is at work on the run; returns its exit status.
+    """Runs main.py on a node, once no other process holds the run; returns its exit status.
 
     A run whose node was lost may still be saving there.
     """

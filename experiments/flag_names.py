@@ -1,15 +1,14 @@
-"""Flags of FQL, QC and what descends from them that have another name here, or none.
+"""Flags of FQL, QC and their descendants that have another name here, or none.
 
-Flags that are spelled the same need no entry. docs/flags.md has this table;
-`python -m experiments.flag_names` prints it.
+docs/flags.md has this table; `python -m experiments.flag_names` prints it.
 """
 
 import re
 
 _NUM_SAMPLES = 'use --agent.num_samples, and --agent.eval_num_samples if evaluation has another N'
-_NO_FOURIER = 'the flow takes its time as it is; leave it out'
+_NO_FOURIER = 'the flow takes its time as is; leave it out'
 
-# What to do instead, by the name that others give.
+# Advice by the flag's name elsewhere.
 OTHER_NAMES = {
     'project': 'use --wandb_project',
     'entity': 'use --wandb_entity',

@@ -1,9 +1,7 @@
-"""A program imports this first: until it is ready, Ctrl-C ends it at once and without a word.
+"""Imported first by the programs: during imports, Ctrl-C ends them at once and silently.
 
-From then on it goes on whatever becomes of its output (`utils.host`).
-
-Python's own way is a traceback from the middle of a package, or a package that fails in other ways.
-`command_line.one_line_errors` brings it back.
+Otherwise Python prints a traceback from the middle of a package.
+`command_line.one_line_errors` restores the handler. Output may be lost from here on (`utils.host`).
 """
 
 import signal

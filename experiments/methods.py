@@ -17,7 +17,7 @@ def method_settings(method: str, env_name: str) -> dict[str, Any]:
     """Returns the settings of a method on a task, by the names of their flags.
 
     Raises:
-        UserError: there is no such method.
+        UserError: the method is unknown.
     """
     if method not in METHODS:
         raise UserError(f'--method={method}: unknown; there are {", ".join(METHODS)}')
@@ -29,13 +29,13 @@ def method_settings(method: str, env_name: str) -> dict[str, Any]:
 
 
 def make_config(settings: Mapping[str, Any]) -> RunConfig:
-    """Returns the run that settings describe, by the names of their flags.
+    """Returns the config of a run from settings by the names of their flags.
 
-    With 'method', the method's settings hold where none is given. 'agent' is the agent's name or
-    file, 'agent.<name>' a setting of it. What is no field of `RunConfig` is an option of the suite.
+    'method' provides defaults. 'agent' is the agent's name or file, 'agent.<name>' one of its
+    settings. Names that are not fields of `RunConfig` are options of the suite.
 
     Raises:
-        UserError: there is no such method, agent, or setting of the agent.
+        UserError: the method, agent, or setting of the agent is unknown.
     """
     if method := settings.get('method'):
         env_name = settings.get('env_name', RunConfig.env_name)
@@ -51,17 +51,16 @@ def make_config(settings: Mapping[str, Any]) -> RunConfig:
 
 
 def run_config(method: str, env_name: str, agent: Mapping | None = None, **settings) -> RunConfig:
-    """Returns the run of a method on a task.
+    """Returns the config of a method on a task.
 
     Args:
         method: of methods.toml.
         env_name: the task.
-        agent: settings of the agent that differ from the method's.
-        **settings: of the run or its suite, by the names of their flags, that differ from the
-            method's.
+        agent: settings of the agent that override the method's.
+        **settings: of the run or its suite, by flag name, that override the method's.
 
     Raises:
-        UserError: there is no such method, or the agent has no such setting.
+        UserError: the method or the agent's setting is unknown.
     """
     changes = {f'agent.{name}': value for name, value in (agent or {}).items()}
     return make_config({'method': method, 'env_name': env_name} | settings | changes)

@@ -18,14 +18,14 @@ SCALES = ('paper', 'small')
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """A row of a table on a task, and the run with all of its seeds.
+    """A row of a table on a task, and its run with all seeds.
 
     Attributes:
-        row: as the table calls it, such as 'K=1'.
-        name: the method and the settings in which the run differs from it on this task, such as
-            'DFP' or 'DFP top_k=1'. Cells of the same name on a task are one run.
+        row: its name in the table, such as 'K=1'.
+        name: the method and its changed settings, such as 'DFP' or 'DFP top_k=1'. Cells of the same
+            name on a task share a run.
         arguments: of main.py.
-        config: what they stand for.
+        config: the arguments, parsed.
     """
 
     row: str
@@ -40,16 +40,16 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a table needs.
+    """The runs of a table.
 
     Attributes:
         scale: 'paper' or 'small'.
         table: its number in the paper; empty for a plan of methods and tasks.
-        title: what it shows.
-        groups: the tasks, by the names of their groups.
-        by_group: whether the table has a row for each group instead of each task.
-        phases: whose ends it shows, 'offline' and 'online'.
-        cells: of it, all rows of a task together.
+        title: of the table.
+        groups: the tasks by group.
+        by_group: whether the table has one line per group instead of per task.
+        phases: 'offline' and 'online', at whose ends it has numbers.
+        cells: of the table, all rows of a task together.
     """
 
     scale: str
@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def rows(self) -> list[str]:
-        """The names of its rows: methods, or settings of one."""
+        """The names of the rows: methods, or settings of one."""
         return list(dict.fromkeys(cell.row for cell in self.cells))
 
     @property
@@ -71,7 +71,7 @@ class Plan:
 
     @property
     def runs(self) -> list[Cell]:
-        """One cell for each run: those that share a run with another are left out."""
+        """One cell per run; several cells may share a run."""
         return list({cell.config.directory: cell for cell in self.cells}.values())
 
 
@@ -88,13 +88,13 @@ def make_plan(
     Args:
         table: of the paper; empty for all `methods` on all `tasks`.
         scale: 'paper' or 'small'.
-        methods: rows, by default those of the table; methods of methods.toml without one.
+        methods: rows of the table (default: all), or without a table, of methods.toml.
         tasks: by default those of the table.
-        seeds: of each run, by default as many as the table's, or 5.
+        seeds: number of seeds of each run, by default the table's, or 5.
         flags: of main.py, for all runs.
 
     Raises:
-        UserError: there is no such table, row, method or task, or a setting cannot work.
+        UserError: the table, a row, method or task is unknown, or a setting is invalid.
     """
     if scale not in SCALES:
         raise UserError(f'--scale={scale}: use {" or ".join(SCALES)}')
@@ -108,7 +108,7 @@ def make_plan(
         groups = {name: group for name, group in groups.items() if group}
     else:
         if not methods or not tasks:
-            raise UserError('Name a table (--table=1), or --methods=… and --tasks=…')
+            raise UserError('No table: use --table=1, or --methods=… and --tasks=…')
         _chosen(METHODS, methods, 'methods', 'methods.toml')
         content: dict[str, Any] = {'title': 'Success at the end of each phase'}
         rows = {method: [f'--method={method}'] for method in methods}
@@ -128,17 +128,15 @@ def make_plan(
 def _table(scale: str, table: str) -> dict[str, Any]:
     numbers = [name for name in TABLES[scale] if name != 'flags']
     if table not in numbers:
-        raise UserError(
-            f'--table={table}: none at --scale={scale}; there are tables {", ".join(numbers)}'
-        )
+        raise UserError(f'--table={table}: not at --scale={scale}; use one of {", ".join(numbers)}')
     return TABLES['paper'][table] | TABLES[scale][table]
 
 
 def _chosen(known: dict[str, Any], names: Sequence[str], flag: str, where: str) -> dict[str, Any]:
-    """Returns those of `known` that are named, in their order; all, if none is."""
+    """Returns the entries of `known` in `names`, in their order there; all if `names` is empty."""
     for name in names:
         if name not in known:
-            raise UserError(f'--{flag}={name}: not in {where}; there are {", ".join(known)}')
+            raise UserError(f'--{flag}={name}: not in {where}; use one of {", ".join(known)}')
     return {name: value for name, value in known.items() if not names or name in names}
 
 
@@ -161,7 +159,7 @@ def _cell(
 
 
 def _name(config: RunConfig) -> str:
-    """Returns the method and what of its settings the run changes, beside sizes."""
+    """Returns the method and its changed settings, except sizes."""
     if config.method is None:
         return config.label
     usual = run_config(config.method, config.env_name).agent

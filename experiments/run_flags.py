@@ -1,4 +1,4 @@
-"""The settings of a run as flags: those of `RunConfig`, of the suites and of the agent."""
+"""A run's settings as flags: those of `RunConfig`, of the suites and of the agent."""
 
 import dataclasses
 import typing
@@ -19,7 +19,7 @@ from training import RunConfig
 from utils.errors import UserError
 
 FIELDS = [field for field in dataclasses.fields(RunConfig) if field.metadata]
-AGENT_HELP = 'Name of an agent in agents/, or path of a file with get_config() and an Agent.'
+AGENT_HELP = 'Agent in agents/ by name, or path of a file with get_config() and an Agent.'
 
 
 class _LastTuple(flags.ArgumentParser):
@@ -33,7 +33,7 @@ config_flags.register_flag_parser_for_type(tuple, _LastTuple())
 
 
 class _Choice(flags.ArgumentParser):
-    """Notes the values of --agent and --method in their order."""
+    """Records the values of --agent and --method in their order."""
 
     def __init__(self, kind: str, choices: list[tuple[str, str]]):
         self._kind, self._choices = kind, choices
@@ -50,11 +50,11 @@ class RunFlags:
         """Defines a flag for each setting.
 
         Args:
-            argv: program and flags; which flags there are depends on --agent, --method and --suite.
-            values: where.
+            argv: program and flags; --agent, --method and --suite decide which flags exist.
+            values: the flags are defined here.
 
         Raises:
-            UserError: there is no such method, agent or suite.
+            UserError: the method, agent or suite is unknown.
             flags.Error: a flag file cannot be read.
         """
         choices: list[tuple[str, str]] = [('agent', RunConfig.agent)]
@@ -96,8 +96,8 @@ class RunFlags:
         """Parses the command line; returns the program.
 
         Raises:
-            UserError: there is no such flag, or an argument is none.
-            flags.Error: a flag has a value that it cannot have.
+            UserError: a flag is unknown, or an argument is not a flag.
+            flags.Error: a flag has an invalid value.
         """
         try:
             rest = self._values(self._argv)
@@ -107,7 +107,7 @@ class RunFlags:
         return rest
 
     def _explain(self, error: flags.UnrecognizedFlagError) -> str:
-        """Returns what to use instead of a flag that there is not."""
+        """Returns the error for an unknown flag, with what to use instead."""
         name = error.flagname
         name = name.removeprefix('no') if name.startswith('noagent.') else name
         if name in OTHER_NAMES:
@@ -117,13 +117,12 @@ class RunFlags:
         return str(error)
 
     def config(self) -> RunConfig:
-        """Returns the run that the parsed flags describe.
+        """Returns the config from the parsed flags.
 
-        Of another suite than the task's, options that only say where files lie are ignored: a flag
-        file may have them.
+        Options of other suites that only name folders are ignored: a flag file may have them.
 
         Raises:
-            UserError: there is no such environment.
+            UserError: the environment is unknown.
         """
         values: Any = self._values
         known = envs.find_task(values.env_name, values.suite).suite.options
@@ -140,7 +139,7 @@ class RunFlags:
         )
 
     def help_text(self, doc: str) -> str:
-        """Returns what `--help` prints; `doc` is the program's."""
+        """Returns the output of `--help`; `doc` is the program's docstring."""
         own = [self._values.main_module_help(), self._values.module_help(__name__)]
         settings = '\n'.join(
             f'  --agent.{name} (default {value!r})' for name, value in self._usual.agent.items()
@@ -150,7 +149,7 @@ class RunFlags:
 
 
 def parse(argv: Sequence[str]) -> RunConfig:
-    """Returns the run that main.py makes of a command line.
+    """Returns the config of a command line of main.py.
 
     Args:
         argv: program and flags.

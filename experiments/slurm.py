@@ -8,11 +8,11 @@ from experiments.plans import Cell
 
 
 def job_array(cells: Sequence[Cell]) -> str:
-    """Returns a script for sbatch: one job for each run.
+    """Returns a script for sbatch: one job per run.
 
-    Slurm signals a job five minutes before its limit. The run saves its state then and ends, and
-    the job puts itself back into the queue. What its user has to add is what differs from place to
-    place: partition, account, time, GPU.
+    Slurm signals a job five minutes before its time limit. Then the run saves its state and exits,
+    and the job requeues itself. Users add what depends on the cluster: partition, account, time,
+    GPU.
     """
     commands = '\n'.join(f'  {shlex.quote(shlex.join(command(cell)))}' for cell in cells)
     return f"""\
@@ -31,7 +31,7 @@ commands=(
 {commands}
 )
 
-# The run saves its state at the signal and exits with 75; then the job is queued again.
+# On the signal the run saves its state and exits with 75; then the job is requeued.
 finish() {{
   [ $1 -eq 75 ] && scontrol requeue "$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"
   exit $1

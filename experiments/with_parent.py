@@ -1,4 +1,4 @@
-"""Runs a program that is asked to stop when the process that started it dies.
+"""Runs a program that gets SIGTERM when its parent process dies.
 
 python -m experiments.with_parent main.py --method=DFP …
 """
@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> None:
     parent = os.getppid()
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before that
+        if os.getppid() != parent:  # the parent died before the call
             sys.exit(1)
     os.execv(sys.executable, [sys.executable, *arguments])
 

@@ -1,12 +1,12 @@
-"""What each policy does with one state: where its actions go offline, and where online.
+"""Each policy on a one-state problem: where its actions go offline and online.
 
     python -m figures.bandit --output=docs/bandit.png
 
-Actions have two dimensions. The data has four modes of behaviour; a fixed critic likes all of them
-a little and a narrow spot in the rarest of them much. Each method trains offline on the data, then
-online on the data and on its own actions, with the same agents and replay as everywhere else, only
-smaller. DFP does so by each of its fields. Drawn are the policy's samples and the actions taken
-(the best of N samples; FQL: the samples).
+Actions have two dimensions. The data has four modes; a fixed critic values all modes a little and a
+narrow spot in the rarest one highly. Each method trains offline on the data, then online on the
+data and its own actions, with the usual agents and replay at a smaller size; DFP with each of its
+fields. The figure shows the policy's samples and the executed actions (the best of N samples; FQL:
+the samples).
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ from utils.spec import Spec
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
-POLICIES = {  # what to draw -> agent, and what is not its own setting
+POLICIES = {  # label -> agent and changed settings
     'BFN': ('bfn', {}),
-    'FQL': ('fql', {'alpha': 1.0}),  # of the size of the values, as 300 is of a cube task's
-    # As released with DFP; without a top-K term it imitates, as BFN does.
+    'FQL': ('fql', {'alpha': 1.0}),  # scaled to the values here, as 300 is to a cube task's
+    # As released with DFP; without a top-K term it only imitates, like BFN.
     'MVP': ('mvp', {'top_k': 4, 'topk_phases': 'both'}),
     'DFP, normalised': ('dfp', {}),
     'DFP, mean shift': ('dfp', {'data_field': 'mean_shift', 'topk_field': 'mean_shift'}),
@@ -43,15 +43,15 @@ POLICIES = {  # what to draw -> agent, and what is not its own setting
 MODES = np.array([[-0.55, -0.55], [-0.55, 0.55], [0.55, -0.55], [0.55, 0.55]])
 WEIGHTS = np.array([0.3, 0.3, 0.3, 0.1])
 WIDTH = 0.08  # standard deviation of each mode
-BEST, BEST_WIDTH = np.array([0.6, 0.6]), 0.06  # of the critic's spot
-SUPPORT = 4 * WIDTH  # an action farther than this from every mode is off the support
+BEST, BEST_WIDTH = np.array([0.6, 0.6]), 0.06  # the critic's optimum
+SUPPORT = 4 * WIDTH  # actions farther than this from every mode are off the support
 DATA_SIZE, ONLINE_STEPS, NUM_DRAWN = 5_000, 4_000, 1_000
 Drawn = dict[str, tuple[np.ndarray, np.ndarray]]  # phase -> samples and actions [n, 2]
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedCritic:
-    """Values known in advance, in place of a learnt critic."""
+    """Known values in place of a learnt critic."""
 
     def apply(self, params: Any, observations: Any, chunks: jax.Array) -> jax.Array:
         """Returns Q `[1, ...]` of `chunks [..., 2]`: 0.3 on any mode, 1 more at the best spot."""
@@ -84,7 +84,7 @@ def as_rows(actions: np.ndarray) -> Rows:
 
 
 def transition(chunk: jax.Array) -> Batch:
-    """Returns an episode of one action, `chunk [1, 2]`, as `Replay.add` takes it."""
+    """Returns an episode of one action, `chunk [1, 2]`, for `Replay.add`."""
     return {
         'observations': jnp.zeros((1, 1)),
         'actions': chunk,
@@ -97,7 +97,7 @@ def transition(chunk: jax.Array) -> Batch:
 
 
 def make_agent(policy: str, seed: int) -> Agent:
-    """Makes an agent of the method's own settings, smaller and faster, with the fixed critic."""
+    """Makes an agent with the method's own settings, small networks, and the fixed critic."""
     method, changes = POLICIES[policy]
     config = agents.get_config(method)
     config.update(
@@ -105,7 +105,7 @@ def make_agent(policy: str, seed: int) -> Agent:
     )
     config.update(changes)
     if 'ema_rate' in config:
-        config.ema_rate = 1e-3  # a thousandth of the paper's steps
+        config.ema_rate = 1e-3  # training has a thousandth of the paper's steps
     spec = Spec.of(as_rows(behaviour(1, seed)).fields)
     agent = agents.find_class(method).create(seed, spec, config, horizon_length=1)
     return agent.replace(modules=agent.modules.copy({'critic': FixedCritic()}))
@@ -139,7 +139,7 @@ def train_online(agent: Agent, replay: Replay, data: Rows, rng: jax.Array, steps
 
 @jax.jit
 def draw(policy: Agent, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns samples of the policy and actions taken, `[n, 2]` each."""
+    """Returns samples of the policy and executed actions, `[n, 2]` each."""
     sample_rng, act_rng = jax.random.split(rng)
     observations = jnp.zeros((NUM_DRAWN, 1))
     sampler = policy.replace(config=policy.config._replace(num_samples=1))
@@ -148,7 +148,7 @@ def draw(policy: Agent, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def play(policy: str, seed: int, offline_steps: int, online_steps: int) -> Drawn:
-    """Trains a policy; returns what `draw` draws at the end of each phase."""
+    """Trains a policy; returns the output of `draw` at the end of each phase."""
     data = as_rows(behaviour(DATA_SIZE, seed))
     agent, replay = make_agent(policy, seed), Replay.create(data, DATA_SIZE + online_steps)
     drawing = key_for(seed, 'evaluation')
@@ -160,9 +160,9 @@ def play(policy: str, seed: int, offline_steps: int, online_steps: int) -> Drawn
 
 
 def summary(actions: np.ndarray) -> dict[str, float]:
-    """Returns shares of `actions [n, 2]` by mode and off the support, their spread, and mean Q.
+    """Returns the fractions of `actions [n, 2]` in each mode and off the support, spread, mean Q.
 
-    The spread is the standard deviation within a mode, in units of that of the data.
+    The spread is the standard deviation within a mode, relative to the data's.
     """
     distances = np.linalg.norm(actions[:, None] - MODES, axis=-1)
     values = FixedCritic().apply(None, None, jnp.asarray(actions))[0]
@@ -179,7 +179,7 @@ def summary(actions: np.ndarray) -> dict[str, float]:
 
 
 def picture(results: dict[str, Drawn], path: pathlib.Path) -> None:
-    """Draws a row per phase and a column per method."""
+    """Draws one row per phase and one column per method."""
     figure, axes = plt.subplots(
         2, len(results), figsize=(3.1 * len(results), 6.9), layout='constrained', squeeze=False
     )
@@ -214,7 +214,7 @@ def picture(results: dict[str, Drawn], path: pathlib.Path) -> None:
 
 
 def main(_) -> None:
-    logging.set_verbosity(logging.WARNING)  # jax tells what it does not find
+    logging.set_verbosity(logging.WARNING)  # jax logs which backends it lacks
     output = flags.FLAGS.output
     try:
         check_path(output, 'output', ('.png', '.pdf', '.svg'))
@@ -233,10 +233,8 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_integer('seed', 0, 'Of data, parameters and draws.', 0, 2**32 - 1)
+    flags.DEFINE_integer('seed', 0, 'Seed of data, parameters and draws.', 0, 2**32 - 1)
     flags.DEFINE_integer('offline_steps', 4_000, 'Updates on the data alone.', 1)
-    flags.DEFINE_integer(
-        'online_steps', ONLINE_STEPS, 'Actions taken after that, one update each.', 1
-    )
+    flags.DEFINE_integer('online_steps', ONLINE_STEPS, 'Online actions, with one update each.', 1)
     flags.DEFINE_string('output', 'bandit.png', 'Picture to write.')
     app.run(main)

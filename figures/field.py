@@ -1,13 +1,13 @@
-"""Draws the drifting field: what moves a policy's samples, and where they go.
+"""Draws the drifting field: what moves a policy's samples, and where to.
 
     python -m figures.field --seed=4 --output=docs/field.png
     python -m figures.field --figure=training --output=training.mp4
     python -m figures.field --figure=starts --output=starts.png
 
-`field`: one state, actions in the plane; the K best of N proposals attract particles, which repel
-each other. `training`: an animation of a one-step generator that learns the tilted policy, and its
-field beside the decomposition that the theory gives. `starts`: generators that start in the middle,
-far away and collapsed, on a checkerboard and two spirals.
+`field`: one state, two-dimensional actions; the K best of N proposals attract the particles, which
+repel each other. `training`: an animation of a one-step generator that learns the tilted policy,
+with its field compared to the theory's decomposition. `starts`: generators that start in the
+middle, far away and collapsed, on a checkerboard and two spirals.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-BLUE, ORANGE, RED, GREEN = '#0072B2', '#E69F00', '#D55E00', '#009E73'  # Okabe and Ito's
+BLUE, ORANGE, RED, GREEN = '#0072B2', '#E69F00', '#D55E00', '#009E73'  # Okabe and Ito
 PICTURES = ('.png', '.pdf', '.svg')
 FIGURES = {'field': PICTURES, 'training': SUFFIXES, 'starts': PICTURES}
-BANDWIDTHS = {'field': 0.4, 'training': 0.1, 'starts': 0.12}  # where none is given
+BANDWIDTHS = {'field': 0.4, 'training': 0.1, 'starts': 0.12}  # defaults
 UPDATES = {'field': 1, 'training': 600, 'starts': 1_500}
 OLD_POLICY = r'$\pi_\mathrm{old}$'
 DECOMPOSITION = (
@@ -45,7 +45,7 @@ FPS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to draw. The fields are the program's flags, and `HELP` says what they mean."""
+    """What to draw. The fields are the program's flags, documented in `HELP`."""
 
     output: str = 'field.png'
     figure: str = 'field'
@@ -71,12 +71,12 @@ class Options:
 
     @property
     def field(self) -> problems.Field:
-        """The field that generators are trained by."""
+        """The field that trains generators."""
         return problems.make_field(self.kernel, self.width, self.temperatures)
 
     @property
     def parts(self) -> problems.Parts:
-        """The same in two parts, to be drawn."""
+        """The same field as attraction and repulsion."""
         return problems.make_parts(self.kernel, self.width, self.temperatures)
 
     @property
@@ -87,7 +87,7 @@ class Options:
         return f'mean shifts, {self.kernel.capitalize()} kernel of width {self.width:g}'
 
     def check(self) -> None:
-        """Raises UserError for what cannot be drawn."""
+        """Raises UserError if an option has an invalid value."""
         for name, choices in (('figure', FIGURES), ('kernel', problems.KERNELS)):
             if getattr(self, name) not in choices:
                 raise UserError(f'--{name}={getattr(self, name)}: use {" or ".join(choices)}')
@@ -109,8 +109,8 @@ class Options:
             raise UserError(f'--seed={self.seed}: must be from 0 to {2**32 - 1}')
         if self.figure == 'training' and self.kernel != 'gaussian':
             raise UserError(
-                f'--kernel={self.kernel} --figure=training: the decomposition is that of the '
-                'Gaussian kernel; use --kernel=gaussian, or another figure'
+                f'--kernel={self.kernel} --figure=training: the decomposition holds for the '
+                'Gaussian kernel only; use --kernel=gaussian, or another figure'
             )
 
 
@@ -118,7 +118,7 @@ def draw(options: Options) -> None:
     """Draws a figure into `options.output`.
 
     Raises:
-        UserError: there is no such figure, or it cannot be written.
+        UserError: the figure is unknown or cannot be written.
     """
     options.check()
     {'field': draw_field, 'training': draw_training, 'starts': draw_starts}[options.figure](options)
@@ -128,7 +128,7 @@ def draw(options: Options) -> None:
 
 
 def draw_field(options: Options) -> None:
-    """Draws proposals and their best, and the field's two parts and sum at the particles."""
+    """Draws the proposals, the best of them, and the field's two parts and sum at the particles."""
     candidate_rng, particle_rng = jax.random.split(jax.random.PRNGKey(options.seed))
     candidates = np.asarray(problems.sample_old_policy(candidate_rng, options.num_candidates))
     order = np.argsort(-np.asarray(problems.values(candidates)), stable=True)
@@ -164,7 +164,7 @@ def draw_field(options: Options) -> None:
 
 
 def _draw_values(ax: Axes) -> None:
-    """Shades the plane by Q, and gives the axes the look that all pictures here have."""
+    """Shades the plane by Q and styles the axes."""
     line = np.linspace(-EDGE, EDGE, 120)
     values = problems.values(np.stack(np.meshgrid(line, line), axis=-1))
     ax.contourf(line, line, values, levels=10, cmap='Greys', alpha=0.45)
@@ -198,7 +198,7 @@ def _save(figure: Figure, path: str, dpi: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """A generator while it learns: its samples `[n, 2]`, and its field at the first of them."""
+    """A generator during training: its samples `[n, 2]`, and the field at the first of them."""
 
     update: int
     samples: np.ndarray
@@ -208,10 +208,10 @@ class Snapshot:
 def training_snapshots(
     options: Options, num_snapshots: int = 60, num_samples: int = 10_000, num_arrows: int = 40
 ) -> Iterator[Snapshot]:
-    """Trains a generator towards the tilted policy, and measures its field as it learns.
+    """Trains a generator towards the tilted policy and measures its field during training.
 
     Yields:
-        Snapshots, the first one of before all updates.
+        Snapshots, the first one from before all updates.
     """
     interval = max(1, options.num_updates // num_snapshots)
     rng = np.random.default_rng(options.seed)
@@ -233,7 +233,7 @@ def training_snapshots(
 
 
 def draw_training(options: Options) -> None:
-    """Animates the samples of a generator, the density they shall have, and the field."""
+    """Animates the samples of a generator, their target density, and the field."""
     with plt.rc_context({'font.size': 12}):
         frames = [_training_frame(snapshot, options) for snapshot in training_snapshots(options)]
     write_video(options.output, [*frames, *frames[-1:] * FPS], FPS)
@@ -259,7 +259,7 @@ def _training_frame(snapshot: Snapshot, options: Options) -> np.ndarray:
     _draw_arrows(
         axes[2], at, zoom * parts.sum, ORANGE, label='its decomposition', width=0.006, zorder=6
     )
-    axes[2].set_title(f'the field V, {zoom:.0f} times as long')
+    axes[2].set_title(f'the field V, magnified {zoom:.0f} times')
     axes[2].set_xlabel(options.label)
     axes[2].legend(loc='lower right', fontsize=10)
     for ax in axes:
@@ -280,7 +280,7 @@ def _training_frame(snapshot: Snapshot, options: Options) -> np.ndarray:
 
 
 def draw_starts(options: Options) -> None:
-    """Draws where generators start, and where they end, on two targets."""
+    """Draws where generators start and end, on two targets."""
     rng = np.random.default_rng(options.seed)
     with plt.rc_context({'font.size': 12}):
         figure, axes = plt.subplots(
@@ -315,21 +315,21 @@ HELP = {
     'output': 'File to write; field, starts: .png, .pdf or .svg; training: .mp4 or .gif.',
     'figure': f'What to draw: {", ".join(FIGURES)}.',
     'kernel': "gaussian or laplace: of the mean-shift field; normalized: the release's field.",
-    'bandwidth': 'Of the mean-shift field; default: '
+    'bandwidth': 'Bandwidth of the mean-shift field; default: '
     + ', '.join(f'{width:g} ({name})' for name, width in BANDWIDTHS.items()),
     'temperatures': 'T of the normalised field, separated by commas.',
     'beta': 'β, the temperature of the tilted policy (training).',
     'num_candidates': 'N, proposals of π_old (field).',
     'top_k': 'K, the best of them (field).',
     'num_particles': 'G, samples of the policy (field).',
-    'updates': 'Of the generator; default: '
+    'updates': 'Updates of the generator; default: '
     + ', '.join(f'{UPDATES[k]} ({k})' for k in ('training', 'starts')),
-    'seed': 'Of all draws.',
+    'seed': 'Seed of all draws.',
 }
 
 
 def main(argv) -> None:
-    logging.set_verbosity(logging.WARNING)  # jax tells what it does not find
+    logging.set_verbosity(logging.WARNING)  # jax logs which backends it lacks
     try:
         if len(argv) > 1:
             raise UserError(f'{argv[1]!r}: not a flag; flags start with --')

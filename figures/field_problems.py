@@ -1,8 +1,8 @@
-"""Problems in the plane on which a drifting field can be seen and measured; `figures.field` draws.
+"""Problems in the plane on which to see and measure a drifting field; `figures.field` draws them.
 
-In the first, actions [2] of an old policy π_old with a known density have known values Q. The
-target is the tilted policy π*(a) ∝ π_old(a) exp(Q(a) / β). In the others the target is a
-checkerboard or two spirals, and what matters is where the generator starts.
+In the first, an old policy π_old has a known density over actions [2], whose values Q are known
+too. The target is the tilted policy π*(a) ∝ π_old(a) exp(Q(a) / β). In the others the target is a
+checkerboard or two spirals, and the question is where the generator starts.
 
 Source of the decomposition: Drifting Field Policy (arXiv 2605.07727), with the Gaussian kernel of
 width σ: V ≈ (σ²/β) ∇Q + σ² (∇log π_old − ∇log π_θ).
@@ -24,12 +24,12 @@ from agents.drifting import normalized_field as normalized
 from utils.networks import MLP
 
 Field = Callable[[jax.Array, jax.Array], jax.Array]  # (particles [G, 2], positives [P, 2]) -> V
-# The same in two parts [G, 2], attraction and repulsion, whose sum is V.
+# The field as two parts [G, 2], attraction and repulsion, whose sum is V.
 Parts = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 KERNELS = (*MEAN_SHIFT_KERNELS, 'normalized')
 POOL = 20_000  # samples of a target that training draws from
 
-# The old policy: three modes of equal width, and the values of actions: two hills.
+# The old policy has three modes of equal width; the values have two hills.
 MODES = np.array([[-0.5, -0.4], [0.45, -0.45], [0.0, 0.5]])
 WEIGHTS = np.array([0.4, 0.3, 0.3])
 WIDTH = 0.25
@@ -52,7 +52,7 @@ def values(actions: jax.Array) -> jax.Array:
 def log_old_policy(actions: jax.Array, blur: float = 0.0) -> jax.Array:
     """Returns log π_old `[...]` of `actions [..., 2]`, blurred by a Gaussian of width `blur`.
 
-    The blurred density is what a kernel density estimate of that bandwidth tends to.
+    A kernel density estimate of that bandwidth converges to the blurred density.
     """
     variance = WIDTH**2 + blur**2
     squared = jnp.sum((actions[..., None, :] - MODES) ** 2, axis=-1)
@@ -70,12 +70,12 @@ def sample_old_policy(rng: jax.Array, num: int) -> jax.Array:
 
 @jax.jit
 def log_tilted(actions: jax.Array, beta: float) -> jax.Array:
-    """Returns log π_old(a) + Q(a) / β `[...]`, the tilted policy's log density but a constant."""
+    """Returns log π_old(a) + Q(a) / β `[...]`: the tilted policy's log density, unnormalised."""
     return log_old_policy(actions) + values(actions) / beta
 
 
 def sample_tilted(rng: np.random.Generator, num: int, beta: float) -> np.ndarray:
-    """Draws actions `[num, 2]` of the tilted policy, up to the cells of a fine grid."""
+    """Draws actions `[num, 2]` of the tilted policy, at the resolution of a fine grid."""
     line, cell = np.linspace(-2, 2, 512, retstep=True)
     points = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
     logs = np.asarray(log_tilted(points, beta), np.float64)
@@ -85,13 +85,13 @@ def sample_tilted(rng: np.random.Generator, num: int, beta: float) -> np.ndarray
 
 
 class Decomposition(NamedTuple):
-    """The field at some points `[G, 2]`, the terms it should be made of, and how well they fit.
+    """The field at some points `[G, 2]`, its theoretical terms, and how well they fit.
 
     Attributes:
         field: V.
         of_values: (σ²/β) ∇Q.
-        of_old_policy: σ² ∇log π_old, of the density that the kernel has blurred.
-        of_policy: −σ² ∇log π_θ, of the kernel density estimate.
+        of_old_policy: σ² ∇log π_old, for the density blurred by the kernel.
+        of_policy: −σ² ∇log π_θ, for the kernel density estimate.
     """
 
     field: np.ndarray
@@ -111,13 +111,13 @@ class Decomposition(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The length of V − sum over that of V, both root mean squares."""
+        """The length of V − sum divided by that of V, both root mean squares."""
         difference = np.sum((self.field - self.sum) ** 2, axis=-1)
         return float(np.sqrt(np.mean(difference))) / self.size
 
     @property
     def cosine(self) -> float:
-        """The cosine of the angle between V and the sum, as vectors of all points' entries."""
+        """The cosine of the angle between V and the sum, both flattened over points."""
         norms = np.linalg.norm(self.field) * np.linalg.norm(self.sum)
         return float(np.vdot(self.field, self.sum) / norms)
 
@@ -125,7 +125,7 @@ class Decomposition(NamedTuple):
 def decompose(
     x: ArrayLike, positives: ArrayLike, negatives: ArrayLike, bandwidth: float, beta: float
 ) -> Decomposition:
-    """Measures the field of the Gaussian kernel against its decomposition.
+    """Compares the field of the Gaussian kernel with its decomposition.
 
     Args:
         x: points `[G, 2]`.
@@ -149,7 +149,7 @@ def _decompose(x, positives, negatives, bandwidth, beta) -> Decomposition:
 
 
 def log_kde(x: jax.Array, samples: jax.Array, bandwidth: float) -> jax.Array:
-    """Returns the log of the Gaussian kernel density estimate at x `[2]`, but for a constant."""
+    """Returns the log of the Gaussian kernel density estimate at x `[2]`, up to a constant."""
     return jax.nn.logsumexp(jax.vmap(lambda y: gaussian(x, y, bandwidth))(samples))
 
 
@@ -197,8 +197,8 @@ def normalized_parts(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the two parts of `normalized_field` for the particles `x [G, 2]` of one state.
 
-    With `positives_only` that function gives the attraction, but divided by its own root mean
-    square. Here it is divided by that of the whole force, as it is within the field.
+    With `positives_only` that function divides the attraction by its own root mean square. Here it
+    is divided by that of the whole force, as within the field.
     """
     attraction = repulsion = jnp.zeros_like(x)
     for temperature in temperatures:
@@ -217,7 +217,7 @@ def normalized_parts(
 
 
 class Start(NamedTuple):
-    """What a generator makes of noise before it is trained: centre + width · ε."""
+    """An untrained generator's output for noise ε: centre + width · ε."""
 
     name: str
     centre: tuple[float, float]
@@ -241,23 +241,23 @@ def train(
     num_particles: int = 256,
     num_samples: int = 2_000,
 ) -> np.ndarray:
-    """Trains a network to move its samples along a field; returns its samples as it learns.
+    """Trains a network to move its samples along a field; returns samples during training.
 
-    An update draws particles and as many positives, and regresses the particles on x + V(x) by
-    Adam. The generator is start(ε) + network(ε) − network at first(ε).
+    An update draws particles and as many positives, and regresses the particles on x + V(x) with
+    Adam. The generator is start(ε) + network(ε) − initial network(ε).
 
     Args:
-        start: where it starts.
+        start: where the samples start.
         field: that moves the particles.
-        targets: samples of the target `[M, 2]`, of which each update draws positives.
+        targets: samples of the target `[M, 2]`; each update draws its positives from them.
         seed: of the network and of all draws.
-        num_snapshots: F, how many times samples are drawn; first before all updates.
-        interval: updates between two of them.
-        num_particles: G, and number of positives.
+        num_snapshots: F, how often samples are drawn, first before all updates.
+        interval: updates between two snapshots.
+        num_particles: G, also the number of positives.
         num_samples: n.
 
     Returns:
-        The samples `[F, n, 2]`, always of the same noise.
+        The samples `[F, n, 2]`, always from the same noise.
     """
     targets = jnp.asarray(targets)
     network, optimizer = MLP((128, 128, 128), 2), optax.adam(1e-3)
@@ -295,7 +295,7 @@ def train(
 
 
 def checkerboard(rng: np.random.Generator, num: int) -> np.ndarray:
-    """Draws points `[num, 2]` of the dark squares of a board of 4 × 4 squares over [−1, 1]²."""
+    """Draws points `[num, 2]` of the dark squares of a 4 × 4 checkerboard on [−1, 1]²."""
     row = rng.integers(0, 4, num)
     column = 2 * rng.integers(0, 2, num) + row % 2
     corners = np.stack([column, row], axis=-1) / 2 - 1

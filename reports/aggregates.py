@@ -1,9 +1,9 @@
 """Methods over all tasks at once: mean, interquartile mean, probability of improvement.
 
-A statistic takes the scores of each task, `[…, seeds]`, and reduces the last axis. Intervals are
-stratified bootstraps: seeds are drawn anew within each task. Source: Agarwal et al., Deep RL at the
-edge of the statistical precipice (arXiv 2108.13264). Their rliable wants equally many seeds on
-every task.
+A statistic takes one array of scores per task, `[…, seeds]`, and reduces the last axis. Intervals
+are stratified bootstraps: seeds are resampled within each task. Source: Agarwal et al., Deep RL at
+the edge of the statistical precipice (arXiv 2108.13264). Their rliable needs the same number of
+seeds on every task.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +25,14 @@ def mean(scores: Scores) -> np.ndarray:
 
 
 def interquartile_mean(scores: Scores) -> np.ndarray:
-    """Returns the mean of the middle half of all scores, of all tasks and seeds."""
+    """Returns the mean of the middle half of the scores of all tasks and seeds."""
     return scipy.stats.trim_mean(np.concatenate(scores, axis=-1), 0.25, axis=-1)
 
 
 def improvement(scores: Scores, others: Scores) -> np.ndarray:
-    """Returns the probability that a seed beats a seed of another method, mean over tasks.
+    """Returns the probability that a seed beats one of another method, averaged over tasks.
 
-    A tie counts half.
+    A tie counts as half.
     """
     each = []
     for x, y in zip(scores, others, strict=True):
@@ -57,8 +57,8 @@ def draw(
     Args:
         scores: by method, at least one, on the same tasks.
         score: its name.
-        heading: above the panels.
-        methods: those that share out the colours; default: those of `scores`.
+        heading: title of the figure.
+        methods: that get a colour each; default: those of `scores`.
     """
     palette, shown = colours(methods or scores), list(scores)
     ours = 'DFP' if 'DFP' in shown else shown[-1]

@@ -1,11 +1,10 @@
-"""Learning curves, a panel for each task, and the scores at the end of each phase.
+"""Learning curves, one panel per task, and the scores at the end of each phase.
 
     python -m reports.curves --output=curves.png exp/quickstart/*/*/eval.csv
 
-draws the mean over the seeds of each method with its 95% bootstrap interval, and prints a table.
-Only runs of the same task, method, settings and data are averaged. Runs that are unfinished, empty
-or there twice are named and left out. Files of gathered results, such as results/small.csv, are
-read as well.
+draws each method's mean over seeds with its 95% bootstrap interval, and prints a table. Only runs
+of the same task, method, settings and data are averaged. Unfinished, empty or duplicate runs are
+skipped with a warning. Files of gathered results, such as results/small.csv, can be read too.
 """
 
 import pathlib
@@ -25,7 +24,7 @@ from reports.style import colours
 from utils.errors import UserError
 from utils.host import settle
 
-# Of each source of published curves.
+# Line style of each source of published curves.
 STYLES = {'DFP': ('--', 'DFP paper'), 'QC': (':', 'QC'), 'QAM': ('-.', 'QAM')}
 
 
@@ -34,7 +33,7 @@ def curves(scores: pd.DataFrame) -> pd.DataFrame:
 
     low and high are NaN with one seed.
     """
-    # The end of one phase is the start of the other: the same agent, drawn once.
+    # The end of one phase is the start of the next: the same agent, drawn once.
     again = (scores['phase'] == 'online') & (scores['step'] == 0) & (scores['total_step'] > 0)
     points = []
     for key, values in scores[~again].groupby(['task', 'method', 'total_step'])['value']:
@@ -57,7 +56,7 @@ def draw(
     methods: Sequence[str],
     published: pd.DataFrame | None = None,
 ) -> Figure:
-    """Draws a panel for each task and a line for each method, the offline phase grey.
+    """Draws one panel per task and one line per method; the offline phase is grey.
 
     Args:
         scores: see `runs.scores`.
@@ -78,7 +77,7 @@ def draw(
     ]
     across = 2 if len(tasks) == 4 else min(3, len(tasks))
     down = -(-len(tasks) // across)
-    columns = {1: 4, 2: 4}.get(across, 6)  # of the legend, as many as there is room for
+    columns = {1: 4, 2: 4}.get(across, 6)  # as many legend columns as fit
     width, height = (6.0, 3.6) if len(tasks) == 1 else (3.6, 2.7)
     size = width * across + 0.4, height * down + 0.4 + 0.22 * -(-len(handles) // columns)
     figure = Figure(figsize=size, layout='constrained')
@@ -129,7 +128,7 @@ def short(task: str) -> str:
 
 
 def labelled(scores: pd.DataFrame) -> pd.DataFrame:
-    """Returns the scores with methods named apart: by identity and data too, where several are."""
+    """Returns the scores with unique method names: with identity or data where they differ."""
     method = scores['method']
     for name in ('identity', 'data'):
         several = scores.groupby(['method', 'task'])[name].transform('nunique') > 1
@@ -180,5 +179,5 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_string('output', 'learning_curve.png', 'Picture to write.')
-    flags.DEFINE_string('title', None, 'Above the first panel; default: the task.')
+    flags.DEFINE_string('title', None, 'Title of the first panel; default: the task.')
     app.run(main)

@@ -1,10 +1,10 @@
-"""A page of plots of everything that a run logged, to see whether it is healthy.
+"""Plots everything a run logged on one page, to see whether it is healthy.
 
     python -m reports.diagnostics exp/quickstart/<task>/<method>-sd000-<identity>
     python -m reports.diagnostics --output=compare.png <run> <run>
 
-writes `diagnostics.png` into the run's folder. Several runs share the panels, a colour for each; a
-thin line is a seed. docs/metrics.md says what each metric is and what is usual.
+writes `diagnostics.png` into the run's folder. Several runs share the panels, with a colour each; a
+thin line is a seed. docs/metrics.md explains each metric and its usual values.
 """
 
 import math
@@ -31,9 +31,8 @@ class Panel(NamedTuple):
     """A panel of the page.
 
     Attributes:
-        title: above it, with the unit.
-        metrics: drawn in it; one that ends with `*` stands for all that begin so. Several are told
-            apart by their style of line.
+        title: with the unit.
+        metrics: to draw, each with its own line style; a final `*` is a wildcard.
         log: whether the axis of values is logarithmic.
     """
 
@@ -43,8 +42,8 @@ class Panel(NamedTuple):
 
 
 PANELS = (
-    Panel('success of evaluation, %', ('success',)),
-    Panel('return of evaluation', ('return',)),
+    Panel('evaluation success, %', ('success',)),
+    Panel('evaluation return', ('return',)),
     Panel('values of actions', ('policy/q_best', 'policy/q_samples', 'policy/q_data')),
     Panel('values in the batch', ('critic/q_max', 'critic/q_mean', 'critic/q_min')),
     Panel('critic loss', ('critic/loss',), log=True),
@@ -53,18 +52,18 @@ PANELS = (
     Panel('raw force of the field', ('actor/data_force_*', 'actor/topk_force_*'), log=True),
     Panel('scale of the field', ('actor/data_scale', 'actor/topk_scale')),
     Panel('losses of the policy', ('actor/*_loss',)),
-    Panel('entries at the bounds of actions, %', ('actor/saturated',)),
-    Panel('success while playing, %', ('episode_success',)),
+    Panel('action entries at the bounds, %', ('actor/saturated',)),
+    Panel('online episode success, %', ('episode_success',)),
 )
 PERCENT = ('success', 'actor/saturated', 'episode_success')
 STYLES = ('-', '--', ':', '-.')
 
 
 def read(folder: pathlib.Path) -> pd.DataFrame:
-    """Returns all that a run logged, with what it is called in `label`.
+    """Returns everything a run logged, with its name in the column `label`.
 
     Raises:
-        UserError: there is nothing to read.
+        UserError: the folder has no rows.
     """
     table = runs.read_run(folder, tables=('eval', 'offline', 'online'))
     if table.empty:
@@ -74,7 +73,7 @@ def read(folder: pathlib.Path) -> pd.DataFrame:
 
 
 def found_in(panel: Panel, metrics: Sequence[str]) -> list[str]:
-    """Returns the metrics of a panel among some."""
+    """Returns those of `metrics` that a panel draws."""
     found = []
     for name in panel.metrics:
         start, star, end = name.partition('*')
@@ -84,7 +83,7 @@ def found_in(panel: Panel, metrics: Sequence[str]) -> list[str]:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Draws the page of some runs, told apart by their `label`."""
+    """Draws the page of some runs, with a colour per `label`."""
     metrics, labels = list(table['metric'].unique()), list(table['label'].unique())
     panels = [panel for panel in PANELS if found_in(panel, metrics)]
     columns = min(3, len(panels))
@@ -134,9 +133,9 @@ def main(argv: Sequence[str]) -> None:
     folders, output = [pathlib.Path(name).expanduser() for name in argv[1:]], flags.FLAGS.output
     try:
         if not folders:
-            raise UserError('Name the folder of a run, or several.')
+            raise UserError('No run given: name the folder of a run, or several.')
         if len(folders) > 1 and not output:
-            raise UserError('Several runs: say with --output=<picture> where their page goes.')
+            raise UserError('Several runs need --output=<picture> for their page.')
         path = pathlib.Path(output or folders[0] / 'diagnostics.png')
         table = pd.concat(map(read, folders), ignore_index=True)
         twins = table.groupby('label')['run'].transform('nunique') > 1

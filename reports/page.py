@@ -1,4 +1,4 @@
-"""A page with tables and curves, in one file that opens without a network."""
+"""A page with tables and curves, in one HTML file that opens offline."""
 
 import html as markup
 import itertools
@@ -41,11 +41,11 @@ def html(
     """Returns the page.
 
     Args:
-        title: of it.
-        notes: above the tables.
+        title: of the page.
+        notes: paragraphs above the tables.
         grids: the tables; their cells are in `MARKUP`.
-        figure: of `figure`.
-        about: how the results came to be: tables of texts, by their headings.
+        figure: from `figure`.
+        about: how the results were made: tables of texts by heading.
     """
     title = markup.escape(title)
     parts = [
@@ -66,7 +66,7 @@ def html(
 
 
 def _words(text: str) -> str:
-    """Returns a text whose lines end between words, not after the hyphens of a flag."""
+    """Returns a text whose lines break between words, not after a flag's hyphens."""
     return ' '.join(f'<span>{markup.escape(word)}</span>' for word in text.split(' '))
 
 
@@ -76,7 +76,7 @@ def figure(scores: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -
     Args:
         scores: see `runs.scores`.
         tasks: in the order of the menu.
-        methods: all that have a colour.
+        methods: that get a colour each.
     """
     found, palette = curves.curves(scores), colours(methods)
     tasks = [task for task in tasks if task in set(found['task'])]
@@ -113,7 +113,7 @@ def figure(scores: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -
 
 
 def _layout(scores: pd.DataFrame) -> dict:
-    """Returns what of the figure depends on the task: the offline phase grey, and the y axis."""
+    """Returns the layout that depends on the task: the grey offline phase and the y axis."""
     score = runs.score_name(scores['metric'])
     axis = {'title': score, 'range': [-3, 103] if score.endswith('(%)') else None}
     shape = {'type': 'rect', 'x0': 0, 'x1': curves.boundary(scores), 'y0': 0, 'y1': 1}

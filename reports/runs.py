@@ -1,13 +1,13 @@
-"""Reads what runs came to into one long table; everything else in `reports` groups it.
+"""Reads the results of all runs into one long table; everything else in `reports` groups it.
 
 A row of the table (a DataFrame) is one number of one seed at one step:
 
-- method, task, identity: what was run; runs of one identity differ in their seeds alone.
+- method, task, identity: what was run; runs with one identity differ only in their seeds.
 - data: fingerprint of the data set, '' if unknown.
-- seed, phase, step: where the number is from. In total_step, online steps count on from the offline
+- seed, phase, step: where the number is from. total_step counts online steps after the offline
   ones.
 - metric, value: such as 'success' (a fraction), 'return', 'seconds' or 'critic/loss'.
-- run: the folder or file that was read; commit, device, versions: how the run was made.
+- run: the folder or file it was read from; commit, device, versions: how the run was made.
 """
 
 import csv
@@ -24,7 +24,7 @@ import pandas as pd
 
 from utils.errors import UserError
 
-GROUP = ['method', 'task', 'identity', 'data']  # what runs share that may be averaged
+GROUP = ['method', 'task', 'identity', 'data']  # runs that agree in these may be averaged
 SEED = ['method', 'task', 'seed']
 HOW = ['commit', 'device', 'versions']
 COLUMNS = [*GROUP, 'seed', 'phase', 'step', 'total_step', 'metric', 'value', 'run', *HOW]
@@ -47,20 +47,20 @@ def read(
 
     Args:
         paths: folders of runs, or the `eval.csv` in them; or files that `gather` wrote.
-        warn: called with a line for each run, or part of one, that is left out: it is empty or
-            damaged, its status is not 'done', or a newer copy has its seeds.
-        unfinished: takes unfinished runs as well.
+        warn: called with a line for each run or row that is skipped: it is empty or damaged, its
+            status is not 'done', or a newer copy has its seeds.
+        unfinished: whether to include unfinished runs.
     """
     folders = {path.parent if path.name == 'eval.csv' else path for path in paths}
     parts = [_long(pd.DataFrame(), '', 0, warn)]
     for path in sorted(folders, key=lambda path: (len(path.name), path)):  # copies: …, …-2, …-10
         status = 'done' if unfinished else _json(path / 'status.json').get('status', 'done')
         if status != 'done':
-            warn(f'{path}: unfinished ({status}); left out')
+            warn(f'{path}: unfinished ({status}); skipped')
             continue
         part = read_results(path, warn) if path.suffix == '.csv' else read_run(path, warn)
         if part.empty:
-            warn(f'{path}: no results; left out')
+            warn(f'{path}: no results; skipped')
         parts.append(part)
     return newest(pd.concat(parts, ignore_index=True), [*GROUP, 'seed'], warn)
 
@@ -68,13 +68,13 @@ def read(
 def read_run(
     folder: pathlib.Path, warn: Warn = warn_user, tables: Iterable[str] = ('eval',), **names: str
 ) -> pd.DataFrame:
-    """Returns what one run wrote so far; no rows if there is no such folder.
+    """Returns what one run has written so far; no rows if there is no such folder.
 
     Args:
-        folder: of the run. Without its `flags.json`, it is named `<task>/<method>-sd<seed>…`.
+        folder: of the run. If it lacks `flags.json`, its name must be `<task>/<method>-sd<seed>…`.
         warn: called with a line if something is damaged.
         tables: 'eval', 'offline', 'online'.
-        **names: `method` or `task`, in place of what the run says.
+        **names: `method` or `task`, to override the run's own.
     """
     where = folder.absolute()
     about = {'method': re.sub(r'-sd\d{3}.*', '', where.name), 'task': where.parent.name}
@@ -97,14 +97,14 @@ def read_run(
 
 
 def read_results(path: pathlib.Path, warn: Warn = warn_user) -> pd.DataFrame:
-    """Returns what a file of gathered results has; no rows if there is no such file.
+    """Returns the rows of a file of gathered results; none if there is no such file.
 
     Raises:
-        UserError: it is another file.
+        UserError: it is not a file of results.
     """
     rows, lost = _rows(path)
     if len(rows) and 'method' not in rows:
-        raise UserError(f'{path}: has no column method; gather makes such files')
+        raise UserError(f'{path}: has no column method; reproduce.py gather makes such files')
     rows = rows.assign(run=str(path), data=rows.get('data', ''))
     return _long(rows, path, lost, warn)
 
@@ -117,26 +117,26 @@ def _json(path: pathlib.Path) -> Mapping[str, Any]:
 
 
 def _rows(path: pathlib.Path) -> tuple[pd.DataFrame, int]:
-    """Returns the whole rows of a CSV file, as text, and how many are damaged."""
+    """Returns the complete rows of a CSV file, as text, and the number of damaged ones."""
     try:
         text, _, rest = path.read_text('utf-8', errors='replace').rpartition('\n')
     except OSError:
         text = rest = ''
     names, *rows = [*csv.reader(io.StringIO(text))] or [[]]
     whole = [row for row in rows if len(row) == len(names)]
-    lost = len(rows) - len(whole) + bool(rest)  # a last line without an end was cut
+    lost = len(rows) - len(whole) + bool(rest)  # a last line without a newline was cut
     return pd.DataFrame(whole, columns=names), lost
 
 
 def _long(rows: pd.DataFrame, path: pathlib.Path | str, lost: int, warn: Warn) -> pd.DataFrame:
-    """Returns rows of a wide table as rows of the long one; empty cells have none."""
+    """Returns rows of a wide table as rows of the long one; empty cells are dropped."""
     table = rows.melt([name for name in rows if name in COLUMNS], var_name='metric')
     table = table.reindex(columns=COLUMNS, fill_value='')
     table = table[table['value'].notna() & (table['value'] != '')]
     numbers = table[['seed', 'step', 'value']].apply(pd.to_numeric, errors='coerce').astype(float)
     whole = np.isfinite(numbers).all(axis=1) & table['phase'].isin(['offline', 'online'])
     if problems := lost + int((~whole).sum()):
-        warn(f'{path}: {problems} rows or cells are damaged or not finite; left out')
+        warn(f'{path}: {problems} rows or cells are damaged or not finite; skipped')
     table = table.assign(**numbers)[whole].astype({'seed': int, 'step': int})
     offline = table['step'].where(table['phase'] == 'offline', 0)
     ends = offline.groupby([table[name] for name in (*GROUP, 'run')]).transform('max')
@@ -147,22 +147,22 @@ def _long(rows: pd.DataFrame, path: pathlib.Path | str, lost: int, warn: Warn) -
 
 
 def newest(table: pd.DataFrame, key: list[str], warn: Warn = lambda _: None) -> pd.DataFrame:
-    """Returns the table without runs whose key, such as `SEED`, a later run has too."""
+    """Returns the table without runs whose key, such as `SEED`, also belongs to a later run."""
     older = table['run'] != table.groupby(key)['run'].transform('last')
     for run in table['run'][older].unique():
-        warn(f'{run}: a newer run has the same seeds; left out')
+        warn(f'{run}: a newer run has the same seeds; skipped')
     return table[~older]
 
 
 def scores(table: pd.DataFrame, warn: Warn = warn_user) -> pd.DataFrame:
     """Returns the score of each evaluation: success in % where the task has it, else the return.
 
-    Of the runs of a `GROUP`, seeds that end earlier than others are left out, and steps that one of
-    the seeds lacks.
+    Within a `GROUP`, seeds that end earlier than others are dropped, as are steps that a seed
+    lacks.
 
     Args:
         table: of evaluations.
-        warn: called with a line for each group of which something is left out.
+        warn: called with a line for each group that lost something.
     """
     has_success = table['task'].isin(table['task'][table['metric'] == 'success'])
     table = table[table['metric'] == np.where(has_success, 'success', 'return')]
@@ -176,14 +176,14 @@ def scores(table: pd.DataFrame, warn: Warn = warn_user) -> pd.DataFrame:
         if short or len(gaps):
             parts = [f'seeds {short} end before the others'] if short else []
             if len(gaps):
-                parts.append(f'steps {sorted({*gaps["total_step"]})} are not of all seeds')
-            warn(f'{method}, {task}: {", ".join(parts)}; left out')
+                parts.append(f'steps {sorted({*gaps["total_step"]})} lack a seed')
+            warn(f'{method}, {task}: {", ".join(parts)}; skipped')
             table = table.drop(group.index.difference(whole.index).union(gaps.index))
     return table
 
 
 def score_name(metrics: Iterable[str]) -> str:
-    """Returns the name of the scores of some tasks, such as for an axis."""
+    """Returns the name of the score of some tasks, for an axis label."""
     (name, *others) = {*metrics} or {'success'}
     return 'score' if others else {'success': 'success (%)'}.get(name, name)
 
@@ -192,9 +192,9 @@ def score_name(metrics: Iterable[str]) -> str:
 
 
 def gather(path: pathlib.Path, table: pd.DataFrame) -> int:
-    """Puts runs into a file of results, a row for each evaluation; returns how many it has now.
+    """Adds runs to a file of results, one row per evaluation; returns its number of rows.
 
-    A seed of a method and task that the file has already is replaced.
+    A seed of a method and task that the file already has is replaced.
     """
     table = newest(pd.concat([read_results(path), table], ignore_index=True), SEED)
     index = ['task', *(name for name in SEED if name != 'task'), 'phase', 'step', *GROUP[2:], *HOW]

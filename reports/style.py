@@ -1,4 +1,4 @@
-"""How methods look in all pictures: in colours of Okabe and Ito, which all readers tell apart."""
+"""The colour of each method in all pictures: the colour-blind safe palette of Okabe and Ito."""
 
 from collections.abc import Iterable
 
@@ -19,7 +19,7 @@ OTHERS = ('#332288', '#882255', '#117733', '#AA4499', '#44AA99', '#661100')
 
 
 def colours(methods: Iterable[str]) -> dict[str, str]:
-    """Returns a colour for each method; those without one of their own share out the others."""
+    """Returns a colour per method; methods without their own take the remaining ones in turn."""
     known = {method: COLOURS.get(ALIASES.get(method, method)) for method in methods}
     rest = iter(OTHERS * len(known))
     return {method: colour or next(rest) for method, colour in known.items()}

@@ -1,6 +1,6 @@
-"""Tables in the paper's layout: our numbers, with the published ones beside them.
+"""Tables in the paper's layout: our numbers beside the published ones.
 
-A cell is the mean ± the standard deviation (n − 1) over seeds. The best of a line is bold, the
+A cell is the mean ± the standard deviation (n − 1) over seeds. The best of a row is bold, the
 second best underlined. Cells without a run stay empty; those with fewer seeds than planned say so.
 """
 
@@ -14,7 +14,7 @@ from reports import aggregates
 
 
 class Markup(NamedTuple):
-    """How a cell is written: what is put around the parts that it may have."""
+    """Format strings for the parts of a cell."""
 
     best: str
     second: str
@@ -31,7 +31,7 @@ LATEX_SIGNS = {
 
 
 class Grid(NamedTuple):
-    """A table as texts: what it shows, its cells by line and column, and a note below."""
+    """A table of texts: its heading, its cells by row and column, and a note below."""
 
     heading: str
     cells: pd.DataFrame
@@ -39,9 +39,9 @@ class Grid(NamedTuple):
 
 
 def statistics(values: Sequence[float], published: float | None = None) -> dict[str, Any]:
-    """Returns mean, std (n − 1; 0 of one), seeds, and the 95% bootstrap interval of the mean.
+    """Returns mean, std (n − 1; 0 for one seed), seeds, and the mean's 95% bootstrap interval.
 
-    `agrees` is whether a published mean lies in the interval. What cannot be said is None.
+    `agrees` is whether the published mean lies in the interval. Unknown entries are None.
     """
     found = dict.fromkeys(['mean', 'std', 'seeds', 'low95', 'high95', 'agrees'])
     found['seeds'] = len(values)
@@ -58,9 +58,9 @@ def grid(entries: pd.DataFrame, heading: str, markup: Markup) -> Grid:
     """Returns the texts of a table.
 
     Args:
-        entries: a row for each: task, method, what `statistics` returns, planned_seeds; and
-            published_mean and published_std where there are any.
-        heading: above it.
+        entries: one row per cell: task, method, the keys of `statistics`, planned_seeds, and
+            optionally published_mean and published_std.
+        heading: above the table.
         markup: of the cells.
     """
     means = entries['mean'].astype(float).round(1)
@@ -78,11 +78,11 @@ def grid(entries: pd.DataFrame, heading: str, markup: Markup) -> Grid:
 
 
 def cell(entry: pd.Series, rank: float, markup: Markup) -> str:
-    """Returns an entry as text: ours, how many seeds are missing, and the paper's.
+    """Returns an entry as text: our number, missing seeds, and the paper's number.
 
     Args:
-        entry: a row of `grid`'s.
-        rank: 1 for the best of its line, 2 for the second best.
+        entry: a row of `entries` in `grid`.
+        rank: 1 for the best of its row, 2 for the second best.
         markup: of the text.
     """
     text = ''
@@ -135,5 +135,5 @@ def latex(grid: Grid) -> str:
 
 
 def escaped(text: str) -> str:
-    """Returns a text for LaTeX; the commands in it stay."""
+    """Returns a text escaped for LaTeX; commands in it are kept."""
     return text.translate(str.maketrans(LATEX_SIGNS))

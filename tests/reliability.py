@@ -203,11 +203,10 @@ def main() -> None:
 
 
 TEXT = """\
-{num_kills} kills (SIGKILL, the main process alone, as the kernel does when memory runs out) and
-{num_stops} stops by signals of small runs of cube-single. Moments are random, but each kind
-happens; a kill is counted as what the run was found to be doing when it died. After each one no
-process, no shared memory and no unfinished file may be left. At the end the run is compared with
-one that nobody disturbed.
+{num_kills} kills (SIGKILL to the main process only, as from the kernel's out-of-memory killer) and
+{num_stops} stops by signals, in small runs of cube-single. Moments are random, but every kind
+occurs; a kill counts under what the run was doing when it died. Each kill must leave no process, no
+shared memory and no unfinished file. In the end the run is compared with an undisturbed one.
 
     {command}
 
@@ -218,8 +217,8 @@ Commit {commit}, {date}, {machine}.
 {kills}
 
 "Seconds to end" is the longest time until the process was gone, "seconds to resume" the median
-time from the start of the command until the run goes on. A start that was struck before it went on
-has no such time. "Saving" is the writing of a checkpoint, in whatever phase.
+time from the command until the run continues; it is missing for a start that was struck before
+that. "Saving" is the writing of a checkpoint, in any phase.
 
 ### Kills, by run
 

@@ -69,7 +69,7 @@ def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
 
     outcome = run_here(plan.runs, places, lines.append)
     assert {cell.row for cell in outcome.done} == {'DFP', 'BFN'}
-    assert any(re.match('DFP, .*: goes on at', line) for line in lines)
+    assert any(re.match('DFP, .*: continues at', line) for line in lines)
     lines.clear()
     outcome = run_here(plan.runs, places, lines.append)
     assert [cell.row for cell in outcome.done] == ['DFP', 'BFN']
@@ -109,7 +109,8 @@ def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
     finally:
         folder.close()
     assert [cell.row for cell in outcome.elsewhere] == ['DFP']
-    assert lines == [f'At work elsewhere, left to it: DFP, {toy_suite.ENV_NAME}']
+    (line,) = lines
+    assert line.startswith(f'DFP, {toy_suite.ENV_NAME}: already running')
 
 
 def test_nothing_is_started_that_has_no_time(tmp_path):
@@ -221,7 +222,7 @@ def test_the_program_leaves_out_what_was_gathered(tmp_path, programs):
     done = programs(*arguments)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith('planned')]
     assert '--method=MVP' in line
-    assert 'has 1 runs, which are left out' in done.stderr
+    assert 'has 1 of the runs; skipped' in done.stderr
     assert programs(*arguments, '--format=slurm').stdout.startswith('#!')
     gather(cells[1])
     assert programs(*arguments).stdout == ''
@@ -267,12 +268,12 @@ def test_a_slurm_job_that_is_signalled_saves_and_is_queued_again(
     [
         ([], "'': not a command; there are plan, run, status, gather, report"),
         (['show'], "'show': not a command"),
-        (['plan'], 'Name a table'),
-        (['plan', '--table=5'], '--table=5: none'),
+        (['plan'], 'No table: use --table=1'),
+        (['plan', '--table=5'], '--table=5: not at'),
         (['plan', '--table=1', '--offline_steps=-1'], '--offline_steps=-1: must be at least 0'),
         (
             ['run', '--table=1', '--ray_address=auto', '--minutes=60'],
-            'ray_address=auto, .*minutes=60.0: --jobs and --minutes are for this machine alone',
+            'ray_address=auto, .*minutes=60.0: --jobs and --minutes are for this machine only',
         ),
         (['run', '--table=1', '--jobs=2', '--ray_address=auto'], '--jobs and --minutes are for'),
         (['plan', '--table=1', '--nonsense=1'], 'Unknown command line flag .nonsense'),

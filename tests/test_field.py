@@ -192,7 +192,7 @@ def test_the_readmes_picture_is_small():
         ({'seed': -1}, '--seed=-1: must be from 0'),
         (
             {'figure': 'training', 'output': 'a.gif', 'kernel': 'laplace'},
-            '--kernel=laplace --figure=training: the decomposition is that of the Gaussian kernel',
+            '--kernel=laplace --figure=training: the decomposition holds for the Gaussian kernel',
         ),
     ],
 )

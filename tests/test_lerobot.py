@@ -63,4 +63,4 @@ def test_folder_without_a_program_is_one_line(tmp_path):
     (tmp_path / 'policy.json').write_text('{}')
     refused = lerobot('-m', 'lerobot_policy_dfp', tmp_path, tmp_path / 'out')
     assert refused.returncode == 1
-    assert refused.stderr.splitlines()[-1].endswith('not there; export with --formats=onnx')
+    assert refused.stderr.splitlines()[-1].endswith('not found; export with --formats=onnx')

@@ -267,13 +267,13 @@ def test_every_method_learns_from_data_and_plays_a_chunk(played, method):
     assert np.isfinite(transitions['next_observation']).all()
 
 
-# ---- the commands in the README -----------------------------------------------------------------
+# ---- the commands in docs/reproducing.md --------------------------------------------------------
 
 
-def readme_commands():
-    """The command lines of the README's table of rows, as its shell would run them."""
-    section = (ROOT / 'README.md').read_text().partition("### The paper's rows\n")[2]
-    section = section.partition('\n### Whole tables')[0]
+def documented_commands():
+    """The command lines of the document's table of rows, as its shell would run them."""
+    document = (ROOT / 'docs' / 'reproducing.md').read_text()
+    section = document.partition("## The paper's rows\n")[2].partition('\n## Whole tables')[0]
     definitions = section.split('```\n')[1].replace('.venv/bin/python', 'echo')
     cells = [row.split('|')[3:5] for row in section.splitlines() if row.startswith('|')]
     commands = [command for row in cells for cell in row for command in re.findall('`(.*)`', cell)]
@@ -282,9 +282,9 @@ def readme_commands():
     return [line.split() for line in done.stdout.splitlines()]
 
 
-def test_the_readme_has_a_command_for_every_row_on_every_task_of_its_suite():
+def test_the_document_has_a_command_for_every_row_on_every_task_of_its_suite():
     """96 cells of tables 1 and 2, 12 of table 3, 48 of table 4 and 5 of table 7."""
-    commands = readme_commands()
+    commands = documented_commands()
     shared = ['main.py', '--flagfile=experiments/paper.flags', '--num_seeds=5']
     assert all(command[:3] == shared for command in commands)
     rows = [tuple(sorted(command[3:])) for command in commands]

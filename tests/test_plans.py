@@ -96,11 +96,11 @@ def test_the_small_scale_is_never_taken_for_the_papers():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'table': '5'}, r'--table=5: none at --scale=paper; there are tables 1, 2, 3, 4, 6, 7'),
-        ({'table': '3', 'scale': 'small'}, '--table=3: none at --scale=small'),
-        ({'table': '1', 'methods': ['SAC']}, '--methods=SAC: not in table 1; there are BFN'),
-        ({'table': '1', 'tasks': ['x']}, '--tasks=x: not in table 1; there are lift-mh'),
-        ({'methods': ['DFP']}, 'Name a table'),
+        ({'table': '5'}, r'--table=5: not at --scale=paper; use one of 1, 2, 3, 4, 6, 7'),
+        ({'table': '3', 'scale': 'small'}, '--table=3: not at --scale=small'),
+        ({'table': '1', 'methods': ['SAC']}, '--methods=SAC: not in table 1; use one of BFN'),
+        ({'table': '1', 'tasks': ['x']}, '--tasks=x: not in table 1; use one of lift-mh'),
+        ({'methods': ['DFP']}, 'No table: use --table=1'),
         ({'methods': ['DPF'], 'tasks': [CUBE]}, '--methods=DPF: not in methods.toml'),
         ({'methods': ['DFP'], 'tasks': ['x']}, '--env_name=x: unknown'),
         ({'methods': ['DFP'], 'tasks': ['scene-play-singletask-v0'], 'scale': 'small'},

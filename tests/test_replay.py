@@ -301,7 +301,7 @@ def test_another_shard_of_the_same_size_takes_the_place_of_the_data():
     reference.add(chunk)
     replay = add(begin_online(replay, data, 10), data, chunk)
     assert_samples_match(replay, data, reference, horizon=3)
-    with pytest.raises(ValueError, match='31 rows, but there is room for 16'):
+    with pytest.raises(ValueError, match='31 rows, more than size=16'):
         Rows.from_dataset(experience.episodes([30]), 16)
 
 

@@ -45,11 +45,11 @@ def test_a_damaged_file_costs_one_line_and_the_damaged_rows(tmp_path):
     table = runs.read([folder], lines.append)
     assert points(table, 'step', 'seed') == [(0, 0), (0, 1), (5, 0)]
     (line,) = lines
-    assert line == f'{folder}: 4 rows or cells are damaged or not finite; left out'
+    assert line == f'{folder}: 4 rows or cells are damaged or not finite; skipped'
     (folder / 'eval.csv').write_bytes(b'\0' * 100)
     (folder / 'flags.json').write_bytes(b'\0' * 100)
     assert runs.read([folder], lines.append).empty
-    assert lines[-1] == f'{folder}: no results; left out'
+    assert lines[-1] == f'{folder}: no results; skipped'
 
 
 def test_what_cannot_be_averaged_is_named_and_left_out(tmp_path):
@@ -65,7 +65,7 @@ def test_what_cannot_be_averaged_is_named_and_left_out(tmp_path):
         good: 'a newer run has the same seeds', copies[0]: 'a newer run has the same seeds',
         left: 'unfinished (interrupted)', empty: 'no results', tmp_path / 'none': 'no results',
     }  # fmt: skip
-    assert sorted(lines) == sorted(f'{path}: {why}; left out' for path, why in expected.items())
+    assert sorted(lines) == sorted(f'{path}: {why}; skipped' for path, why in expected.items())
 
 
 def test_seeds_are_averaged_only_where_all_of_them_are(tmp_path):
@@ -77,7 +77,7 @@ def test_seeds_are_averaged_only_where_all_of_them_are(tmp_path):
     assert {*scores['seed']} == {0, 1, 20}
     assert {*points(scores, 'phase', 'step')} == {('offline', 0), ('online', 0), ('online', 7)}
     (line,) = lines
-    assert line.startswith('DFP, cube-double: seeds [10] end before the others, steps [5] are not')
+    assert line.startswith('DFP, cube-double: seeds [10] end before the others, steps [5] lack')
 
 
 def test_a_task_without_success_has_the_return_as_its_score(tmp_path):

@@ -1,1 +1,1 @@
-"""Pure and jittable functions and types, which import no other package of ours."""
+"""Pure and jittable functions and types, which import no other package of the project."""

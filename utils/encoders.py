@@ -15,14 +15,14 @@ from utils.networks import default_init
 from utils.spec import is_image
 
 ENCODERS = ('', 'impala_small')
-PADDING = 3  # pixels that a crop may move an image
+PADDING = 3  # largest shift of an image by a crop, in pixels
 
 
 class Conv(nn.Module):
-    """A convolution `[..., H, W, C] -> [..., H, W, features]` with 3 × 3 kernels, padded by zeros.
+    """A convolution `[..., H, W, C] -> [..., H, W, features]`: 3 × 3 kernels, zero padding.
 
-    On a CPU it is one product with all 3 × 3 patches: XLA's own convolution is 16 times as slow
-    there in a loop of updates.
+    On a CPU it is one product with all 3 × 3 patches, because XLA's own convolution is 16 times
+    slower there in a loop of updates.
     """
 
     features: int
@@ -68,7 +68,7 @@ class ImpalaSmall(nn.Module):
 class Encoder(nn.Module):
     """Embeds an observation, an array or a dict of arrays, as one vector `[..., d_z]`.
 
-    Images go through convolutions of their own. Other entries are flattened.
+    Each image has its own convolutions. Other entries are flattened.
     """
 
     axes: tuple[int, ...]  # of each entry, in the order of its leaves
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
 
 
 def make_encoder(observation: Any) -> Encoder | None:
-    """Returns the encoder of observations with these shapes, None if they are vectors already."""
+    """Returns the encoder for observations with these shapes, None if they are vectors."""
     leaves = jax.tree.leaves(observation)
     if len(leaves) == 1 and len(leaves[0].shape) == 1 and leaves[0].dtype == jnp.float32:
         return None
@@ -93,10 +93,10 @@ def make_encoder(observation: Any) -> Encoder | None:
 
 
 def crop(batch: dict[str, Any], rng: jax.Array, probability: float) -> dict[str, Any]:
-    """Returns a batch whose images are, with some probability, moved by up to three pixels.
+    """Returns a batch whose images are, with some probability, shifted by up to three pixels.
 
-    Images are padded with their edges and cropped at random. Each sample has an offset of its own,
-    the same for `observations [B, ...]` and `next_observations`.
+    Images are padded with their edges and cropped at random. Each sample has its own offset, the
+    same for `observations [B, ...]` and `next_observations`.
     """
     names = ('observations', 'next_observations')
     observed = {name: batch[name] for name in names}

@@ -1,13 +1,13 @@
-"""The error of a user's mistake, or of a machine that does not give what a run needs."""
+"""Errors that a user can fix, such as a wrong setting or a full disk."""
 
 
 class UserError(ValueError):
-    """Something that the user can put right.
+    """An error that the user can fix.
 
-    The message is one line. It names the thing, its value, and what to do. Programs print it alone,
-    without a traceback: that is for bugs.
+    The message is one line that names the thing, its value, and what to do. Programs print it
+    without a traceback.
     """
 
 
 class NotFinite(UserError):
-    """A loss, a parameter, or something that a simulator or policy gave is NaN or infinite."""
+    """A loss, a parameter, or an output of a simulator or policy is NaN or infinite."""

@@ -1,6 +1,6 @@
 """Flow matching: a velocity field that carries noise (t = 0) to data (t = 1) along straight lines.
 
-Source: Flow Matching (Lipman et al., 2023, arXiv 2210.02747), as FQL (arXiv 2502.02538) uses it.
+Source: Flow Matching (Lipman et al., 2023, arXiv 2210.02747), as used by FQL (arXiv 2502.02538).
 """
 
 from collections.abc import Callable
@@ -17,21 +17,21 @@ Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 def flow_matching_loss(
     velocity: Velocity, samples: jax.Array, mask: jax.Array, rng: jax.Array
 ) -> jax.Array:
-    """Returns the squared error of a velocity field against x_1 − x_0, in the mean over entries.
+    """Returns the mean squared error of a velocity field against x_1 − x_0.
 
     The field is evaluated at x_t = (1 − t) x_0 + t x_1 with noise x_0 ~ N(0, I) and t ~ U[0, 1].
 
     Args:
-        velocity: the field, at the states that `samples` belong to.
+        velocity: the field, at the states of `samples`.
         samples: x_1 `[..., D]`.
-        mask: `[..., D]`, 1 for each entry of `samples` that counts. The others count as zeros.
-        rng: of the noise and the times.
+        mask: `[..., D]`, 1 for each entry of `samples` that counts; errors of the others are 0.
+        rng: for the noise and the times.
 
     Returns:
-        A scalar.
+        A scalar, the mean over all entries.
 
     Raises:
-        ValueError: the mask or the velocities have another shape than the samples.
+        ValueError: the mask or the velocities do not have the shape of the samples.
     """
     check_same_shape('mask', mask, 'samples', samples)
     noise_rng, time_rng = jax.random.split(rng)
@@ -43,10 +43,10 @@ def flow_matching_loss(
 
 
 def integrate(velocity: Velocity, noise: jax.Array, num_steps: int) -> jax.Array:
-    """Returns where the field carries `noise [..., D]` from t = 0 to t = 1, by Euler steps.
+    """Returns `noise [..., D]` carried along the field from t = 0 to t = 1 by Euler steps.
 
-    The loop is unrolled. So XLA computes only once what depends on the observation alone, and no
-    step waits for the loop's own control.
+    The loop is unrolled, so XLA computes what depends only on the observation once, and there is no
+    loop control between steps.
     """
     x = noise
     for i in range(num_steps):

@@ -13,8 +13,8 @@ default_init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 class ConcatDense(nn.Module):
     """A dense layer on the concatenation of its inputs.
 
-    `concat(a, b) @ W` is computed as `a @ W_a + b @ W_b`, so the inputs' leading axes only have to
-    broadcast. One observation `[B, 1, d_s]` beside N chunks `[B, N, D]` is multiplied once, not N
+    `concat(a, b) @ W` is computed as `a @ W_a + b @ W_b`, so the inputs' leading axes only need to
+    broadcast: an observation `[B, 1, d_s]` with N chunks `[B, N, D]` is multiplied once, not N
     times.
     """
 
@@ -42,8 +42,8 @@ class LayerNorm(nn.Module):
         size = x.shape[-1]
         scale = self.param('scale', nn.initializers.ones_init(), (size,))
         bias = self.param('bias', nn.initializers.zeros_init(), (size,))
-        # Row means are products with a constant vector. On a CPU a reduction over the last axis is
-        # the slowest thing XLA does; elsewhere both ways cost the same.
+        # Row means as products with a constant vector: on CPU, XLA's reduction over the last axis
+        # is very slow; elsewhere both cost the same.
         average = jnp.full((size, 1), 1 / size, x.dtype)
         mean = jnp.matmul(x, average, precision=jax.lax.Precision.HIGHEST)
         centred = x - mean
@@ -74,11 +74,10 @@ class MLP(nn.Module):
 class Critic(nn.Module):
     """An ensemble of E state-action value functions.
 
-    Its members are separate networks with parameters of their own, not one network with an ensemble
-    axis. On a CPU their products stay plain matrix products, which run 1.6 times as fast as batched
-    ones. Elsewhere each member would add kernels of its own. So from three members on, their
-    parameters are stacked there, and the program has as many products for ten as for one. With
-    `is_apart` they never are, for programs that must be one and the same everywhere.
+    The members are separate networks with their own parameters. On CPU they run one by one: plain
+    matrix products are 1.6 times as fast as batched ones. Elsewhere, three or more members are
+    stacked and run as one batched network, because each separate member would add its own kernels.
+    `is_apart` disables stacking, for programs that must be identical on all devices.
     """
 
     hidden_dims: Sequence[int]
@@ -108,11 +107,11 @@ class Critic(nn.Module):
 
 
 def _apart(apply: Callable, params: list, *inputs: jax.Array) -> jax.Array:
-    """Returns the outputs `[E, ...]` of a network of one output, once for each parameters."""
+    """Returns the outputs `[E, ...]` of a network with one output, for each set of parameters."""
     return jnp.stack([jnp.squeeze(apply(each, *inputs), -1) for each in params])
 
 
 def _batched(apply: Callable, params: list, *inputs: jax.Array) -> jax.Array:
-    """Returns the same as `_apart`, by one product for all instead of one for each."""
+    """Returns the same as `_apart`, with batched products."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
     return jnp.squeeze(jax.vmap(lambda each: apply(each, *inputs))(stacked), -1)

@@ -1,15 +1,15 @@
 """Replay on the device: offline and online data in one pool, every state stored once.
 
-A row holds a state and the action taken there; the final state of an episode is a row of its own,
-without an action. Rows carry the number of their episode, so `s_{i+1}` is the next row, and "step
-j of this chunk belongs to the episode it started in" is one comparison of integers.
+A row holds a state and the action taken there; the final state of an episode has its own row,
+without an action. So `s_{i+1}` is the next row. Rows also hold the number of their episode, so
+"step j of this chunk belongs to the episode it started in" is one comparison of integers.
 
-Rows are numbered in the order they came, first the data set's, then those of the online phase. The
-newest `capacity` of them are alive. `Rows` holds the data set, which is never written to; `Replay`
-holds what one seed adds online, in a ring. Seeds share the data set, so `data` is an argument of
-`add` and `sample` beside the replay: `jax.vmap(f, in_axes=(0, None))(replays, data)`.
+Rows are numbered in order of arrival, first the data set's, then the online ones. The newest
+`capacity` rows are alive. `Rows` holds the data set and is read-only; `Replay` holds what one seed
+adds online, in a ring. Seeds share the data set, so `add` and `sample` take it as a separate
+argument `data`: `jax.vmap(f, in_axes=(0, None))(replays, data)`.
 
-`add` and `sample` are pure and jittable; sampling runs inside the loop that trains.
+`add` and `sample` are pure and jittable; sampling runs inside the training loop.
 """
 
 from typing import Any
@@ -26,14 +26,14 @@ Batch = dict[str, Any]  # of arrays and trees of arrays
 
 
 class Rows(flax.struct.PyTreeNode):
-    """Storage for R rows, and the list of those that hold an action."""
+    """Storage for R rows, and the numbers of the rows that hold an action."""
 
     fields: dict[str, Any]  # the transition's tree (utils/spec.py), each array [R, ...]
     episode_ids: jax.Array  # [R] int32
     starts: jax.Array  # [R] int32, numbers of the rows that hold an action, oldest first
     num_rows: jax.Array  # int32, rows ever stored
-    num_starts: jax.Array  # int32, of them with an action
-    num_episodes: jax.Array  # int32, of them final
+    num_starts: jax.Array  # int32, rows with an action
+    num_episodes: jax.Array  # int32, final rows
 
     @property
     def size(self) -> int:
@@ -50,9 +50,8 @@ class Rows(flax.struct.PyTreeNode):
         Args:
             rows: the transition's tree, each array `[R, ...]`, and `terminals [R]` (true on the
                 last row of each episode, which holds no action). Do not change them afterwards: on
-                a CPU the device may use the same memory.
-            size: rows to make room for, by default as many as there are. Shards that take turns
-                must have the same size.
+                CPU the device may share their memory.
+            size: rows to allocate, by default R. All shards of a data set must have the same size.
 
         Raises:
             ValueError: the data set has more rows than `size`, an array is missing, or its shape is
@@ -65,14 +64,14 @@ class Rows(flax.struct.PyTreeNode):
         check_tree(rows, {name: spec.shapes(name, num_rows) for name in spec.transition})
         size = size or num_rows
         if num_rows > size:
-            raise ValueError(f'The data set has {num_rows} rows, but there is room for {size}.')
+            raise ValueError(f'The data set has {num_rows} rows, more than size={size}.')
 
         def put(values: np.ndarray, dtype: Any) -> jax.Array:
             values = np.asarray(values, dtype)
             missing = size - len(values)
             if missing:
                 values = np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
-            return jax.device_put(values)  # jnp.asarray makes a second copy on the way
+            return jax.device_put(values)  # jnp.asarray makes a second copy
 
         episode_ids = np.zeros(num_rows, np.int32)
         np.cumsum(terminals[:-1], out=episode_ids[1:])
@@ -90,19 +89,18 @@ class Rows(flax.struct.PyTreeNode):
         )
 
     def empty(self, size: int) -> 'Rows':
-        """Returns room for `size` rows of the same kind."""
+        """Returns empty storage for `size` rows of the same kind."""
         return jax.tree.map(
             lambda x: jnp.zeros((size, *x.shape[1:]) if x.ndim else (), x.dtype), self
         )
 
 
 def first_transitions(rows: dict[str, np.ndarray], proportion: float) -> dict[str, np.ndarray]:
-    """Returns the first part of a data set, as `Rows.from_dataset` takes it.
+    """Returns the first part of a data set, for `Rows.from_dataset`.
 
     Args:
         rows: the data set.
-        proportion: of its transitions, rounded down. The last one's episode is cut after it, as by
-            a time limit.
+        proportion: fraction of its transitions, rounded down. The last episode is truncated there.
 
     Raises:
         UserError: no transition is left.
@@ -114,7 +112,7 @@ def first_transitions(rows: dict[str, np.ndarray], proportion: float) -> dict[st
         raise UserError(
             f'--dataset_proportion={proportion}: leaves none of {len(starts)} transitions; use more'
         )
-    num_rows = starts[num - 1] + 2  # the row after a transition holds the state it led to
+    num_rows = starts[num - 1] + 2  # the row after a transition holds its next state
     part = jax.tree.map(lambda values: values[:num_rows].copy(), rows)
     part['terminals'][-1] = True
     return part
@@ -123,12 +121,12 @@ def first_transitions(rows: dict[str, np.ndarray], proportion: float) -> dict[st
 class Replay(flax.struct.PyTreeNode):
     """What one seed added to the data set, and which rows of both are alive.
 
-    Every method takes the data set, `data`, which must be the same object or a shard of its size.
+    Every method takes the data set `data`, always the same one or a shard of the same size.
     """
 
     rows: Rows  # row n of the pool is row (n − data.num_rows) mod size
-    num_dropped: jax.Array  # int32, starts that are not alive any more
-    episode_is_open: jax.Array  # bool, the row after the last holds the state reached
+    num_dropped: jax.Array  # int32, starts that are no longer alive
+    episode_is_open: jax.Array  # bool, the row after the last holds the current state
     capacity: int = flax.struct.field(pytree_node=False)
     offline_ratio: float | None = flax.struct.field(pytree_node=False, default=None)
 
@@ -138,9 +136,9 @@ class Replay(flax.struct.PyTreeNode):
 
         Args:
             data: the data set, from `Rows.from_dataset`.
-            buffer_size: transitions to keep online, the data set's included; the last observation
-                of each episode online takes the place of one. Room is made for at least one
-                transition more than the data set has, and for its final states besides.
+            buffer_size: transitions to keep online, including the data set's; the last observation
+                of each online episode takes the place of one. At least one more than the data set
+                has is allocated, plus its final states.
         """
         return cls(
             rows=data.empty(1),
@@ -152,17 +150,17 @@ class Replay(flax.struct.PyTreeNode):
     def begin_online(
         self, data: Rows, num_transitions: int, offline_ratio: float | None = None
     ) -> 'Replay':
-        """Returns the replay with room for `num_transitions` online ones.
+        """Returns the replay with storage for `num_transitions` online ones.
 
-        Each may need a second row, for the state an episode ends in. Beyond the capacity the
+        Each may need a second row, for the final state of its episode. Beyond the capacity the
         oldest rows are overwritten.
 
         Args:
             data: the data set.
-            num_transitions: to make room for.
-            offline_ratio: part of each batch that `sample` draws from the whole data set, where
-                nothing is overwritten; the rest is from online transitions, as soon as there are
-                any. None: both are one pool.
+            num_transitions: number of online transitions.
+            offline_ratio: fraction of each batch that `sample` draws from the data set, which is
+                never overwritten then; the rest comes from online transitions once there are any.
+                None: both are one pool.
         """
         size = min(self.capacity, 2 * num_transitions + 1)
         return self.replace(rows=data.empty(size), offline_ratio=offline_ratio)
@@ -178,8 +176,8 @@ class Replay(flax.struct.PyTreeNode):
             data: the data set.
             transitions: the transition's tree, each array `[n, ...]`; `length` (int), how many of
                 the n are real; `next_observation`, the state after the last real one; `done`
-                (bool), whether the episode ends there. With length 0, an open episode ends if
-                `done` in the state that it had reached, without termination; else nothing is done.
+                (bool), whether the episode ends there. With length 0 and `done`, an open episode is
+                truncated at its current state; with length 0 otherwise, nothing happens.
 
         Raises:
             ValueError: n transitions and the state after them do not fit the replay, an array is
@@ -202,7 +200,7 @@ class Replay(flax.struct.PyTreeNode):
         is_open = self.episode_is_open | (length > 0)
         done = jnp.asarray(transitions['done'], bool) & is_open
         offset = jnp.arange(num + 1)
-        # Row `length` holds the state reached: final if done, else the next `add` rewrites it.
+        # Row `length` holds the current state: final if done, else the next `add` rewrites it.
         slots = (rows.num_rows + offset) % size
         slots = jnp.where((offset <= length) & (length > 0), slots, size)
 
@@ -213,7 +211,7 @@ class Replay(flax.struct.PyTreeNode):
             is_last = (offset == length).reshape((-1,) + (1,) * (values.ndim - 1))
             return storage.at[slots].set(jnp.where(is_last, last, values), mode='drop')
 
-        # The row of a final state has no action: what stands there beside the state is never read.
+        # The row of a final state has no action; its other entries are never read.
         final = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), rows.fields)
         final['observations'] = jax.tree.map(jnp.asarray, transitions['next_observation'])
         start_slots = (rows.num_starts + offset) % size
@@ -232,7 +230,7 @@ class Replay(flax.struct.PyTreeNode):
             ),
             episode_is_open=is_open & ~done,
         )
-        # Starts are in the order of writing, so the oldest of them are too old first.
+        # Starts are in the order of writing, so the oldest expire first.
         oldest = self._start(data, self.num_dropped + offset)
         too_old = oldest < new._next(data) + new.episode_is_open - self.capacity
         return new.replace(
@@ -248,14 +246,14 @@ class Replay(flax.struct.PyTreeNode):
         discount: float,
         frame_stack: int = 1,
     ) -> Batch:
-        """Draws chunks that start at rows drawn uniformly from those that hold an action.
+        """Draws chunks whose first rows are uniform over the rows that hold an action.
 
-        A chunk that runs over the end of its episode keeps its valid prefix: later actions are
-        zeros, later rewards and masks are left out, and the next observation is the last state
-        of the episode. So a chunk never shows anything of another episode.
+        A chunk that crosses the end of its episode keeps its valid prefix: later actions are zeros,
+        later rewards and masks are ignored, and the next observation is the episode's last state.
+        So a chunk never contains anything from another episode.
 
-        With an `offline_ratio`, the first round(offline_ratio · B) chunks are drawn from the data
-        set's and the others from the online ones.
+        With an `offline_ratio`, the first round(offline_ratio · B) chunks come from the data set
+        and the others from online transitions.
 
         Returns:
             `observations [B, ...]`, `actions [B, h, d_a]`, `rewards [B]` (discounted sum over the
@@ -294,8 +292,8 @@ class Replay(flax.struct.PyTreeNode):
     def _observe(self, data: Rows, number: jax.Array, frame_stack: int) -> Any:
         """Returns the observations of rows `[B]`, images as the episode's last frames.
 
-        Frames are stacked along the channels, the newest last. Before the episode's first frame
-        there is nothing: that frame is repeated.
+        Frames are stacked along the channels, the newest last. The episode's first frame stands in
+        for those before it.
         """
 
         def episode(number):
@@ -316,7 +314,7 @@ class Replay(flax.struct.PyTreeNode):
         return jax.tree.map(observe, data.fields['observations'], self.rows.fields['observations'])
 
     def _draw(self, data: Rows, rng: jax.Array, num: int) -> jax.Array:
-        """Draws places among all rows that hold an action."""
+        """Draws indices into the list of all rows that hold an action."""
         if self.offline_ratio is None:
             return self.num_dropped + draw_integers(rng, num, self.num_starts(data))
         first_online = jnp.maximum(self.num_dropped, data.num_starts)
@@ -330,7 +328,7 @@ class Replay(flax.struct.PyTreeNode):
         return data.num_rows + self.rows.num_rows
 
     def _start(self, data: Rows, index: jax.Array) -> jax.Array:
-        """Returns the numbers of rows that hold an action, by their place among all such rows."""
+        """Returns the numbers of rows that hold an action, by their index among all such rows."""
         later = (index - data.num_starts) % self.rows.size
         earlier = jnp.minimum(index, data.size - 1)
         return jnp.where(index < data.num_starts, data.starts[earlier], self.rows.starts[later])
@@ -338,7 +336,7 @@ class Replay(flax.struct.PyTreeNode):
     def _read(
         self, offline: jax.Array, online: jax.Array, data: Rows, number: jax.Array
     ) -> jax.Array:
-        """Returns the rows with these numbers of an array that `data` and `self.rows` have."""
+        """Returns rows `number` of an array that `data` and `self.rows` both have."""
         earlier = offline[jnp.minimum(number, data.size - 1)]
         later = online[(number - data.num_rows) % self.rows.size]
         is_offline = number < data.num_rows
@@ -347,13 +345,13 @@ class Replay(flax.struct.PyTreeNode):
 
 
 def draw_integers(rng: jax.Array, num: int, below: jax.Array) -> jax.Array:
-    """Draws `num` integers from 0 to `below` − 1, int32, each as likely as the others.
+    """Draws `num` integers uniformly from 0 to `below` − 1, int32.
 
-    `below` is a scalar, or one for each integer `[num]`.
+    `below` is a scalar, or `[num]` for a bound per integer.
 
-    Each is ⌊u · below⌋ for a number u of 64 random bits, so that two likelihoods differ by less
-    than below / 2⁶⁴ of their value. With 32 bits, as `jax.random.randint` has in effect, rows of a
-    data set of 80M would differ by 1.9%.
+    Each is ⌊u · below⌋ for a number u of 64 random bits, so probabilities differ by less than
+    below / 2⁶⁴, relatively. With 32 bits, as in `jax.random.randint`, they would differ by 1.9%
+    for a data set of 80M rows.
     """
     high, low = jax.random.bits(rng, (2, num), jnp.uint32)
     return scale_bits(high, low, below.astype(jnp.uint32)).astype(jnp.int32)

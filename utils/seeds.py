@@ -1,6 +1,6 @@
 """Seeds as an axis: the trees of seeds trained together are stacked along a first axis `[S, …]`.
 
-Each device holds a stack of its own seeds, and never waits for another device.
+Each device holds the stack of its own seeds and never waits for another device.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,15 +16,15 @@ def stack(trees: Sequence[Any]) -> Any:
 
 
 def unstack(tree: Any, index: int) -> Any:
-    """Returns the part of one seed."""
+    """Returns the tree of one seed."""
     return jax.tree.map(lambda x: x[index], tree)
 
 
 def over_seeds(function: Callable, in_axes: Sequence[int | None]) -> Callable:
     """Returns `jax.vmap(function, in_axes)`, but computes a single seed without an axis.
 
-    A program without the axis is faster on some devices, and its numbers are those of a seed that
-    trains alone.
+    Without the axis the program is faster on some devices, and its numbers are those of a seed
+    trained alone.
 
     Args:
         function: of one seed's trees.
@@ -44,10 +44,10 @@ def over_seeds(function: Callable, in_axes: Sequence[int | None]) -> Callable:
 
 
 def share_out(num_seeds: int, num_devices: int) -> list[slice]:
-    """Shares consecutive seeds out to devices, as evenly as possible.
+    """Splits consecutive seeds over devices, as evenly as possible.
 
     Returns:
-        The seeds of each device; devices beyond the number of seeds are left out.
+        The seeds of each device; devices beyond the number of seeds get none.
     """
     used = min(num_seeds, num_devices)
     ends = [num_seeds * (i + 1) // used for i in range(used)]

@@ -1,7 +1,7 @@
-"""Shape checks for arrays that a caller passes in.
+"""Shape checks for a caller's arrays.
 
-Shapes are known while a function is traced, so a check runs once per compilation and the compiled
-program holds nothing of it. Under `vmap` it sees the shape of one example.
+Shapes are known while a function is traced, so a check runs once per compilation and costs nothing
+at run time. Under `vmap` it sees the shape of one example.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,12 @@ def check_shape(name: str, array: Any, axes: str, **sizes: int) -> None:
     Args:
         name: of the array, for the error.
         array: anything with a shape.
-        axes: the names of the axes as docstrings write them, '[B, h, d_a]' or '[..., d_s]', or '[]'
-            for a scalar.
-        **sizes: the size that an axis must have, by its name. The other axes may have any size.
+        axes: the names of the axes as in docstrings, '[B, h, d_a]' or '[..., d_s]', or '[]' for a
+            scalar.
+        **sizes: required sizes of axes, by name. The other axes may have any size.
 
     Raises:
-        ValueError: the shape is another one, as in 'rewards has shape (16, 1): must be [B] with
-            B=16'.
+        ValueError: the shape differs, as in 'rewards has shape (16, 1): must be [B] with B=16'.
     """
     names = axes.strip('[]').split(', ') if axes != '[]' else []
     expected = [... if axis == '...' else sizes.get(axis) for axis in names]
@@ -31,19 +30,19 @@ def check_shape(name: str, array: Any, axes: str, **sizes: int) -> None:
 
 
 def check_shapes(arrays: Mapping[str, Any], axes: Mapping[str, str], **sizes: int) -> None:
-    """Raises ValueError unless all arrays of a dict are there, and have the given axes.
+    """Raises ValueError unless a dict has all arrays, with the given axes.
 
     Args:
-        arrays: by their names; there may be others besides.
-        axes: of each array that must be there, as `check_shape` takes them.
-        **sizes: the size that an axis must have, by its name.
+        arrays: by name; more than those in `axes` are allowed.
+        axes: of each required array, as in `check_shape`.
+        **sizes: required sizes of axes, by name.
 
     Raises:
-        ValueError: an array is missing, or its shape is another one.
+        ValueError: an array is missing, or its shape differs.
     """
     for name, wanted in axes.items():
         if name not in arrays:
-            raise ValueError(f'{name} is missing: must be {wanted}; there are {sorted(arrays)}')
+            raise ValueError(f'{name} is missing: must be {wanted}; found {sorted(arrays)}')
         check_shape(name, arrays[name], wanted, **sizes)
 
 
@@ -51,10 +50,10 @@ def check_same_shape(name: str, array: Any, other_name: str, other: Any) -> None
     """Raises ValueError unless two arrays have the same shape.
 
     Args:
-        name: of the array that is checked, for the error.
-        array: the array that is checked.
-        other_name: of the array that sets the shape.
-        other: the array that sets the shape.
+        name: of the array to check, for the error.
+        array: the array to check.
+        other_name: of the array with the required shape.
+        other: the array with the required shape.
 
     Raises:
         ValueError: the shapes differ, as in 'mask has shape (16,): must be that of samples,

@@ -1,9 +1,9 @@
-"""What a transition is: names, shapes and dtypes, read from the data once.
+"""The definition of a transition: names, shapes and dtypes, read once from the data.
 
 A transition is a tree: a dict of arrays or of dicts of arrays. It always has `observations`,
-`actions`, `rewards` and `masks`, and data may add entries. `observations` may be one array, such as
-`[d_s]`, or a dict such as `{'state': [d_s], 'image': [H, W, C] uint8}`. Replay, batches,
-transitions of simulators and checkpoints map over this tree; none of them lists its entries.
+`actions`, `rewards` and `masks`; data may have more entries. `observations` may be one array, such
+as `[d_s]`, or a dict such as `{'state': [d_s], 'image': [H, W, C] uint8}`. Replay, batches,
+simulators and checkpoints map over this tree; none of them lists its entries.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ TERMINALS = 'terminals'  # an entry of data sets only: true on the last row of e
 
 
 def is_image(x: Any) -> bool:
-    """Whether an entry is an image `[..., H, W, C]`: bytes with three axes or more."""
+    """Whether an entry is an image `[..., H, W, C]`: uint8 with three axes or more."""
     return x.dtype == np.uint8 and len(x.shape) >= 3
 
 
@@ -29,8 +29,8 @@ class Spec:
 
     Attributes:
         transition: tree of `jax.ShapeDtypeStruct` without leading axes, as a `FrozenDict`.
-        horizon: h, the number of actions that the policy decides on at once.
-        frame_stack: frames that an image shows to the policy, stacked along its channels.
+        horizon: h, the number of actions in a chunk.
+        frame_stack: number of frames in the policy's images, stacked along the channels.
     """
 
     transition: Any
@@ -41,7 +41,7 @@ class Spec:
     def of(cls, rows: Mapping[str, Tree]) -> 'Spec':
         """Returns the spec of a data set, whose arrays are `[R, ...]`.
 
-        Bytes are kept as uint8, everything else is stored as float32.
+        uint8 is kept, everything else is stored as float32.
         """
         fields = {name: rows[name] for name in rows if name != TERMINALS}
         return cls(
@@ -76,7 +76,7 @@ class Spec:
         return self.chunk[0] * self.chunk[1]
 
     def shapes(self, name: str, *leading: Any) -> Tree:
-        """Returns the shapes `(*leading, ...)` of an entry, as `check_tree` takes them."""
+        """Returns the shapes `(*leading, ...)` of an entry, for `check_tree`."""
         return jax.tree.map(lambda x: (*leading, *x.shape), unfreeze(self.transition)[name])
 
     def zeros(self, *leading: int) -> dict[str, Tree]:
@@ -86,12 +86,12 @@ class Spec:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the transition's tree with a list [dtype, *shape] for each array."""
+        """Returns the transition's tree with a list [dtype, *shape] per array."""
         return jax.tree.map(lambda x: [np.dtype(x.dtype).name, *x.shape], unfreeze(self.transition))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> 'Spec':
-        """Returns the spec of one transition that `to_json` described."""
+        """Returns the spec from the output of `to_json`."""
         read = lambda x: jax.ShapeDtypeStruct(tuple(x[1:]), np.dtype(x[0]))  # noqa: E731
         return cls(
             FrozenDict(jax.tree.map(read, dict(content), is_leaf=lambda x: isinstance(x, list)))
@@ -102,8 +102,8 @@ def check_tree(tree: Tree, expected: Tree, name: str = '') -> None:
     """Raises ValueError unless a tree has the entries of another, with their shapes.
 
     Args:
-        tree: of arrays; it may have further entries.
-        expected: of shapes. One that begins with `...` leaves the leading axes free.
+        tree: of arrays; it may have more entries than `expected`.
+        expected: tree of shapes. A shape that begins with `...` leaves the leading axes free.
         name: of the tree, for the error.
     """
     if isinstance(expected, Mapping):

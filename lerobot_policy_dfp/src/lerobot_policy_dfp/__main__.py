@@ -1,4 +1,4 @@
-"""Writes an exported policy as LeRobot's programs read it.
+"""Converts an exported policy to LeRobot's format.
 
 python -m lerobot_policy_dfp policy/ policy_lerobot/
 """
@@ -11,7 +11,7 @@ from lerobot_policy_dfp import DFPPolicy, make_dfp_pre_post_processors
 
 
 def convert(folder: Path, output: Path) -> None:
-    """Writes `output` from `folder`, which `export.py --formats=onnx` wrote."""
+    """Converts `folder`, the output of `export.py --formats=onnx`, to `output`."""
     policy = DFPPolicy.from_export(folder)
     policy.save_pretrained(output)
     for pipeline in make_dfp_pre_post_processors(policy.config):
@@ -21,8 +21,8 @@ def convert(folder: Path, output: Path) -> None:
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(prog='python -m lerobot_policy_dfp', description=__doc__)
-    parser.add_argument('folder', type=Path, help='what export.py --formats=onnx wrote')
-    parser.add_argument('output', type=Path, help='the folder to write, for --policy.path')
+    parser.add_argument('folder', type=Path, help='the output of export.py --formats=onnx')
+    parser.add_argument('output', type=Path, help='folder to write, for --policy.path')
     arguments = parser.parse_args()
     try:
         convert(arguments.folder, arguments.output)

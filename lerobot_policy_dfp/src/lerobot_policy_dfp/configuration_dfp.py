@@ -1,4 +1,4 @@
-"""The settings of an exported policy, as LeRobot keeps them in `config.json`."""
+"""The settings of an exported policy, which LeRobot stores in `config.json`."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import NormalizationMode
 from lerobot.utils.constants import OBS_STATE
 
-TRAIN = 'an exported policy is not trained in LeRobot; train it with main.py of its project'
+TRAIN = "an exported policy cannot be trained in LeRobot; use its project's main.py"
 
 
 @PreTrainedConfig.register_subclass('dfp')
@@ -16,10 +16,10 @@ class DFPConfig(PreTrainedConfig):
 
     Attributes:
         chunk_size: h, the actions of a chunk.
-        n_action_steps: how many of them are played before the next chunk; at most h.
-        num_samples: N, the samples of which the critic chooses one.
-        action_low, action_high: [d_a] what −1 and 1 stand for in the robot's own actions.
-        control_rate: actions per second, in Hz; None: the environment does not tell.
+        n_action_steps: how many of them are executed before the next chunk; at most h.
+        num_samples: N, samples from which the critic chooses the best.
+        action_low, action_high: [d_a] the robot's actions for −1 and 1.
+        control_rate: actions per second, in Hz; None if unknown.
         program_bytes: size of the program in `model.safetensors`.
     """
 
@@ -38,7 +38,7 @@ class DFPConfig(PreTrainedConfig):
     )
 
     def validate_features(self) -> None:
-        """Raises ValueError if a setting does not fit the others."""
+        """Raises ValueError if settings contradict each other."""
         if self.robot_state_feature is None or self.action_feature is None:
             raise ValueError(f'input_features needs {OBS_STATE}, and output_features action')
         if not 1 <= self.n_action_steps <= self.chunk_size:

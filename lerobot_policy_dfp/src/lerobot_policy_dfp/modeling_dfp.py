@@ -1,4 +1,4 @@
-"""An exported policy that acts in LeRobot: ONNX Runtime runs the program, torch only carries it."""
+"""An exported policy in LeRobot: ONNX Runtime runs the program, torch only stores it."""
 
 import collections
 import json
@@ -17,10 +17,10 @@ PROGRAM = 'best_of_n.onnx'
 
 
 class DFPPolicy(PreTrainedPolicy):
-    """Plays chunks, each the best of N samples.
+    """Executes chunks, each the best of N samples.
 
-    The program with the parameters of actor and critic is a buffer of bytes, so that LeRobot saves,
-    loads and uploads it as it does the weights of any policy.
+    The program, with the parameters of actor and critic, is a buffer of bytes, so LeRobot saves,
+    loads and uploads it like the weights of any policy.
     """
 
     config_class = DFPConfig
@@ -35,7 +35,7 @@ class DFPPolicy(PreTrainedPolicy):
 
     @classmethod
     def from_export(cls, folder: str | Path, device: str = 'cpu') -> 'DFPPolicy':
-        """Returns the policy of a folder that `export.py --formats=jax,onnx` wrote.
+        """Returns the policy from a folder written by `export.py --formats=jax,onnx`.
 
         Raises:
             FileNotFoundError: the folder has no `policy.json`, or no ONNX program.
@@ -43,7 +43,7 @@ class DFPPolicy(PreTrainedPolicy):
         folder = Path(folder)
         about = json.loads((folder / 'policy.json').read_text('utf-8'))
         if not (folder / PROGRAM).exists():
-            raise FileNotFoundError(f'{folder / PROGRAM}: not there; export with --formats=onnx')
+            raise FileNotFoundError(f'{folder / PROGRAM}: not found; export with --formats=onnx')
         program = np.fromfile(folder / PROGRAM, np.uint8)
         state, action = about['observation']['shape'][0], about['action']
         config = DFPConfig(
@@ -63,7 +63,7 @@ class DFPPolicy(PreTrainedPolicy):
         return policy.to(device).eval()
 
     def reset(self) -> None:
-        """Forgets the rest of the chunk; to be called when an episode starts."""
+        """Drops the rest of the chunk; call it when an episode starts."""
         self._queue: collections.deque[torch.Tensor] = collections.deque()
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class DFPPolicy(PreTrainedPolicy):
         """Returns chunks [B, h, d_a] in the robot's own actions.
 
         Args:
-            batch: has 'observation.state' [B, d_s], its parts in the order of `policy.json`.
+            batch: has 'observation.state' [B, d_s], its components in the order of `policy.json`.
             noise: [B, N, h, d_a], standard normal; by default drawn from torch's generator.
 
         Raises:
@@ -98,7 +98,7 @@ class DFPPolicy(PreTrainedPolicy):
     def select_action(
         self, batch: dict[str, torch.Tensor], noise: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Returns the next action [B, d_a] of the chunk; asks for a new one when it is played."""
+        """Returns the next action [B, d_a]; predicts a new chunk when the last one is used up."""
         if not self._queue:
             chunk = self.predict_action_chunk(batch, noise)
             self._queue.extend(chunk[:, : self.config.n_action_steps].unbind(1))

@@ -1,7 +1,7 @@
-"""What lies between LeRobot and an exported policy: nothing that changes a number.
+"""LeRobot's pre- and postprocessors for an exported policy: they change no number.
 
-The policy takes observations as the environment gives them and returns the environment's actions,
-so the (un)normalizers are the identity. They are there because LeRobot's programs address them.
+The policy takes the environment's observations and returns its actions, so the (un)normalizers are
+the identity. They exist because LeRobot's programs address them.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ def make_dfp_pre_post_processors(
 ) -> tuple[
     PolicyProcessorPipeline[Batch, Batch], PolicyProcessorPipeline[PolicyAction, PolicyAction]
 ]:
-    """Returns what LeRobot runs before and after the policy."""
+    """Returns the processors that LeRobot runs before and after the policy."""
     outputs, modes = config.output_features, config.normalization_mapping
     features = {**config.input_features, **outputs}
     before = Before(
