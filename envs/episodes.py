@@ -91,7 +91,7 @@ class ActionChunks:
             time limit is not a termination), `length`, `next_observation [...]` and `done`. Only
             the first `length` of the h are real, the rest are zeros. Observations have the
             structure of the environment's. Then what the policy observes at the end, and whether
-            the episode ended here with success; None if it goes on, or nothing tells.
+            the episode ended here with success; None if it did, but nothing tells.
         """
         chunk = np.clip(chunk, -1.0, 1.0, dtype=np.float32)
         rewards, masks = np.zeros(self._horizon, np.float32), np.ones(self._horizon, np.float32)
@@ -113,7 +113,7 @@ class ActionChunks:
             'next_observation': self._frames[-1],
             'done': done,
         }
-        return transitions, self._observe(), info['success'] if done else None
+        return transitions, self._observe(), info['success'] if done else False
 
     def _observe(self) -> Observation:
         def stack(*frames: np.ndarray) -> np.ndarray:

@@ -117,7 +117,7 @@ def test_success_has_many_names_and_a_suite_says_when_it_counts(score, name, exp
     chunks = ActionChunks(env, 2)
     chunks.begin(0)
     success = [chunks.play(np.zeros((2, 1)))[2] for _ in range(2)]
-    assert success == [None, expected[-1]]
+    assert success == [False, expected[-1]]
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64, np.int64])

@@ -41,7 +41,7 @@ class _Episode:
     chunks: int = 0
     reward: float = 0.0
     length: int = 0
-    success: bool | None = None  # not known, so far or at all
+    success: bool | None = False  # None: it ended, and the environment does not tell
 
 
 def evaluate(
@@ -159,9 +159,8 @@ def headline(scores: Sequence[Mapping[str, float | None]]) -> tuple[str, str]:
 
 
 def _success(episodes: Sequence[_Episode]) -> float | None:
-    if all(episode.success is None for episode in episodes):
-        return None
-    return _mean([bool(episode.success) for episode in episodes])
+    found = [episode.success for episode in episodes]
+    return None if None in found and True not in found else _mean(list(map(bool, found)))
 
 
 def _mean(values: Sequence[float]) -> float:

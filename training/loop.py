@@ -384,7 +384,7 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
     run.largest_reward = max(run.largest_reward, largest(pending['rewards']))
     done, taken = pending['done'], pending['length']
     reached = {i: answer[1] for i, answer in answers.items() if answer is not None}
-    told = {i: answer[2] for i, answer in answers.items() if answer is not None}
+    told = {i: x[2] for i, x in answers.items() if x is not None and x[0]['done']}
     play = state.online.with_actions(pending['actions'], taken, done).replace(
         observations=_put(play.observations, reached),
         env_steps=play.env_steps + taken,
