@@ -301,6 +301,11 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         """Returns the agent in its online phase."""
         return self.replace(online=True)
 
+    def renew_slow(self, name: str) -> Self:
+        """Returns the agent with the slow copy of a network equal to the network."""
+        network = {part: self.params[part] for part in with_encoder(name, self.params)}
+        return self.replace(slow=self.slow | jax.tree.map(jnp.copy, network))
+
     def network(
         self, name: str, params: Params, observations: Any, dtype: str = 'float32'
     ) -> Callable[..., jax.Array]:
@@ -345,12 +350,20 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
     # ---- acting ---------------------------------------------------------------------------------
 
-    def propose(self, params: Params, observations: Any, num: int, rng: jax.Array) -> jax.Array:
-        """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [...]`."""
+    def draw_noise(
+        self, observations: Any, num: int, rng: jax.Array, size: int | None = None
+    ) -> jax.Array:
+        """Draws the noise `[..., num, size]` of `num` chunks for `observations [...]`.
+
+        By default the size is Z.
+        """
         array, shape = (jax.tree.leaves(x)[0] for x in (observations, self.spec.observation))
         leading = array.shape[: array.ndim - len(shape.shape)]
-        noise = jax.random.normal(rng, (*leading, num, self.noise_dim))
-        return self.generate(params, observations, noise)
+        return jax.random.normal(rng, (*leading, num, size or self.noise_dim))
+
+    def propose(self, params: Params, observations: Any, num: int, rng: jax.Array) -> jax.Array:
+        """Draws `num` chunks `[..., num, D]` in [-1, 1] for `observations [...]`."""
+        return self.generate(params, observations, self.draw_noise(observations, num, rng))
 
     def aggregate(self, values: jax.Array, agg: str = '') -> jax.Array:
         """Returns the mean, the minimum or the mean − ρ · std of `values [E, ...]`.
@@ -380,11 +393,17 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
         A `num` of 0 stands for `num_samples`.
         """
-        num = num or self.config.num_samples
-        chunks = self.propose(self.params, observations, num, rng)
-        if num == 1:
-            return chunks[..., 0, :]
-        return self.choose(observations, chunks)[0]
+        noise = self.draw_noise(observations, num or self.config.num_samples, rng)
+        if noise.shape[-2] == 1:
+            return self.generate(self.params, observations, noise)[..., 0, :]
+        return self.best_of(observations, noise)[0]
+
+    def best_of(self, observations: Any, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the best chunk that can be made of `noise [..., N, Z]`, `[..., D]`.
+
+        Its value `[...]` comes with it; see `choose`.
+        """
+        return self.choose(observations, self.generate(self.params, observations, noise))
 
     def choose(self, observations: Any, chunks: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the best of `chunks [..., N, D]`, `[..., D]`, and its value `[...]`.

@@ -23,6 +23,11 @@ pure offline RL (table 7).
 
 A chunk of the data that an episode's end cuts short is no positive, so the data term leaves its
 state out. The other terms ask for no chunk of the data: they use every state of the batch.
+
+Options beyond the paper, all off by default, are described in docs/method.md: an edit of the chunk
+that is played (`edit_scale`), positives moved up Q (`refine_step`), weights of the positives by
+their values (`tilt`) beside the data's chunk (`data_mass`), −Q (`q_weight`), and a trust region in
+place of a fixed λ (`trust_region`).
 """
 
 from typing import Any
@@ -30,7 +35,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jax.lax import stop_gradient
 
+from agents.ascent import steps_up
 from agents.base import (
     Info,
     Network,
@@ -41,6 +48,7 @@ from agents.base import (
     require_choice,
 )
 from agents.drifting import KERNELS, mean_shift_loss, normalized_drifting_loss
+from agents.edit import EditedAgent, LogWeight
 from agents.top_k import TopKAgent
 from utils.replay import Batch
 from utils.spec import Spec
@@ -63,15 +71,22 @@ def get_config() -> ml_collections.ConfigDict:
     config.top_k = 4  # K, the best of them, as positives; 0: there is no top-K term
     config.num_negatives = 0  # M, the worst of them, as explicit negatives of the top-K term
     config.soft_weights = False  # weigh the K positives by their values
+    config.tilt = 0.0  # temperature of weights softmax(Q); 0: the K positives weigh the same
+    config.data_mass = 0.0  # share of the data's chunk among the top-K term's positives
+    config.refine_step = 0.0  # step of the K positives up Q, root mean square over entries
     config.topk_weight = 0.5  # λ, of the top-K term
+    config.trust_region = 0.0  # distance to π_old that λ is adapted to; 0: λ stays as it is
     config.topk_phases = 'online'  # or offline, or both: where there is a top-K term
     config.data_weight = 1.0  # of the data term in the online phase; offline it is 1
     config.q_weight = 0.0  # of −Q of the particles in the online phase; 0: there is no such term
+    config.normalize_q_loss = False  # divide that term by the batch's mean absolute value of Q
     config.ema_rate = 1e-4  # of π_old
+    config.edit_scale = 0.0  # e, largest change of an entry by the learnt edit; 0: no edit
+    config.edit_all = False  # edit all N' proposals before the choice, not the chosen one after it
     return config
 
 
-class DFPAgent(TopKAgent, kw_only=True):
+class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
     """DFP on the shared best-of-N critic."""
 
     @classmethod
@@ -95,14 +110,43 @@ class DFPAgent(TopKAgent, kw_only=True):
             f'--agent.num_negatives={config.num_negatives}: must be from 0 to num_candidates - '
             f'top_k = {config.num_candidates - config.top_k}, so that no candidate is both',
         )
-        require(config.q_weight >= 0, f'--agent.q_weight={config.q_weight}: must not be negative')
+        for name in ('q_weight', 'tilt', 'refine_step', 'trust_region'):
+            value = getattr(config, name)
+            require(value >= 0, f'--agent.{name}={value}: must not be negative')
+        require(
+            0 <= config.data_mass < 1, f'--agent.data_mass={config.data_mass}: must be in [0, 1)'
+        )
+        require(
+            not (config.tilt and config.soft_weights),
+            f'--agent.tilt={config.tilt}: has no meaning with soft_weights; set one of them',
+        )
 
     @classmethod
     def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:
-        return {'actor': actor_mlp(spec, config, spec.chunk_dim)}
+        networks = {'actor': actor_mlp(spec, config, spec.chunk_dim)}
+        if config.trust_region:
+            networks['log_factor'] = Network(LogWeight(), observes=False)
+        return networks | super().networks(spec, config)
 
-    def generate(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
+    def draft(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
         return jnp.clip(self.network('actor', params, observations)(noise), -1, 1)
+
+    def propose(self, params: Params, observations: Any, num: int, rng: jax.Array) -> jax.Array:
+        """Draws `num` chunks `[..., num, D]` before any edit, which is for acting alone."""
+        noise = self.draw_noise(observations, num, rng, self.spec.chunk_dim)
+        return self.draft(params, observations, noise)
+
+    def best_of(self, observations: Any, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the best chunk of `noise [..., N, Z]` and its value, edited after the choice.
+
+        With `edit_all` all N are edited before it.
+        """
+        if not self.config.edit_scale or self.config.edit_all:
+            return super().best_of(observations, noise)
+        noise, edit_noise = jnp.split(noise, 2, axis=-1)
+        chosen, _ = self.choose(observations, self.draft(self.params, observations, noise))
+        edited, _ = self.edit(self.params, observations, chosen, edit_noise[..., 0, :])
+        return edited, self.score(observations, edited[..., None, :])[..., 0]
 
     def actor_loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
         """Returns the sum of the terms in the module's docstring, and scalars to log.
@@ -116,23 +160,37 @@ class DFPAgent(TopKAgent, kw_only=True):
         observations = batch['observations']
         particles = self.propose(params, observations, config.num_particles, particle_rng)
         chunks, valid = self.masked_chunks(batch)
+        is_full = valid[:, -1]
+        played = particles[:, 0]  # a chunk like those that an edit is asked for
         terms, info = {}, {}
 
         if self.data_weight:
-            is_full = valid[:, -1]
             loss, drift_info = self.drift_loss(
                 'data', particles, chunks[:, None], state_mask=is_full
             )
             terms['data'] = self.data_weight * loss
             info |= drift_info
         if self.uses_top_k:
-            positives, options = self.top_k_positives(observations, candidate_rng)
+            positives, options = self.top_k_positives(observations, candidate_rng, chunks, is_full)
             loss, drift_info = self.drift_loss('topk', particles, positives, **options)
             terms['topk'] = config.topk_weight * loss
             info |= drift_info
+            if config.trust_region:
+                old = self.propose(self.slow, observations, config.num_particles, particle_rng)
+                factor, terms['trust_region'] = self.trust_region(params, particles, old)
+                terms['topk'] *= factor
+                info['actor/topk_weight'] = config.topk_weight * factor
+            played = played if config.edit_all else positives[:, 0]
         if self.online and config.q_weight:
             values = self.network('critic', self.params, observations)(particles)
-            terms['q'] = -config.q_weight * self.aggregate(values).mean()
+            values = self.aggregate(values)
+            terms['q'] = -config.q_weight * values.mean()
+            if config.normalize_q_loss:
+                terms['q'] /= stop_gradient(jnp.abs(values).mean())
+        if config.edit_scale:
+            noise = jax.random.normal(jax.random.fold_in(rng, 2), played.shape)
+            terms['edit'], edit_info = self.edit_loss(params, observations, played, noise)
+            info |= edit_info
         info |= {f'actor/{name}_loss': value for name, value in terms.items()}
         info['actor/saturated'] = jnp.mean(jnp.abs(particles) >= 1)
         return sum(terms.values(), jnp.zeros(())), info
@@ -174,22 +232,53 @@ class DFPAgent(TopKAgent, kw_only=True):
         return loss, {f'actor/{term}_{name}': x for name, x in (info | scalars).items()}
 
     def top_k_positives(
-        self, observations: Any, rng: jax.Array
+        self, observations: Any, rng: jax.Array, chunks: jax.Array, is_full: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Draws N chunks from π_old at `observations [B, ...]` and keeps the K best.
 
+        Args:
+            observations: of the batch.
+            rng: of the chunks.
+            chunks: the data's `[B, D]`.
+            is_full: `[B]`, 0 where the data's chunk is cut short.
+
         Returns:
-            The K best `[B, K, D]`, and options for `drift_loss`: with `soft_weights` the weights
-            `[B, K]` of the positives, from 1 for the best candidate down to 0 for a value half-way
-            to the worst one; with `num_negatives` the M worst `[B, M, D]` as negatives.
+            The K best `[B, K, D]`, with `data_mass` and the data's chunk behind them, and options
+            for `drift_loss`: the positives' weights, if they differ; with `num_negatives` the M
+            worst `[B, M, D]` as negatives.
         """
         config = self.config
         candidates, values = self.ranked_candidates(observations, rng)
+        positives, weights = candidates[:, : config.top_k], self.weights_of_positives(values)
         options = {}
-        if config.soft_weights:
-            best, worst = values[:, :1], values[:, -1:]
-            relative = 2 * (values - worst) / jnp.maximum(best - worst, 1e-8) - 1
-            options['weight_positives'] = jnp.maximum(relative[:, : config.top_k], 0)
         if config.num_negatives:
             options['negatives'] = candidates[:, -config.num_negatives :]
-        return candidates[:, : config.top_k], options
+        if config.refine_step:
+            critic = self.network('critic', self.slow, observations)
+            length = config.refine_step * self.spec.chunk_dim**0.5
+            positives = jnp.clip(positives + length * steps_up(critic, positives, 0.3), -1, 1)
+        if config.data_mass:
+            odds = config.data_mass / (1 - config.data_mass)
+            weight = odds * weights.sum(axis=1, keepdims=True) * is_full[:, None]
+            weights = jnp.concatenate([weights, weight], axis=1)
+            positives = jnp.concatenate([positives, chunks[:, None]], axis=1)
+        if config.soft_weights or config.tilt or config.data_mass:
+            options['weight_positives'] = weights
+        return positives, options
+
+    def weights_of_positives(self, values: jax.Array) -> jax.Array:
+        """Returns the weights `[B, K]` of the K best of `values [B, N]`, which are in order.
+
+        With `soft_weights` they go from 1 for the best of all N down to 0 for a value half-way to
+        the worst. With `tilt` they are K softmax(Q / tilt), where Q is in units of its standard
+        deviation at a state. Else they are 1.
+        """
+        num, tilt = self.config.top_k, self.config.tilt
+        if self.config.soft_weights:
+            best, worst = values[:, :1], values[:, -1:]
+            relative = 2 * (values - worst) / jnp.maximum(best - worst, 1e-8) - 1
+            return jnp.maximum(relative[:, :num], 0)
+        if tilt:
+            spread = jnp.sqrt(values.var(axis=1).mean())
+            return num * jax.nn.softmax(values[:, :num] / (tilt * jnp.maximum(spread, 1e-8)))
+        return jnp.ones_like(values[:, :num])

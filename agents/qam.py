@@ -13,21 +13,19 @@ alone gives its regression target, so no gradient goes through its own steps. Wi
 
 summed over entries and in the mean over states. Variants:
 
-- QAM-E (`edit_scale` e > 0) adds a learnt edit to the flow's chunk, clip(a + e δ). δ is a squashed
-  Gaussian trained on −Q with an entropy bonus, whose weight keeps the entropy at −D/2.
+- QAM-E (`edit_scale` e > 0) adds a learnt edit to the flow's chunk, clip(a + e δ) (agents/edit.py).
 - QAM-F (`alpha` > 0) acts by a one-step policy that is distilled from v_θ and climbs Q, as in FQL.
 """
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Info, Network, Params, actor_mlp, base_config, require
+from agents.base import Info, Network, Params, actor_mlp, base_config, require
+from agents.edit import EditedAgent
 from utils.flows import flow_matching_loss, integrate
-from utils.networks import ConcatDense
 from utils.replay import Batch
 from utils.spec import Spec
 
@@ -44,41 +42,13 @@ def get_config() -> ml_collections.ConfigDict:
     return config
 
 
-class Edit(nn.Module):
-    """Mean and log standard deviation `[..., D]` of a Gaussian, whose tanh is the edit."""
-
-    hidden_dims: tuple[int, ...]
-    chunk_dim: int
-
-    @nn.compact
-    def __call__(self, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        for size in self.hidden_dims:
-            inputs = (nn.gelu(ConcatDense(size)(*inputs), approximate=True),)
-        mean, log_std = (
-            ConcatDense(self.chunk_dim, name=name)(*inputs) for name in ('mean', 'log_std')
-        )
-        return mean, jnp.clip(log_std, -20, 2)
-
-
-class LogAlpha(nn.Module):
-    """The logarithm of the entropy bonus's weight."""
-
-    @nn.compact
-    def __call__(self) -> jax.Array:
-        return self.param('log_value', nn.initializers.zeros_init(), ())
-
-
-class QAMAgent(Agent, kw_only=True):
+class QAMAgent(EditedAgent, kw_only=True):
     """Two flows on the shared critic, by itself, with an edit, or with a one-step policy."""
 
     @classmethod
     def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:
         flow = actor_mlp(spec, config, spec.chunk_dim, 1)
-        networks = {'slow': flow, 'fast': flow}
-        if config.edit_scale:
-            edit = Edit(tuple(config.actor_hidden_dims), spec.chunk_dim)
-            networks['edit'] = Network(edit, (spec.chunk_dim,))
-            networks['log_alpha'] = Network(LogAlpha(), observes=False)
+        networks = {'slow': flow, 'fast': flow} | super().networks(spec, config)
         if config.alpha:
             networks['one_step'] = actor_mlp(spec, config, spec.chunk_dim)
         return networks
@@ -93,7 +63,7 @@ class QAMAgent(Agent, kw_only=True):
         require(
             config.flow_steps >= 1, f'--agent.flow_steps={config.flow_steps}: must be at least 1'
         )
-        for name in ('inv_temp', 'edit_scale', 'alpha'):
+        for name in ('inv_temp', 'alpha'):
             value = getattr(config, name)
             require(value >= 0, f'--agent.{name}={value}: must not be negative')
         require(
@@ -101,38 +71,16 @@ class QAMAgent(Agent, kw_only=True):
             f'--agent.alpha={config.alpha}: has no meaning with an edit; set edit_scale to 0',
         )
 
-    @property
-    def noise_shape(self) -> tuple[int, int]:
-        """The noise of a chunk, and with an edit that of the edit behind it."""
-        horizon, action_dim = self.spec.chunk
-        return (2 * horizon if self.config.edit_scale else horizon), action_dim
-
     def flow(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
         """Returns what the policy's flow makes of `noise [..., D]`, in [-1, 1]."""
         name = 'fast' if self.config.inv_temp else 'slow'
         velocity = self.network(name, params, observations)
         return jnp.clip(integrate(velocity, noise, self.config.flow_steps), -1, 1)
 
-    def generate(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
+    def draft(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
         if self.config.alpha:
             return jnp.clip(self.network('one_step', params, observations)(noise), -1, 1)
-        chunks = self.flow(params, observations, noise[..., : self.spec.chunk_dim])
-        if not self.config.edit_scale:
-            return chunks
-        edit_noise = noise[..., self.spec.chunk_dim :]
-        return self.edit(params, observations, chunks, edit_noise)[0]
-
-    def edit(
-        self, params: Params, observations: Any, chunks: jax.Array, noise: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Returns edited `chunks [..., D]`, and the log density `[...]` of their edits."""
-        mean, log_std = self.network('edit', params, observations)(chunks)
-        u = mean + jnp.exp(log_std) * noise
-        edit = jnp.tanh(u)
-        log_density = -0.5 * (noise**2 + jnp.log(2 * jnp.pi)) - log_std
-        log_density -= 2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u))  # log of tanh's slope
-        edited = jnp.clip(chunks + self.config.edit_scale * edit, -1, 1)
-        return edited, log_density.sum(axis=-1)
+        return self.flow(params, observations, noise)
 
     def adjoints(self, observations: Any, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the path x and its adjoints ã, `[B, T, D]` each, at `observations [B, ...]`."""
@@ -192,7 +140,9 @@ class QAMAgent(Agent, kw_only=True):
         loss = info['actor/flow_loss'] + info['actor/adjoint_loss']
         noise = jax.random.normal(noise_rng, (len(chunks), self.noise_dim))
         if self.config.edit_scale:
-            edit_loss, edit_info = self.edit_loss(params, observations, noise)
+            flow_noise, edit_noise = jnp.split(noise, 2, axis=-1)
+            drafts = self.draft(self.params, observations, flow_noise)
+            edit_loss, edit_info = self.edit_loss(params, observations, drafts, edit_noise)
             return loss + edit_loss, info | edit_info
         if self.config.alpha:
             distilled = self.network('one_step', params, observations)(noise)
@@ -202,21 +152,3 @@ class QAMAgent(Agent, kw_only=True):
             info['actor/q_loss'] = -values.mean()
             loss += self.config.alpha * info['actor/distillation_loss'] + info['actor/q_loss']
         return loss, info
-
-    def edit_loss(
-        self, params: Params, observations: Any, noise: jax.Array
-    ) -> tuple[jax.Array, Info]:
-        """Returns the loss of the edit and of the weight of its entropy, and scalars to log."""
-        flow_noise, edit_noise = jnp.split(noise, 2, axis=-1)
-        chunks = self.flow(self.params, observations, flow_noise)
-        edited, log_density = self.edit(params, observations, chunks, edit_noise)
-        log_alpha = self.modules['log_alpha'].apply(params['log_alpha'])
-        alpha, entropy = jnp.exp(log_alpha), -log_density.mean()
-        q_loss = -self.network('critic', self.params, observations)(edited).mean()
-        excess = jax.lax.stop_gradient(entropy) + 0.5 * self.spec.chunk_dim
-        loss = q_loss - jax.lax.stop_gradient(alpha) * entropy + alpha * excess
-        return loss, {
-            'actor/q_loss': q_loss,
-            'actor/edit_entropy': entropy,
-            'actor/edit_alpha': alpha,
-        }

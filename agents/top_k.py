@@ -7,11 +7,13 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+from jax.lax import stop_gradient
 
-from agents.base import Agent, Info, require, require_choice, with_encoder
+from agents.base import Agent, Info, Params, require, require_choice
 from utils.replay import Batch
 
 TOPK_PHASES = ('online', 'both', 'offline')
+MAX_LOG_FACTOR = 4.6  # a trust region changes λ by a factor of 100 at most
 
 
 class TopKAgent(Agent, kw_only=True):
@@ -68,6 +70,22 @@ class TopKAgent(Agent, kw_only=True):
         values, order = jax.lax.top_k(self.score(observations, chunks), num)
         return jnp.take_along_axis(chunks, order[..., None], axis=-2), values
 
+    def trust_region(
+        self, params: Params, particles: jax.Array, old: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns a factor of λ that is trained to keep the policy near π_old, and its loss.
+
+        The factor falls while the root mean square distance of `particles [B, G, D]` to those that
+        π_old makes of the same noise, `old`, is above `trust_region`, and rises while it is below.
+        Dual ascent as in TRQAM (arXiv 2605.27079), here by the agent's optimiser on a network
+        `log_factor` (`LogWeight`), which the method declares if it has a `trust_region`.
+        """
+        log_factor = self.modules['log_factor'].apply(params['log_factor'])
+        squared = jnp.square(particles - old).mean()
+        excess = jnp.clip(squared / self.config.trust_region**2, 0, 2) - 1
+        goes_on = (jnp.abs(log_factor) < MAX_LOG_FACTOR) | (log_factor * excess > 0)
+        return jnp.exp(stop_gradient(log_factor)), log_factor * stop_gradient(goes_on * excess)
+
     def diagnose(self, batch: Batch, rng: jax.Array) -> Info:
         """Adds `policy/distance_to_old`, where there is a top-K term.
 
@@ -85,8 +103,7 @@ class TopKAgent(Agent, kw_only=True):
 
     def begin_online(self) -> Self:
         """Returns the agent in its online phase, with π_old equal to the policy."""
-        actor = {name: self.params[name] for name in with_encoder('actor', self.params)}
-        return super().begin_online().replace(slow=self.slow | jax.tree.map(jnp.copy, actor))
+        return super().begin_online().renew_slow('actor')
 
 
 def uses_top_k(config: Any, online: bool) -> bool:

@@ -15,7 +15,8 @@ def mlp_flops(rows: int, inputs: int, hidden: tuple[int, ...], outputs: int) -> 
     return sum(2 * rows * a * b for a, b in itertools.pairwise(sizes))
 
 
-NUM_TIMES = {'bfn': 1, 'dfp': 0, 'fql': 1, 'mvp': 2, 'qam': 1}  # time inputs of the network
+# Time inputs of the network.
+NUM_TIMES = {'bfn': 1, 'dfp': 0, 'driftql': 0, 'fmq': 2, 'fql': 1, 'mvp': 2, 'qam': 1}
 
 
 def update_flops(agent: Agent) -> int:
@@ -23,9 +24,11 @@ def update_flops(agent: Agent) -> int:
     config, batch = agent.config, agent.config.batch_size
     spec = agent.spec
     inputs = spec.observation.shape[0] + spec.chunk_dim
+    more_noise = getattr(config, 'noise_dim', 0) and config.noise_dim - spec.chunk_dim
 
     def actor(rows, num_times=NUM_TIMES[config.agent_name]):
-        return mlp_flops(rows, inputs + num_times, config.actor_hidden_dims, spec.chunk_dim)
+        size = inputs + more_noise + num_times
+        return mlp_flops(rows, size, config.actor_hidden_dims, spec.chunk_dim)
 
     def critics(rows):
         return config.num_qs * mlp_flops(rows, inputs, config.critic_hidden_dims, 1)
@@ -37,6 +40,8 @@ def update_flops(agent: Agent) -> int:
         'fql': lambda rows: actor(rows, num_times=0),
         'mvp': actor,
         'dfp': actor,
+        'driftql': actor,
+        'fmq': actor,
         'qam': lambda rows: config.flow_steps * actor(rows),  # without QAM-E's and QAM-F's network
     }[name]
 
@@ -56,6 +61,12 @@ def update_flops(agent: Agent) -> int:
         flops += 4 * actor(rows) + (3 * actor(rows) if config.ivc_weight else 0)
     if name == 'dfp':
         flops += 3 * actor(batch * config.num_particles)
+    if name == 'driftql':
+        flops += 3 * actor(batch * (config.num_particles + 1)) + 2 * critics(batch)
+    if name == 'fmq' and not agent.online:
+        flops += (3 + 4) * actor(batch)  # flow matching, distillation
+    if name == 'fmq' and agent.online:
+        flops += (1 + 3) * actor(batch) + 2 * critics(batch)  # the kept map and the new one; Q
     if name == 'qam':
         steps = config.flow_steps
         flops += 3 * actor(batch) + 2 * critics(batch)  # the clone's loss; Q's gradient

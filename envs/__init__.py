@@ -1,6 +1,6 @@
-"""Where experience comes from: environments and offline data, by their usual names.
+"""Environments and offline data, by their usual names.
 
-Importing this imports no simulator; what a suite needs is imported when it is used.
+Importing this package imports no simulator; a suite imports it on first use.
 """
 
 import signal
@@ -27,15 +27,15 @@ from envs.registry import (
     suites,
 )
 from envs.simulators import Simulators, Start, make_simulators
-from envs.suite import Interface, Option, Part, Script, Suite, Task
+from envs.suite import Component, Interface, Option, Script, Suite, Task
 from envs.workers import SimulatorError
 
 __all__ = [
+    'Component',
     'Dataset',
     'DatasetError',
     'Interface',
     'Option',
-    'Part',
     'Script',
     'SimulatorError',
     'Simulators',

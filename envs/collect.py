@@ -1,9 +1,9 @@
-"""Collects data with the scripted policy of a suite.
+"""Collects data with a suite's scripted policy.
 
     python -m envs.collect --env_name=cube-double-play-v0 --num_episodes=1000 --num_workers=2
 
-Every episode is seeded by (seed, split, index), so the same seed gives the same bytes on any number
-of workers.
+Every episode is seeded by (seed, split, index), so the same seed gives the same bytes with any
+number of workers.
 """
 
 import contextlib
@@ -62,22 +62,22 @@ def collect(
     """Collects a data set into `save_dir`. Files appear there only once all of them are complete.
 
     Until then they are in the folder <name>.part, which is removed at the end. If this process is
-    killed, that folder is left, and the next collection of that name removes it.
+    killed, the next collection of that name removes it.
 
     While another process collects or downloads data of that name into `save_dir`, this one waits.
-    If the same arguments made what is there, that is the result.
+    Files already made with the same arguments are returned as they are.
 
-    One shard becomes <name>.npz, <name>-val.npz and <name>.json (the manifest: what made the
-    files) in `save_dir`. Several become a folder <name>/ with <name>-000.npz and so on. A suite may
-    write files of another kind, as `suite.file_suffix` says.
+    One shard becomes <name>.npz, <name>-val.npz and the manifest <name>.json (how the files were
+    made) in `save_dir`. Several become a folder <name>/ with <name>-000.npz and so on. A suite may
+    write another kind of file, see `suite.file_suffix`.
 
     Args:
         env_name: data set to imitate, such as 'cube-double-play-v0'.
         num_episodes: training episodes.
-        save_dir: directory for the files; made if need be. By default the suite's.
-        num_workers: processes; by default one per core this process may use.
+        save_dir: directory of the files, created if missing. By default the suite's.
+        num_workers: processes; by default one per available core.
         seed: non-negative integer.
-        num_shards: files to spread the training episodes over. One shard is held in memory.
+        num_shards: number of training files. One shard is held in memory.
         num_val_episodes: episodes of the validation file; by default a tenth of `num_episodes`.
         suite: as for `envs.find_task`.
 
@@ -85,9 +85,9 @@ def collect(
         The training files, sorted.
 
     Raises:
-        UserError: an argument makes no sense.
-        UserError: there are other files already, or `save_dir` cannot be written.
-        UserError: a worker died, or the suite's script made no episodes.
+        UserError: an argument is invalid.
+        UserError: other files exist already, or `save_dir` cannot be written.
+        UserError: a worker died, or the suite's script produced no episodes.
     """
     suite = find_collection(env_name, suite)
     if num_workers is None:
@@ -98,7 +98,7 @@ def collect(
     if save_dir is None:
         save_dir = suite.dataset_dir
     if save_dir is None:
-        raise UserError(f'--save_dir: say where; suite {suite.name} has no directory of its own')
+        raise UserError(f'--save_dir is missing: suite {suite.name} has no default directory')
 
     save_dir = Path(save_dir).expanduser()
     suffix = suite.file_suffix
@@ -141,7 +141,7 @@ def collect(
 
 
 def _num_cores() -> int:
-    if hasattr(os, 'sched_getaffinity'):  # not everywhere
+    if hasattr(os, 'sched_getaffinity'):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -167,36 +167,36 @@ def _check_numbers(
 
 @contextlib.contextmanager
 def _writing(save_dir: Path) -> Iterator[None]:
-    """Turns the errors of a directory that cannot be written into one that names it."""
+    """Turns OSError into a UserError that names the directory."""
     try:
         yield
     except OSError as error:
         at = f' at {error.filename}' if error.filename else ''
         raise UserError(
             f'--save_dir={save_dir}: cannot be written ({error.strerror or error}{at}); choose a '
-            'directory of yours with room for the data'
+            'writable directory with enough space'
         ) from error
 
 
 @contextlib.contextmanager
 def _reserve(save_dir: Path, name: str) -> Iterator[Path]:
-    """Locks the name in `save_dir`, and makes an empty folder for unfinished files until the exit.
+    """Locks the name in `save_dir`, and makes a temporary folder for unfinished files.
 
-    While another process collects or downloads data of that name, this waits.
+    Waits while another process collects or downloads data of that name.
     """
     part = save_dir / f'{name}.part'
     with contextlib.ExitStack() as stack:
         with _writing(save_dir):
             save_dir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locks.hold(save_dir / f'{name}.lock', part))
-            shutil.rmtree(part, ignore_errors=True)  # a collection that was killed left it
+            shutil.rmtree(part, ignore_errors=True)  # from a killed collection
             stack.callback(shutil.rmtree, part, ignore_errors=True)
             part.mkdir()
         yield part
 
 
 def _find_same(save_dir: Path, name: str, suffix: str, made_by: dict[str, Any]) -> list[Path]:
-    """Returns the files that the same arguments made, if there are any."""
+    """Returns the files made with the same arguments, if there are any."""
     paths = find_files(save_dir, name, suffix)
     if not paths or (manifest := read_manifest(paths, name)) is None:
         return []
@@ -209,7 +209,7 @@ def _refuse_to_overwrite(save_dir: Path, name: str, suffix: str) -> None:
     taken = [save_dir / f'{name}{suffix}', save_dir / name]
     taken += save_dir.glob(f'{name}-[0-9]*{suffix}')
     manifest = save_dir / f'{name}.json'
-    if not manifest.exists():  # else a collection was killed in `_publish`
+    if not manifest.exists():  # if it exists, a collection was killed in `_publish`
         taken.append(save_dir / f'{name}-val{suffix}')
     for path in taken:
         if path.exists():
@@ -219,7 +219,7 @@ def _refuse_to_overwrite(save_dir: Path, name: str, suffix: str) -> None:
 def _publish(
     part: Path, save_dir: Path, name: str, train_names: Sequence[str], suffix: str
 ) -> list[Path]:
-    """Moves finished files to their place, the training data last."""
+    """Moves finished files into place, the training data last."""
     if len(train_names) > 1:
         (part / name).rename(save_dir / name)
         return [save_dir / name / train_name for train_name in train_names]
@@ -230,7 +230,7 @@ def _publish(
 
 
 class _Progress:
-    """A bar that counts transitions. How many there will be follows from the episodes so far."""
+    """A bar that counts transitions; their total is estimated from the episodes so far."""
 
     def __init__(self, name: str, num_episodes: int):
         self._bar = tqdm(desc=name, unit=' transitions', unit_scale=True)
@@ -253,7 +253,7 @@ class _Progress:
 def _play_all(
     workers: Sequence[Connection], jobs: Sequence[Seed], progress: _Progress
 ) -> list[Episode]:
-    """Hands out the episodes `jobs`; returns them in that order."""
+    """Collects the episodes `jobs` with the workers; returns them in that order."""
     episodes: list[Episode] = [{} for _ in jobs]
     todo = iter(enumerate(jobs))
     busy: set[Any] = set()
@@ -278,16 +278,16 @@ def _play_all(
                 progress.add(len(episode['terminals']) - 1)
     except (EOFError, ConnectionError) as error:
         raise UserError(
-            'a worker process died; its own message, if any, is above. '
-            'Memory may have run out: try fewer --num_workers'
+            'a worker process died; see its message above, if any. It may have run out of memory: '
+            'try fewer --num_workers'
         ) from error
     return episodes
 
 
 @contextlib.contextmanager
 def _workers(num_workers: int, make_script: Callable[[], Script]) -> Iterator[list[Connection]]:
-    """Starts processes that play episodes; yields one connection to each, ends them at exit."""
-    threads = os.environ.get('OMP_NUM_THREADS', '1')  # the matrices here are 6 × 6
+    """Starts the worker processes; yields a connection to each, and ends them at exit."""
+    threads = os.environ.get('OMP_NUM_THREADS', '1')  # matrices are tiny, 6 × 6
     variables = environment_variables(OMP_NUM_THREADS=threads, **glfw_found())
     context = multiprocessing.get_context('spawn')
     processes, connections = [], []
@@ -304,7 +304,7 @@ def _workers(num_workers: int, make_script: Callable[[], Script]) -> Iterator[li
                         f'--num_workers={num_workers}: only {len(processes)} could be started '
                         f'({error.strerror}); try fewer'
                     ) from error
-                theirs.close()  # so that the end of the process is the end of the connection
+                theirs.close()  # so the connection ends with the process
                 processes.append(process)
                 connections.append(ours)
         yield connections
@@ -328,35 +328,35 @@ def _work(connection: Connection, make_script: Callable[[], Script]) -> None:
 
 
 def _check(episode: Episode) -> Episode:
-    """Raises UserError if a script's rows do not make an episode."""
+    """Raises UserError if a script's rows are not an episode."""
     lengths = {key: len(rows) for key, rows in episode.items() if rows.ndim}
     if 'terminals' not in lengths or len(set(lengths.values())) > 1:
-        raise UserError(f'a script played arrays of {lengths} rows; all need as many as terminals')
+        raise UserError(f'a script returned arrays of {lengths} rows; all must match terminals')
     ends = np.flatnonzero(episode['terminals']).tolist()
     if ends != [lengths['terminals'] - 1]:
         raise UserError(
-            f'a script played an episode of {lengths["terminals"]} rows with terminals True in '
-            f'rows {ends}; only its last row is terminal'
+            f'a script returned an episode of {lengths["terminals"]} rows with terminals True in '
+            f'rows {ends}; only the last row must be terminal'
         )
     return episode
 
 
 def _define_flags() -> None:
     flags.DEFINE_string('env_name', None, 'Data set to imitate, such as cube-double-play-v0.')
-    flags.DEFINE_string('suite', None, 'Suite of your own that it belongs to, as module:attribute.')
-    flags.DEFINE_integer('num_episodes', None, 'Training episodes (of 1000 transitions: cubes).')
+    flags.DEFINE_string('suite', None, 'Your own suite, as module:attribute.')
+    flags.DEFINE_integer('num_episodes', None, 'Training episodes (cubes: of 1000 transitions).')
     flags.DEFINE_integer('num_workers', None, 'Processes; default: one per core.')
     flags.DEFINE_integer('seed', 0, 'Seed of the whole collection.')
-    flags.DEFINE_string('save_dir', None, "Where the files go; default: the suite's directory.")
-    flags.DEFINE_integer('num_shards', 1, 'Files to spread the training episodes over.')
+    flags.DEFINE_string('save_dir', None, "Folder for the files; default: the suite's directory.")
+    flags.DEFINE_integer('num_shards', 1, 'Number of training files.')
     flags.DEFINE_integer('num_val_episodes', None, 'Validation episodes; default: a tenth.')
-    flags.DEFINE_bool('end_with_stdin', False, 'Stop when standard input ends, as it does when '
-                      'the program that started this one is gone; ignore Ctrl-C.')  # fmt: skip
+    flags.DEFINE_bool('end_with_stdin', False, 'Stop when standard input closes, because the '
+                      'parent program has died; ignore Ctrl-C.')  # fmt: skip
     flags.mark_flags_as_required(['env_name', 'num_episodes'])
 
 
 def _stop_on_signals(end_with_stdin: bool) -> None:
-    """Has the first signal raise KeyboardInterrupt, and no other disturb what cleans up then."""
+    """Makes the first signal raise KeyboardInterrupt; later ones do not disturb the clean-up."""
 
     def stop(*_):
         for number in SIGNALS:
@@ -364,12 +364,12 @@ def _stop_on_signals(end_with_stdin: bool) -> None:
         raise KeyboardInterrupt
 
     def wait_for_end_of_stdin():
-        with contextlib.suppress(OSError):  # there is none
+        with contextlib.suppress(OSError):  # no standard input
             while os.read(0, 1):
                 pass
         signal.pthread_kill(main_thread, signal.SIGTERM)
         time.sleep(TIME_TO_CLEAN_UP)
-        os._exit(1)  # an exception can get lost, as in a destructor
+        os._exit(1)  # an exception can get lost, for example in a destructor
 
     main_thread = threading.get_ident()
     for number in SIGNALS:
@@ -392,13 +392,13 @@ def main(argv: Sequence[str]) -> None:
         for path in collect(**arguments):
             print(path)
     except KeyboardInterrupt:
-        sys.exit('Interrupted: unfinished files are removed, nothing was saved.')
+        sys.exit('Interrupted: nothing was saved, unfinished files are removed.')
     except (UserError, OSError) as error:
         sys.exit(f'{error}')
 
 
 if __name__ == '__main__':
-    # Workers do not import the main program, so what they run must be in a module of a name.
+    # Workers do not import the main program, so their code must be in a named module.
     from envs.collect import main as imported_main
 
     _define_flags()

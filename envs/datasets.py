@@ -1,6 +1,6 @@
-"""Offline data, for all suites: found on disk, downloaded or collected, and checked.
+"""Offline data of all suites: found on disk, downloaded or collected, and checked.
 
-Data lies in <name>.npz, or in several shards <name>-000.npz, <name>-001.npz and so on.
+Data is in <name>.npz, or in several shards <name>-000.npz, <name>-001.npz and so on.
 """
 
 import functools
@@ -35,19 +35,19 @@ Rows = dict[str, Any]  # see `Dataset.load`
 
 @dataclass(frozen=True)
 class DataRequest:
-    """Which data is wanted, and how it may be made.
+    """A request for data, and how to make it.
 
     Attributes:
-        source: 'auto' takes the files that are there, whatever made them, and downloads them if
-            there are none. 'download' takes or fetches the public files. 'collect' takes or makes
-            a scripted collection of exactly `num_episodes` and `seed`. 'here' takes the files that
-            are there, or raises DatasetError if there are none.
+        source: 'auto' uses existing files of any origin, and downloads them if there are none.
+            'download' uses or downloads the public files. 'collect' uses or makes a scripted
+            collection of exactly `num_episodes` and `seed`. 'here' uses existing files, and raises
+            DatasetError if there are none.
         num_episodes: episodes to collect; None: as many as the public data set has.
         seed: of the collection.
         num_workers: processes that collect; None: one per core.
 
     Raises:
-        UserError: an unknown source, or episodes where none are collected.
+        UserError: the source is unknown, or `num_episodes` is given without collection.
     """
 
     source: str = 'auto'
@@ -61,23 +61,23 @@ class DataRequest:
         if self.num_episodes is not None and self.source != 'collect':
             raise UserError(
                 f"num_episodes={self.num_episodes}: only for source='collect', not "
-                f'source={self.source!r}; what is on disk or downloaded is taken whole'
+                f'source={self.source!r}; existing or downloaded data is used whole'
             )
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Offline data in one or more files ("shards"), read when asked for.
+    """Offline data in one or more files ("shards"), read on request.
 
     Attributes:
         name: such as 'cube-double-play-v0'.
         paths: the shards, in order.
-        num_rows: of each shard; 0 for one that cannot be used.
-        provenance: where the data comes from, ready for JSON: 'source' is 'downloaded',
-            'collected' or 'on disk' (there before, made by means unknown).
-        read_shard: what `load` calls with a path.
-        contents: what identifies the content of each shard, ready for JSON; by default its SHA-256.
-        problems: of each shard what is wrong with it, None if nothing is. By default nothing is.
+        num_rows: of each shard; 0 for an unusable one.
+        provenance: origin of the data, ready for JSON: 'source' is 'downloaded', 'collected' or
+            'on disk' (existing, of unknown origin).
+        read_shard: called by `load` with a path.
+        contents: identifies the content of each shard, ready for JSON; by default its SHA-256.
+        problems: for each shard the error that makes it unusable, or None. By default all None.
     """
 
     name: str
@@ -101,19 +101,19 @@ class Dataset:
             Dict of arrays with R rows: observations [R, ...] or a dict of such arrays, float32 or
             uint8; actions [R, d_a] float32 in [−1, 1]; rewards [R] float32; masks [R] float32 (0
             where the task is solved); terminals [R] bool (True on the last row of each episode, its
-            final state, whose action means nothing).
+            final state, whose action is meaningless).
 
         Raises:
-            DatasetError: the file is damaged, or holds numbers that make no sense.
+            DatasetError: the file is damaged, or has invalid numbers.
         """
         return self.read_shard(self.paths[shard])
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A short hash of the contents of all files, independent of their names and places.
+        """A short hash of the contents of all files, independent of their paths.
 
-        Of an .npz file it is that of the zip directory: names, sizes and CRC-32s of the arrays. Any
-        other file is read whole.
+        For an .npz file it hashes the zip directory: names, sizes and CRC-32s of the arrays. Any
+        other file is read completely.
         """
         contents = self.contents or [_sha256(path) for path in self.paths]
         return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
@@ -140,25 +140,25 @@ def obtain(
 
     Args:
         name: of the data.
-        directory: where the files are, or go.
-        request: what is wanted.
-        num_episodes: to collect, if the request leaves that open.
-        download: puts a file into `directory` and returns its path.
-        num_shards: files to collect.
-        suite: of the data, as 'module:attribute'; needed only if it is not registered with `envs`.
-        manifest_keys: what provenance takes from a collection's manifest.
+        directory: of the files.
+        request: which data.
+        num_episodes: to collect, if not in the request.
+        download: downloads a file into `directory` and returns its path.
+        num_shards: number of files to collect.
+        suite: of the data, as 'module:attribute'; only needed if it is not registered with `envs`.
+        manifest_keys: keys of a collection's manifest that go into the provenance.
         find: finds the files, by default `find_files`.
 
     Returns:
-        The files in order, and their provenance (see `Dataset`). A file that is known to be missing
-        is among them.
+        The files in order, including those known to be missing, and their provenance (see
+        `Dataset`).
 
     Raises:
-        DatasetError: the files found are not what was asked for.
+        DatasetError: the files found do not match the request.
         UserError: the download or the collection failed.
     """
     if directory.exists() and not directory.is_dir():
-        raise DatasetError(f'{directory}: not a directory; give the one where data is or shall be')
+        raise DatasetError(f'{directory}: not a directory; name the directory for the data')
     find, num_episodes = find or find_files, request.num_episodes or num_episodes
     paths, made = find(directory, name), 'on disk'
     if not paths and request.source == 'collect':
@@ -177,7 +177,7 @@ def obtain(
     elif request.source == 'download' and manifest:
         raise DatasetError(
             f'{paths[0]}: collected here, not downloaded; delete it and its manifest {name}.json, '
-            "choose another directory, or take it with source='auto'"
+            "choose another directory, or use it with source='auto'"
         )
     provenance = {
         'source': 'collected' if manifest else made,
@@ -202,8 +202,7 @@ def find_files(directory: Path, name: str, suffix: str = '.npz') -> list[Path]:
 def files_in(folder: Path, names: Sequence[str], suffix: str = '.npz') -> list[Path]:
     """The training files in a folder: <name><suffix> of the first name, or shards of any, in order.
 
-    A shard that is missing before others is in the list, too, and will be an error to whoever reads
-    it.
+    A missing shard among others is in the list, too; reading it is an error.
     """
     if (path := folder / f'{names[0]}{suffix}').exists():
         return [path]
@@ -221,18 +220,18 @@ def files_in(folder: Path, names: Sequence[str], suffix: str = '.npz') -> list[P
 def read_manifest(
     paths: Sequence[Path], name: str, keys: Collection[str] = ('episodes', 'seed')
 ) -> dict[str, Any] | None:
-    """What `envs.collect` wrote about the files `paths`, or None if it did not make them.
+    """Returns the manifest of the files `paths` by `envs.collect`, None if it did not make them.
 
     Args:
         paths: files in one folder; missing ones are not compared.
         name: of the data.
-        keys: what it must say, besides the files' sizes in 'bytes'.
+        keys: required keys, besides the files' sizes in 'bytes'.
 
     Raises:
-        DatasetError: the manifest beside them is unreadable or speaks of other files.
+        DatasetError: the manifest is unreadable or describes other files.
     """
     path = paths[0].parent / f'{name}.json'
-    fix = 'delete the manifest if other files took the place of the collected ones'
+    fix = 'delete the manifest if you replaced the collected files'
     try:
         manifest = json.loads(path.read_text('utf-8'))
         sizes = {**manifest['bytes'], **{key: manifest[key] for key in keys}}
@@ -243,8 +242,8 @@ def read_manifest(
     found = {p.name: p.stat().st_size for p in paths if p.exists()}
     if wrong := sorted(file for file, size in found.items() if sizes.get(file) != size):
         raise DatasetError(
-            f'{path}: describes other files than those there (added or of another size: '
-            f'{", ".join(wrong)}); {fix}, or delete all of them and collect again'
+            f'{path}: does not match the files (added or of another size: {", ".join(wrong)}); '
+            f'{fix}, or delete all of them and collect again'
         )
     return manifest
 
@@ -252,11 +251,11 @@ def read_manifest(
 def _check_collection(
     path: Path, manifest: dict[str, Any] | None, num_episodes: int, seed: int
 ) -> None:
-    fix = 'delete it, choose another directory, or ask for what is there'
+    fix = 'delete it, choose another directory, or use the existing data'
     if manifest is None:
         raise DatasetError(
-            f"{path}: source='collect' was asked for, but this file has no manifest, so it was not "
-            f"collected; {fix} with source='auto'"
+            f"{path}: not collected (it has no manifest), but source='collect'; "
+            f"{fix} with source='auto'"
         )
     for key, asked in (('episodes', num_episodes), ('seed', seed)):
         if manifest[key] != asked:
@@ -275,9 +274,9 @@ def collect_arguments(
     Args:
         name: of the data.
         num_episodes: training episodes.
-        num_shards: files to spread them over.
-        suite: of the data, as 'module:attribute'; needed only if it is not registered with `envs`.
-        save_dir: where the files go; by default the suite's directory.
+        num_shards: number of files.
+        suite: of the data, as 'module:attribute'; only needed if it is not registered with `envs`.
+        save_dir: folder of the files; by default the suite's directory.
     """
     arguments = ['-m', 'envs.collect', f'--env_name={name}', f'--num_episodes={num_episodes}']
     if num_shards > 1:
@@ -297,10 +296,10 @@ def as_command(arguments: Sequence[str]) -> str:
 
 
 def run_collection(arguments: Sequence[str], seed: int, num_workers: int | None) -> None:
-    """Collects in a process of its own, by `collect_arguments`.
+    """Collects in another process, with `collect_arguments`.
 
-    It stops and removes its files when this process leaves here or dies, however that happens. If
-    another process is collecting the same data, it waits for that instead.
+    That process stops and removes its files when this one leaves the function or dies. If another
+    process is collecting the same data, it waits for that instead.
 
     Raises:
         UserError: it failed.
@@ -309,7 +308,7 @@ def run_collection(arguments: Sequence[str], seed: int, num_workers: int | None)
     if num_workers is not None:
         command.append(f'--num_workers={num_workers}')
     environment = {**os.environ, 'PYTHONPATH': python_path()}
-    pipe = subprocess.PIPE  # closed at the end of the block, or by the system
+    pipe = subprocess.PIPE  # closes with this block or this process
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=pipe, start_new_session=True
     ) as process:
@@ -328,14 +327,14 @@ def open_shards(
 ) -> Dataset:
     """Checks .npz files, and returns their data.
 
-    A file that cannot be used is a problem of its shard: `envs.make_dataset` says whether that is
-    an error.
+    An unusable file becomes a problem of its shard; `envs.make_dataset` decides whether that is an
+    error.
 
     Args:
         name, paths, provenance: see `Dataset`.
         check: checks a file; returns its number of rows.
-        read: reads what `Dataset.load` returns.
-        fix: what to do about a bad file, for the error.
+        read: reads the rows for `Dataset.load`.
+        fix: advice for a bad file, for the error.
     """
     num_rows: list[int] = []
     contents: list[Any] = []
@@ -372,34 +371,33 @@ def npz_dataset(
     env: gymnasium.Env,
     provenance: dict[str, Any] | None = None,
 ) -> Dataset:
-    """Returns the data of files that have rewards in them, for suites of your own.
+    """Returns the data of files that contain rewards, for your own suites.
 
     Each .npz holds, in either layout of `envs.layouts`,
 
-    - observations [R, ...], or observations/<name> [R, ...] for each part of a Dict;
-    - actions [R, d_a] in the environment's own units. They are mapped from its bounds to [−1, 1];
-    - rewards [R], which the row's action earned;
+    - observations [R, ...], or observations/<name> [R, ...] for each entry of a Dict;
+    - actions [R, d_a] in the environment's own units, which are mapped from its bounds to [−1, 1];
+    - rewards [R] of the row's action;
     - terminals [R], True on the last row of each episode: its final state, whose action and reward
-      mean nothing and become 0;
-    - optionally masks [R], 0 where the row's action ended the task, so that no reward comes after
-      it, else 1. Without masks all are 1: each episode counts as cut off (by a time limit, say),
-      and its last state still has a value.
+      are ignored;
+    - optionally masks [R], 0 where the row's action ended the task, else 1. Without masks all are
+      1: every episode counts as truncated, and its last state still has a value.
 
     With next_observations [R, ...] each row is a transition instead. An episode ends where
-    terminals, terminations or dones (the task ended), or timeouts or truncations (cut off) say so,
-    and wherever the next row begins elsewhere. Without masks, those are 0 where the task ended (if
-    that is marked wherever an episode is cut off, too: only where it was not cut off). Without
-    next_observations but with timeouts or truncations, the rows are transitions as in D4RL, and the
-    last one of an episode that was cut off is left out.
+    terminals, terminations or dones (the task ended), or timeouts or truncations (truncated) say
+    so, and where the next row starts in another state. Missing masks are 0 where the task ended; if
+    that flag marks every truncation too, only where the episode was not truncated. Without
+    next_observations but with timeouts or truncations, rows are transitions as in D4RL, and the
+    last one of a truncated episode is dropped.
 
     Args:
         name: of the data.
         paths: of the files, in order.
-        env: what `suite.make_env` returns: with the environment's own bounds of actions.
-        provenance: see `Dataset`; by default, the files were there before.
+        env: from `suite.make_env`, with the environment's own action bounds.
+        provenance: see `Dataset`; by default 'on disk'.
 
     Raises:
-        DatasetError: no files are given. When loaded: a file is damaged, does not fit the
+        DatasetError: `paths` is empty. When loaded: a file is damaged, does not fit the
             environment, or has an action outside the bounds by more than 1e-3 of their range.
     """
     if not paths:
@@ -422,7 +420,7 @@ def npz_dataset(
 
 
 def _columns(space: gymnasium.Space) -> dict[str, Column]:
-    """Returns the arrays of observations: one, or one for each part of a Dict."""
+    """Returns the arrays of observations: one, or one for each entry of a Dict."""
     parts = {'observations': space}
     if isinstance(space, gymnasium.spaces.Dict):
         parts = {f'observations/{name}': part for name, part in space.spaces.items()}
@@ -444,7 +442,7 @@ def _read_own(
         row, part = np.argwhere(outside)[0]
         raise file.error(
             f'actions[{row}, {part}] is {actions[row, part]:g}, outside of the bounds '
-            f'{low[part]:g} to {high[part]:g}, and so are {outside.any(axis=1).mean():.0%} of all'
+            f'{low[part]:g} to {high[part]:g}, as are {outside.any(axis=1).mean():.0%} of all'
         )
     arrays['actions'] = to_unit(actions, low, high)
     return layouts.nest(arrays)

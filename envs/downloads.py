@@ -1,4 +1,4 @@
-"""Downloads data files: one process at a time, from where it stopped, checked before it is used."""
+"""Downloads data files, with resume, one process at a time, and a check before use."""
 
 import contextlib
 import http.client
@@ -20,15 +20,15 @@ def download_file(
 ) -> Path:
     """Downloads a file; it appears at `path` only once it is complete and intact.
 
-    What has arrived is in `<path>.part` until then. If the connection breaks or this process is
-    killed, it stays there, and the next download goes on from it. While another process downloads
-    or collects data of that name, this one waits, and takes its file.
+    Until then its beginning is in `<path>.part`. If the connection breaks or this process is
+    killed, the next download resumes from there. While another process downloads or collects data
+    of that name, this one waits and uses that file.
 
     Args:
         url: of the file.
-        path: where it goes; directories are made if need be.
-        otherwise: what else the user can do, for the error.
-        verify: raises OSError for a file that is not intact; by default that of .npz files.
+        path: destination; missing directories are created.
+        otherwise: alternative for the user, for the error.
+        verify: raises OSError for a damaged file; by default for .npz files.
 
     Returns:
         The path.
@@ -55,7 +55,7 @@ def download_file(
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Fetches the rest of a file; goes on as long as each connection brings something."""
+    """Fetches the rest of a file; retries as long as each connection brings something."""
     while True:
         before = _size(part)
         try:
@@ -71,11 +71,11 @@ def _fetch_once(url: str, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # nothing is missing
+        if error.code == 416 and start:  # already complete
             return
         raise
     with response:
-        if response.status != 206:  # the server sends all of it
+        if response.status != 206:  # the server sends the whole file
             start = 0
         length = response.headers.get('Content-Length')
         total = None if length is None else start + int(length)

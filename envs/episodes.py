@@ -1,7 +1,6 @@
 """Episodes of an environment, played in chunks of actions.
 
-One call of `ActionChunks.play` is a chunk of h actions. So a policy is asked once per chunk, and
-there is no way to ask it in between.
+One call of `ActionChunks.play` executes a chunk of h actions, so a policy is called once per chunk.
 """
 
 from collections import deque
@@ -15,7 +14,7 @@ Observation = np.ndarray | dict[str, np.ndarray]
 
 
 def map_observation(function: Callable, observation: Any, *others: Any) -> Any:
-    """Returns `function` of each array of an observation (and of others of the same structure)."""
+    """Applies `function` to each array of an observation (and of others with its structure)."""
     if isinstance(observation, dict):
         return {
             name: function(array, *(other[name] for other in others))
@@ -34,14 +33,14 @@ def is_same(first: Any, second: Any) -> bool:
 
 
 def episode_seed(seed: int, episode: int, mode: str = 'play') -> int:
-    """The seed that resets episode number `episode` of the run with seed `seed`.
+    """Returns the seed for `reset` of episode number `episode` of the run with seed `seed`.
 
-    It is below 2³², which every simulator's generator takes. Source: `np.random.SeedSequence`.
+    It is below 2³², as every simulator's generator requires. Source: `np.random.SeedSequence`.
 
     Args:
         seed: of the run, below 2³².
         episode: its number.
-        mode: 'play' (the online phase) or 'evaluate'. The two have episodes of their own.
+        mode: 'play' (the online phase) or 'evaluate', which have different episodes.
     """
     numbers = {'play': (seed, episode), 'evaluate': (seed, episode, 1)}[mode]
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
@@ -53,8 +52,8 @@ class ActionChunks:
     Args:
         env: of `envs.make_env`.
         horizon_length: h.
-        frame_stack: frames of the episode that an image shows to the policy, the newest last,
-            stacked along the channels. The first is repeated at its start.
+        frame_stack: frames in the policy's images, stacked along the channels, the newest last.
+            The episode's first frame is repeated at its start.
     """
 
     def __init__(self, env: gymnasium.Env, horizon_length: int, frame_stack: int = 1):
@@ -63,10 +62,10 @@ class ActionChunks:
         self._frames: deque[Any] = deque(maxlen=frame_stack)
 
     def begin(self, seed: int, chunks: Sequence[np.ndarray] = ()) -> Observation | None:
-        """Begins the episode of a seed, and executes actions `[n, d_a]` that were played in it.
+        """Begins the episode of a seed and replays actions `[n, d_a]` in it.
 
         Returns:
-            What the policy observes then, or None if this ends the episode.
+            The policy's observation then, or None if this ends the episode.
         """
         first, _ = self._env.reset(seed=seed)
         self._frames.extend([first] * self._frame_stack)
@@ -83,15 +82,15 @@ class ActionChunks:
         return is_same(*[(self.begin(0), self.play(action)) for _ in range(2)])
 
     def play(self, chunk: np.ndarray) -> tuple[dict[str, Any], Observation, bool | None]:
-        """Executes actions `[n, d_a]`, 1 ≤ n ≤ h, to their end or to the end of the episode.
+        """Executes actions `[n, d_a]`, 1 ≤ n ≤ h, until their end or the end of the episode.
 
         Returns:
-            What happened, in the form that `Replay.add` takes: `observations [h, ...]`, `actions
-            [h, d_a]` (clipped to ±1), `rewards [h]`, `masks [h]` (0 where the task terminated; a
-            time limit is not a termination), `length`, `next_observation [...]` and `done`. Only
-            the first `length` of the h are real, the rest are zeros. Observations have the
-            structure of the environment's. Then what the policy observes at the end, and whether
-            the episode ended here with success; None if it did, but nothing tells.
+            The transitions for `Replay.add`: `observations [h, ...]`, `actions [h, d_a]` (clipped
+            to ±1), `rewards [h]`, `masks [h]` (0 where the task terminated; a time limit is not a
+            termination), `length`, `next_observation [...]` and `done`. Only the first `length` of
+            the h are real, the rest are zeros. Observations have the environment's structure.
+            Then the policy's observation at the end, and whether the episode ended with success;
+            None if it ended and the environment does not tell.
         """
         chunk = np.clip(chunk, -1.0, 1.0, dtype=np.float32)
         rewards, masks = np.zeros(self._horizon, np.float32), np.ones(self._horizon, np.float32)
@@ -123,7 +122,7 @@ class ActionChunks:
         return map_observation(stack, *self._frames)
 
     def _padded(self, *arrays: np.ndarray) -> np.ndarray:
-        """Stacks arrays, and zeros up to h of them."""
+        """Stacks arrays, padded with zeros to h."""
         padded = np.zeros((self._horizon, *arrays[0].shape), arrays[0].dtype)
         padded[: len(arrays)] = arrays
         return padded

@@ -1,12 +1,12 @@
-"""What the rows of a data file mean, in any of three layouts, and what of it looks wrong.
+"""The layouts of data files, and warnings about suspicious data.
 
-- A row for each state: the last row of an episode is its final state, whose action and reward mean
-  nothing. So a state is stored once, and is the next state of the row before it. All data is turned
-  into this layout.
-- A row for each transition: `next_observations` beside `observations`.
-- The same without `next_observations`, as in D4RL's own files: `timeouts` or `truncations` say that
-  the rows are transitions. The state after the last action of an episode is unknown then. If that
-  action ended the task no value is asked of it; else the action is left out, as D4RL does.
+- A row per state: the last row of an episode is its final state, whose action and reward are
+  ignored. So each state is stored once, as the next state of the row before it. All data is
+  converted to this layout.
+- A row per transition, with `next_observations`.
+- The same without `next_observations`, as in D4RL's own files with `timeouts` or `truncations`. The
+  state after the last action of an episode is unknown then. If that action ended the task, its
+  value is never needed; else the action is dropped, as D4RL does.
 """
 
 import functools
@@ -19,36 +19,36 @@ import numpy as np
 
 from envs.npz import Column, DataFile
 
-ACTION_LIMIT = 1 - 1e-5  # of actions in data, which so lie inside the open interval
-OUTSIDE = 1e-3  # how far an action may leave its bounds, as a part of their range
+ACTION_LIMIT = 1 - 1e-5  # the data's actions are clipped to it, inside the open interval
+OUTSIDE = 1e-3  # how far an action may leave its bounds, as a fraction of their range
 BLOCK = 10_000  # rows compared at a time, to bound temporary memory
 
-# What may end an episode in a file of transitions: with the task, or cut off by a time limit.
+# Arrays that mark the end of an episode in a file of transitions: terminated or truncated.
 ENDED, CUT = ('terminals', 'terminations', 'dones'), ('timeouts', 'truncations')
 
 Arrays = dict[str, np.ndarray]
 
 
 def nest(arrays: Arrays) -> dict[str, Any]:
-    """Returns arrays with those called 'observations/<name>' in a dict of their own."""
+    """Returns arrays with 'observations/<name>' nested in a dict 'observations'."""
     parts = {key.partition('/')[2]: rows for key, rows in arrays.items() if '/' in key}
     others: dict[str, Any] = {key: rows for key, rows in arrays.items() if '/' not in key}
     return {'observations': parts} | others if parts else others
 
 
 def check(file: DataFile, columns: Mapping[str, Column], env_name: str) -> int:
-    """Checks a file as far as that goes without reading all of it, unless rows are transitions.
+    """Checks a file, as far as possible without reading all of it if it has a row per state.
 
     Args:
         file: to check.
         columns: of observations, 'actions' and 'rewards'.
-        env_name: what the data is for, for errors.
+        env_name: of the environment, for errors.
 
     Returns:
-        The number of rows that `read` makes of it.
+        The number of rows that `read` returns.
 
     Raises:
-        DatasetError: it is of another layout, or does not fit the environment.
+        DatasetError: it has another layout, or does not fit the environment.
     """
     if flags := [key for key in (*ENDED[1:], *CUT) if key in file]:
         _check_minari(file, columns)
@@ -59,9 +59,9 @@ def check(file: DataFile, columns: Mapping[str, Column], env_name: str) -> int:
         return len(read(file, columns)['terminals'])
     if flags:
         raise file.error(
-            f'has {flags[0]}, so that each row is a transition, but neither next_observations nor '
-            'timeouts (or truncations), so that the end of an episode that was cut off is unknown; '
-            'add next_observations, or a final row for each episode that terminals marks'
+            f'has {flags[0]}, so each row is a transition, but neither next_observations nor '
+            'timeouts (or truncations), so it is unknown where an episode is truncated; add '
+            'next_observations, or a final row per episode, marked by terminals'
         )
     flags = {'terminals': Column((), bool), **_flags(file, ('masks',))}
     num_rows = file.check({**columns, **flags}, env_name)
@@ -100,15 +100,15 @@ def read(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
     """Reads a file of any of the layouts.
 
     Args:
-        file: that `check` found right.
+        file: that passed `check`.
         columns: of observations, 'actions' and 'rewards'.
 
     Returns:
-        These, masks [R] float32 and terminals [R] bool, in R rows, of which one is the final state
-        of each episode. There actions and rewards are 0, and masks 1.
+        These, masks [R] float32 and terminals [R] bool, in R rows, including one for the final
+        state of each episode, where actions and rewards are 0 and masks 1.
 
     Raises:
-        DatasetError: the file is damaged, or holds numbers that make no sense.
+        DatasetError: the file is damaged, or has invalid numbers.
     """
     read_layout = _read_transitions if _has_transitions(file, columns) else _read_states
     arrays = read_layout(file, columns)
@@ -129,15 +129,14 @@ def _read_states(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
         masks = file.read('masks', bool).astype(np.float32)
     if masks[~terminals].all() and not masks[terminals].all():
         raise file.error(
-            'masks is 0 in rows that terminals marks and nowhere else, so these rows seem to be '
-            'transitions, but no next_observations say where they lead; add next_observations, or '
-            'a final row for each episode'
+            'masks is 0 exactly in the rows that terminals marks, so these seem to be transitions, '
+            'but next_observations is missing; add it, or a final row per episode'
         )
     final, others = arrays['rewards'][terminals], arrays['rewards'][~terminals]
-    if final.max() > others.max() and final.min() < final.max():  # not one number to fill in
+    if final.max() > others.max() and final.min() < final.max():  # not a constant filler
         warn_once(
-            f'{file.path}: the largest rewards are in rows that terminals marks. They are left '
-            'out, as such a row is the final state of an episode. If these rows are transitions, '
+            f'{file.path}: the largest rewards are in rows that terminals marks. They are ignored, '
+            'because such a row is the final state of an episode. If these rows are transitions, '
             'add next_observations.'
         )
     return {**arrays, 'masks': masks, 'terminals': terminals}
@@ -181,7 +180,7 @@ def _add_next(file: DataFile, arrays: Arrays, ends: np.ndarray) -> tuple[Arrays,
 
 
 def _differ(states: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Returns in which rows [R] two arrays [R, ...] differ by more than rounding."""
+    """Returns a bool per row, [R], where two arrays [R, ...] differ by more than rounding."""
     found = np.zeros(len(states), bool)
     for start in range(0, len(states), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -194,11 +193,11 @@ def rows_from_transitions(transitions: Arrays, ends: np.ndarray) -> Arrays:
     """Stores each state once: adds a row for the final state of each episode.
 
     Args:
-        transitions: arrays [T, ...]; of each 'next_<key>' only the rows that end an episode count.
-        ends: bool [T], where an episode ends. The last row must be one.
+        transitions: arrays [T, ...]; 'next_<key>' is only used in rows that end an episode.
+        ends: bool [T], where an episode ends, including the last row.
 
     Returns:
-        The arrays [T + episodes, ...] without 'next_<key>', zero in final rows where there is no
+        The arrays [T + episodes, ...] without 'next_<key>', zero in final rows if there is no
         'next_<key>', and terminals, True in final rows.
     """
     terminals = np.zeros(len(ends) + ends.sum(), bool)
@@ -216,18 +215,18 @@ def rows_from_transitions(transitions: Arrays, ends: np.ndarray) -> Arrays:
 def to_unit(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Maps actions [R, d_a] from `low` [d_a] and `high` [d_a] to [−1, 1], as float32.
 
-    None is quite at a bound: `ACTION_LIMIT`.
+    They stay strictly inside the bounds, see `ACTION_LIMIT`.
     """
     unit = (2 * (actions - low) / (high - low) - 1).astype(np.float32, copy=False)
     return np.clip(unit, -ACTION_LIMIT, ACTION_LIMIT, out=unit)
 
 
 def clip_actions(actions: np.ndarray, path: Path) -> np.ndarray:
-    """Clips actions [R, d_a] to ±ACTION_LIMIT in place; warns of those outside of [−1, 1]."""
+    """Clips actions [R, d_a] to ±ACTION_LIMIT in place; warns about any outside [−1, 1]."""
     largest = np.maximum(actions.max(axis=1), -actions.min(axis=1))
     if number := int((largest > 1 + OUTSIDE).sum()):
         warn_once(
-            f'{path}: {number:,} of {len(actions):,} actions lie outside of [-1, 1], by up to '
+            f'{path}: {number:,} of {len(actions):,} actions lie outside [-1, 1], by up to '
             f'{largest.max() - 1:.3g}; they are clipped.'
         )
     return np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT, out=actions)
@@ -239,13 +238,13 @@ def _warn_of_inversion(path: Path, arrays: Arrays) -> None:
     inside, others = ended[~final & ~last], rewards[~final & ~ended]
     if inside.sum() > len(inside) / 2:
         warn_once(
-            f'{path}: masks is 0 in {inside.mean():.0%} of the rows inside of episodes. 0 means '
-            'that the action ended the task, 1 that it goes on; is it the other way round here?'
+            f'{path}: masks is 0 in {inside.mean():.0%} of the rows inside episodes. 0 means that '
+            'the action ended the task; is it inverted?'
         )
     elif ended.any() and len(others) and rewards[ended].max() < others.min():
         warn_once(
-            f'{path}: all rewards of actions that end the task ({rewards[ended].max():g} at most) '
-            f'are below all others ({others.min():g} at least); is the sign right?'
+            f'{path}: all rewards of actions that end the task (at most {rewards[ended].max():g}) '
+            f'are below all others (at least {others.min():g}); is the sign right?'
         )
 
 

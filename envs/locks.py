@@ -1,4 +1,4 @@
-"""Locks: of several processes that need the same thing, one makes it and the others wait."""
+"""Locks: if several processes need the same file, one makes it and the others wait."""
 
 import contextlib
 import logging
@@ -10,19 +10,19 @@ from filelock import FileLock, Timeout
 
 
 def acquire(path: Path, timeout: float) -> FileLock:
-    """Takes the lock of a file, which is made if it is missing; `release()` it.
+    """Acquires the lock of a file, created if missing; the caller must `release()` it.
 
-    On a file system without locks a warning says so, and nothing is locked.
+    On a file system without locks it warns, and nothing is locked.
 
     Args:
         path: of the file.
-        timeout: seconds to wait for another holder, −1: without end.
+        timeout: seconds to wait for another holder, −1: forever.
 
     Raises:
         Timeout: another process holds it.
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
-    path.touch()  # what goes wrong after this is the lock itself
+    path.touch()  # errors after this come from the lock itself
     lock = FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(timeout, poll_interval=0.2)
@@ -51,20 +51,20 @@ def is_held(path: Path) -> bool:
 
 @contextlib.contextmanager
 def hold(path: Path, unfinished: Path) -> Iterator[None]:
-    """Holds a lock; waits while another process holds it, and says so in one line on stderr.
+    """Holds a lock; while another process holds it, waits and prints a line to stderr.
 
     Args:
         path: of the lock's file in an existing directory. It is removed at the end.
-        unfinished: where the holder's work grows, for that line.
+        unfinished: the other process's growing file, for that line.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
     try:
         lock = acquire(path, 0)
     except Timeout:
         print(
-            f'Waiting for another process that makes what is needed here; watch {unfinished} grow '
+            f'Waiting for another process that makes the same data; watch {unfinished} grow '
             f'(its lock: {path})',
             file=sys.stderr,
             flush=True,
@@ -73,5 +73,5 @@ def hold(path: Path, unfinished: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held; who waits for it makes another
+        path.unlink(missing_ok=True)  # while held; waiting processes create another
         lock.release()

@@ -1,6 +1,6 @@
 """Data files of arrays (.npz): written one array at a time, and read with checks.
 
-Whatever is wrong with a file is a `DatasetError` of one line that names it.
+Any problem with a file is a `DatasetError` of one line that names it.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from utils.errors import UserError
 
 REPLACE = 'delete it and download or collect it again'
 
-HDF5 = b'\x89HDF\r\n\x1a\n'  # how such a file begins
+HDF5 = b'\x89HDF\r\n\x1a\n'  # the first bytes of such a file
 TO_NPZ = 'write its arrays to an .npz: numpy.savez(path, observations=file["observations"][()], …)'
 
-# What NumPy, zipfile and zlib raise when they meet bytes that make no sense.
+# Exceptions of NumPy, zipfile and zlib for damaged files.
 DAMAGE = (
     *(OSError, EOFError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(zipfile.BadZipFile, zlib.error),
@@ -28,16 +28,16 @@ DAMAGE = (
 
 
 class DatasetError(UserError):
-    """A data file is missing, broken, or not what was asked for."""
+    """A data file is missing, damaged, or not the requested one."""
 
 
 class Column(NamedTuple):
-    """What a row of an array holds.
+    """Shape and type of a row of an array.
 
     Attributes:
         shape: of a row.
-        dtype: that the array is read as: np.float32, of numbers of any type; np.uint8, as it is
-            stored; bool, of 0 and 1 in any type.
+        dtype: of the array when read: np.float32 from numbers of any type; np.uint8 as stored; bool
+            from 0 and 1 in any type.
     """
 
     shape: tuple[int, ...]
@@ -45,14 +45,14 @@ class Column(NamedTuple):
 
 
 def bad_file(path: Path, what: str, fix: str = REPLACE) -> DatasetError:
-    """The error of a file: which, what is wrong with it, what to do."""
+    """Returns the error of a file: its path, the problem, and the fix."""
     return DatasetError(f'{path}: {what}; {fix}')
 
 
 def write_npz(path: Path, episodes: list[dict[str, np.ndarray]]) -> None:
     """Writes the rows of all `episodes` as `np.savez` would, and empties them.
 
-    One array at a time is put together, so that memory holds little more than the episodes.
+    Arrays are concatenated one at a time, so memory holds little more than the episodes.
     """
     with zipfile.ZipFile(path, 'w', allowZip64=True) as archive:
         for key in list(episodes[0]):
@@ -62,7 +62,7 @@ def write_npz(path: Path, episodes: list[dict[str, np.ndarray]]) -> None:
 
 
 def read_array(file: NpzFile, key: str) -> np.ndarray:
-    """Reads an array to its last byte, so that its CRC-32 is compared even if its header is wrong.
+    """Reads an array to its last byte, so that its CRC-32 is verified even if its header is wrong.
 
     Raises one of `DAMAGE` if it is damaged.
     """
@@ -70,20 +70,20 @@ def read_array(file: NpzFile, key: str) -> np.ndarray:
     with file.zip.open(f'{key}.npy') as member:
         array = np.lib.format.read_array(member, allow_pickle=False)
         if member.read(1):
-            raise ValueError(f'{key} holds more than its header says')
+            raise ValueError(f'{key} is longer than its header says')
     return array
 
 
 @contextlib.contextmanager
 def open_npz(path: Path, fix: str = REPLACE) -> Iterator['DataFile']:
-    """Opens a file for reading; no array has been read yet.
+    """Opens a file without reading its arrays.
 
     Args:
         path: of the file.
-        fix: what to do about a bad file, for the error.
+        fix: advice for a bad file, for the error.
 
     Raises:
-        DatasetError: it is missing, or no file of arrays.
+        DatasetError: it is missing, or not a file of arrays.
     """
     with contextlib.ExitStack() as stack:
         with _reading(path, fix):
@@ -99,7 +99,7 @@ def open_npz(path: Path, fix: str = REPLACE) -> Iterator['DataFile']:
 
 @contextlib.contextmanager
 def _reading(path: Path, fix: str) -> Iterator[None]:
-    """Turns the errors of a file that cannot be read into a DatasetError that names it."""
+    """Turns errors while reading a file into a DatasetError that names it."""
     try:
         yield
     except DatasetError:
@@ -154,8 +154,8 @@ class DataFile:
         """Checks names, shapes, types and lengths of arrays without reading them.
 
         Args:
-            columns: the arrays that must be there.
-            env_name: what the data is for, for the error.
+            columns: the required arrays.
+            env_name: of the environment, for the error.
 
         Returns:
             The number of rows, R.
@@ -188,21 +188,21 @@ class DataFile:
         """Reads an array as a type of `Column`.
 
         Raises:
-            DatasetError: it is damaged, or of bool has something else than 0 and 1.
+            DatasetError: it is damaged, or for bool has values other than 0 and 1.
         """
         with _reading(self.path, self._fix):
             array = read_array(self._file, key)
         if dtype is bool and array.dtype != bool and not np.isin(array, (0, 1)).all():
             row = np.flatnonzero(~np.isin(array, (0, 1)))[0]
             raise self.error(f'{key} is {array[row]} in row {row}, must be True or False (1 or 0)')
-        with np.errstate(over='ignore', invalid='ignore'):  # too large becomes infinite
+        with np.errstate(over='ignore', invalid='ignore'):  # too large numbers become infinite
             return array.astype(dtype, copy=False)
 
     def read_finite(self, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
         """Reads arrays.
 
         Raises:
-            DatasetError: one is damaged, or has a number that is not finite.
+            DatasetError: one is damaged or has a number that is not finite.
         """
         arrays = {key: self.read(key, column.dtype) for key, column in columns.items()}
         for key, rows in arrays.items():
@@ -210,8 +210,8 @@ class DataFile:
         return arrays
 
     def check_finite(self, key: str, rows: np.ndarray) -> None:
-        """Raises DatasetError if some number of `rows` [R, ...] is not finite."""
-        # The extremes are finite if and only if everything is, and they need no temporary array.
+        """Raises DatasetError if a number in `rows` [R, ...] is not finite."""
+        # The extremes are finite iff everything is, and they need no temporary array.
         if not np.isfinite([rows.min(), rows.max()]).all():
             row = np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0]
             raise self.error(f'{key} is not finite in row {row} (as float32)')
@@ -220,7 +220,7 @@ class DataFile:
         """Reads `terminals` [R] of a file in which each episode has a row for its final state.
 
         Raises:
-            DatasetError: they make no episodes.
+            DatasetError: they do not delimit episodes.
         """
         terminals = self.read('terminals', bool)
         if not terminals.any():

@@ -1,4 +1,4 @@
-"""What the processes of simulators and of collection share."""
+"""Shared by the processes of simulators and of data collection."""
 
 import contextlib
 import importlib
@@ -23,11 +23,11 @@ SIGNALS = (
 
 @contextlib.contextmanager
 def without_main() -> Iterator[None]:
-    """Hides the main program from processes that are started meanwhile.
+    """Hides the main program from processes started inside this context.
 
-    `multiprocessing` runs the main program's file anew in each process it starts. All its imports
-    (jax, matplotlib) would be made there again, and a program without `if __name__ == '__main__'`
-    would start processes in turn. With an empty module in its place there is nothing to run.
+    `multiprocessing` runs the main program's file again in each process it starts: it would repeat
+    its imports (jax, matplotlib), and a program without `if __name__ == '__main__'` would start
+    processes in turn. An empty module in its place prevents that.
     """
     main = sys.modules['__main__']
     sys.modules['__main__'] = types.ModuleType('__main__')
@@ -39,11 +39,11 @@ def without_main() -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Blocks `SIGNALS` meanwhile. Processes that are started inherit the block.
+    """Blocks `SIGNALS` inside this context, also in processes started there.
 
-    This process gets the signals afterwards.
+    This process gets the signals at the end.
     """
-    # This starts a process only once, and lifts a block of signals while it does.
+    # This starts a process at its first call only, and unblocks signals meanwhile.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -54,7 +54,7 @@ def signals_held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def environment_variables(**values: str | None) -> Iterator[None]:
-    """Sets environment variables meanwhile; None: unset. Processes that are started have them."""
+    """Sets environment variables (None: unsets) in this context, for processes started there."""
     before = {name: os.environ.get(name) for name in values}
     _set(values)
     try:
@@ -86,30 +86,30 @@ def import_mujoco(*names: str) -> None:
 
 
 def glfw_found() -> dict[str, str]:
-    """Returns an environment variable with which GLFW starts no program to find its library.
+    """Returns an environment variable that stops GLFW from starting a program to find its library.
 
-    MuJoCo's viewer imports GLFW. Its search writes a traceback when the process that imports it is
-    killed meanwhile.
+    MuJoCo's viewer imports GLFW, whose search prints a traceback if the process is killed
+    meanwhile.
     """
     if 'PYGLFW_LIBRARY' in os.environ:
         return {}
     spec = importlib.util.find_spec('glfw')
     for folder in (spec and spec.submodule_search_locations) or ():
-        library = os.path.join(folder, 'x11', 'libglfw.so')  # there on Linux; nothing is drawn
+        library = os.path.join(folder, 'x11', 'libglfw.so')  # exists on Linux; nothing is drawn
         if os.path.isfile(library):
             return {'PYGLFW_LIBRARY': library}
     return {}
 
 
 def python_path() -> str:
-    """`sys.path` as a value of PYTHONPATH, for a program that shall find what this one finds."""
+    """Returns `sys.path` as a PYTHONPATH, so that a child process finds the same modules."""
     return os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
 
 
 def obey_parent_alone() -> None:
-    """Makes this process ignore signals, and end without a word when its parent is gone.
+    """Makes this process ignore signals, and exit silently when the parent dies.
 
-    Ctrl-C and Slurm signal all processes of a program; what they mean, the parent decides.
+    Ctrl-C and Slurm signal all processes of a program; the parent decides what to do.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,8 +1,8 @@
-"""An environment that renders, in a process of its own, for videos.
+"""An environment that renders videos, in its own process.
 
-MuJoCo reads MUJOCO_GL when it is imported, and renders without a display by EGL (a GPU's driver, or
-Mesa) or by OSMesa (in software). So that process is started anew with the one that works here.
-Simulators that train and evaluate have nothing to do with it, and never render.
+MuJoCo reads MUJOCO_GL on import, and renders without a display with EGL (a GPU's driver, or Mesa)
+or OSMesa (in software). So the process is started with each of them until one works. The simulators
+that train and evaluate never render.
 """
 
 import atexit
@@ -21,17 +21,17 @@ from envs.suite import Task
 from envs.workers import SimulatorError, Worker
 from utils.errors import UserError
 
-BACKENDS = ('egl', 'osmesa')  # of MUJOCO_GL, tried in this order
+BACKENDS = ('egl', 'osmesa')  # values of MUJOCO_GL, tried in this order
 FIX = (
     "install Mesa's renderer, for example `apt install libosmesa6` or `apt install libegl1`, and "
-    'set MUJOCO_GL if another one shall be used'
+    'set MUJOCO_GL to use another one'
 )
 
 _spawn = multiprocessing.get_context('spawn')
 
 
 class Played(NamedTuple):
-    """What a chunk came to: the observation after it, and the frames [H, W, 3] uint8."""
+    """Result of a chunk: the observation after it, and the frames [H, W, 3] uint8."""
 
     observation: Observation
     frames: list[np.ndarray]
@@ -41,7 +41,7 @@ class Played(NamedTuple):
 
 
 class Frames(gymnasium.Wrapper):
-    """Keeps a picture of an episode's start, of every few steps and of its end."""
+    """Keeps a frame of an episode's start, of every few steps and of its end."""
 
     def __init__(self, env: gymnasium.Env, frame_skip: int):
         super().__init__(env)
@@ -65,14 +65,14 @@ class Frames(gymnasium.Wrapper):
         shape, kind = getattr(image, 'shape', ()), getattr(image, 'dtype', type(image).__name__)
         if len(shape) != 3 or shape[2] != 3 or kind != np.uint8:
             raise UserError(
-                f'{self.env}: render() gives {kind} {shape}, not an image [H, W, 3] uint8; let '
-                "the suite's make_env(render=True) make an environment that does"
+                f'{self.env}: render() returns {kind} {shape}, not an image [H, W, 3] uint8; '
+                "correct the suite's make_env(render=True)"
             )
         return np.array(image)
 
 
 class Recording:
-    """What the process calls: `begin` an episode, and `play` chunks of it."""
+    """The object in the rendering process: `begin` an episode, and `play` chunks of it."""
 
     def __init__(self, env: Frames, horizon_length: int, frame_stack: int = 1):
         self._frames, self._chunks = env, ActionChunks(env, horizon_length, frame_stack)
@@ -84,7 +84,7 @@ class Recording:
         return self._played(observation, False, False, 0.0)
 
     def play(self, chunk: np.ndarray) -> Played:
-        """Executes a chunk `[h, d_a]`, to its end or to the end of the episode."""
+        """Executes a chunk `[h, d_a]`, until its end or the end of the episode."""
         transitions, observation, success = self._chunks.play(chunk)
         reward = float(transitions['rewards'].sum())
         return self._played(observation, transitions['done'], bool(success), reward)
@@ -104,7 +104,7 @@ def _make(
 
 
 class Renderer:
-    """A `Recording` in a process of its own; close it when all is recorded."""
+    """A `Recording` in another process; close it when done."""
 
     def __init__(
         self,
@@ -116,18 +116,18 @@ class Renderer:
         worker_timeout: float = WORKER_TIMEOUT,
         **options,
     ):
-        """Starts the process with the first way to render that works here.
+        """Starts the process with the first backend that works.
 
         Args:
             task: to play.
             horizon_length: h, the number of actions in a chunk.
-            frame_skip: environment steps between two frames.
+            frame_skip: environment steps per frame.
             frame_stack: see `ActionChunks`.
-            worker_timeout: seconds without an answer after which it is given up.
+            worker_timeout: seconds without an answer after which the process counts as failed.
             options: of the task's suite.
 
         Raises:
-            UserError: nothing here renders this task, or it is wrong in itself.
+            UserError: no backend renders this task, or the task is invalid.
         """
         make = partial(_make, task, horizon_length, frame_skip, frame_stack, **options)
         chosen = os.environ.get('MUJOCO_GL')
@@ -150,7 +150,7 @@ class Renderer:
         raise UserError(f'{task.env_name} cannot be rendered here ({"; ".join(problems)}); {FIX}')
 
     def begin(self, seed: int) -> Played:
-        """Begins the episode that `reset(seed=seed)` begins.
+        """Begins an episode with `reset(seed=seed)`.
 
         Raises:
             UserError: the environment cannot be rendered.
@@ -159,14 +159,14 @@ class Renderer:
         return self._call('begin', seed)
 
     def play(self, chunk: np.ndarray) -> Played:
-        """Executes a chunk `[h, d_a]`; raises as `begin` does."""
-        return self._call('play', np.asarray(chunk))  # not jax's, which the process would import
+        """Executes a chunk `[h, d_a]`; raises the errors of `begin`."""
+        return self._call('play', np.asarray(chunk))  # a jax array would make it import jax
 
     def _call(self, name: str, argument: Any) -> Played:
         self._worker.ask(name, argument)
         return self._worker.answer()
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
+        """Kills the process."""
         atexit.unregister(self.close)
         self._worker.end()

@@ -1,4 +1,4 @@
-"""The suites by name, and the environments and data of a task of any suite."""
+"""The suites by name, and environments and data of any suite's tasks."""
 
 import dataclasses
 import importlib
@@ -18,24 +18,24 @@ from envs.suite import Suite, Task, Value
 from envs.values import PlainValues
 from utils.errors import UserError
 
-SHARD_FIELDS = ('paths', 'num_rows', 'contents')  # of a `Dataset`, one entry for each shard
+SHARD_FIELDS = ('paths', 'num_rows', 'contents')  # of a `Dataset`, one entry per shard
 
 _suites: dict[str, Suite] = {suite.name: suite for suite in (ogbench, robomimic)}
 
 
 def suites() -> tuple[Suite, ...]:
-    """The suites whose tasks are known by name alone."""
+    """Returns the registered suites, whose tasks can be found by name."""
     return tuple(_suites.values())
 
 
 def register(suite: Suite) -> None:
-    """Makes the tasks of a suite known by their names alone, in this process.
+    """Registers a suite in this process, so that its tasks can be found by name.
 
     Raises:
         UserError: another suite has that name.
     """
     if _suites.setdefault(suite.name, suite) is not suite:
-        raise UserError(f'suite {suite.name}: there is another suite of that name; rename it')
+        raise UserError(f'suite {suite.name}: another suite has that name; rename it')
 
 
 def load_suite(reference: str) -> Suite:
@@ -45,7 +45,7 @@ def load_suite(reference: str) -> Suite:
         reference: 'my_module:suite', a module on Python's path and the suite in it.
 
     Raises:
-        UserError: there is no such module or attribute, or it is no `Suite`.
+        UserError: there is no such module or attribute, or it is not a `Suite`.
     """
     module_name, _, attribute = reference.partition(':')
     if not module_name or not attribute:
@@ -83,8 +83,7 @@ def find_task(env_name: str, suite: str | Suite | None = None) -> Task:
 
     Args:
         env_name: such as 'cube-double-play-singletask-task2-v0'.
-        suite: where to look: a suite, a registered one's name, 'my_module:suite', or None for all
-            registered ones.
+        suite: a suite, a registered one's name, 'my_module:suite', or None for all registered ones.
 
     Raises:
         UserError: no such environment or suite.
@@ -98,7 +97,7 @@ def find_task(env_name: str, suite: str | Suite | None = None) -> Task:
 
 
 def find_collection(dataset_name: str, suite: str | Suite | None = None) -> Suite:
-    """Finds the suite that can collect a data set; arguments and errors as for `find_task`."""
+    """Finds the suite that can collect a data set; arguments and errors as in `find_task`."""
     candidates = _candidates(suite)
     for candidate in candidates:
         if candidate.parse_dataset(dataset_name) is not None:
@@ -120,10 +119,10 @@ def _candidates(suite: str | Suite | None) -> tuple[Suite, ...]:
 def check_options(
     task_or_suite: Task | Suite, options: Mapping[str, Any] | None = None
 ) -> dict[str, Value]:
-    """Returns all options of a suite: the values given, and the defaults of the others.
+    """Returns all options of a suite: the given values, and defaults for the rest.
 
     Raises:
-        UserError: an option that the suite does not have, or a value of a wrong type or choice.
+        UserError: the suite lacks an option, or a value has a wrong type or is not a choice.
     """
     suite = task_or_suite.suite if isinstance(task_or_suite, Task) else task_or_suite
     given = dict(options or {})
@@ -138,21 +137,21 @@ def check_options(
 def make_env(task: Task | str, *, render: bool = False, **options) -> gymnasium.Env:
     """Makes an environment.
 
-    Observations are arrays of any shape, float32 or uint8, or dicts of such; actions are [d_a]
-    float32 in [−1, 1] (mapped to the bounds that the environment itself has), and the info of each
-    step has 'success' (bool, or None if nothing tells). All are plain values and copies
-    (`PlainValues`).
-    `reset(seed=s)` makes the episode that follows reproducible, bit by bit.
+    Observations are arrays of any shape, float32 or uint8, or dicts of them; actions are [d_a]
+    float32 in [−1, 1] (mapped to the environment's own bounds), and the info of each step has
+    'success' (bool, or None if the environment does not tell). All are plain values and copies
+    (`PlainValues`). `reset(seed=s)` makes the episode reproducible, bit by bit, if the environment
+    is deterministic.
 
     Args:
-        task: of `find_task`, or the name of a registered suite's environment.
-        render: lets `env.render()` return images [H, W, 3] uint8. Without a display, MuJoCo needs
-            MUJOCO_GL=egl or MUJOCO_GL=osmesa.
+        task: from `find_task`, or the name of a registered suite's environment.
+        render: whether `env.render()` returns images [H, W, 3] uint8. Without a display, MuJoCo
+            needs MUJOCO_GL=egl or MUJOCO_GL=osmesa.
         options: of the task's suite (`task.suite.options`).
 
     Raises:
-        UserError: no such environment or option, or its observations or actions are of a kind that
-            agents cannot use.
+        UserError: the environment or an option is unknown, or agents do not support the
+            environment's observations or actions.
     """
     task = _as_task(task)
     env = task.suite.make_env(task, render=render, **check_options(task, options))
@@ -168,18 +167,18 @@ def _with_unit_actions(env: gymnasium.Env, env_name: str) -> gymnasium.Env:
     space = env.action_space
     if not isinstance(space, Box) or len(space.shape) != 1 or space.dtype.kind != 'f':
         raise UserError(
-            f'{env_name}: actions are {space}, but agents act with vectors of real numbers; '
-            'give the environment a Box(low, high, (d_a,), np.float32)'
+            f'{env_name}: actions are {space}, but must be vectors of real numbers; give the '
+            'environment a Box(low, high, (d_a,), np.float32)'
         )
     if not space.is_bounded('both'):
         raise UserError(
-            f'{env_name}: actions are {space}, but agents act within finite bounds; '
-            "give the environment's action_space the bounds that make sense, as low and high"
+            f'{env_name}: actions are {space}, but must have finite bounds; set low and high of '
+            "the environment's action_space"
         )
     if (space.low == space.high).any():
         raise UserError(
-            f'{env_name}: actions are {space}, of which some have one possible value only; '
-            "leave them out of the environment's action_space"
+            f'{env_name}: actions are {space}, of which some have only one possible value; remove '
+            "them from the environment's action_space"
         )
     unit = Box(-1, 1, space.shape, np.float32)
     if space == unit:
@@ -191,7 +190,7 @@ def _rescaling(space: Box) -> Callable[[np.ndarray], np.ndarray]:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
 
     def rescale(action: np.ndarray) -> np.ndarray:
-        # Rounding may leave the bounds by a hair, which some environments refuse.
+        # Rounding may exceed the bounds slightly, which some environments reject.
         return np.clip(low + (high - low) * (action + 1) / 2, low, high).astype(space.dtype)
 
     return rescale
@@ -210,15 +209,14 @@ def make_dataset(
     """Finds, downloads or collects the offline data of an environment, and checks it.
 
     Args:
-        task: of `find_task`, or the name of a registered suite's environment.
+        task: from `find_task`, or the name of a registered suite's environment.
         source, num_episodes, seed, num_workers: see `DataRequest`.
-        on_bad_shard: what to do with a file that cannot be used: 'fail', or 'skip' it with a
-            warning that names it.
+        on_bad_shard: 'fail' for an unusable file, or 'skip' it with a warning.
         options: of the task's suite (`task.suite.options`).
 
     Raises:
-        UserError: no such environment, option or source.
-        DatasetError: files that are broken, or are not what was asked for (with 'skip': all are).
+        UserError: the environment, an option or the source is unknown.
+        DatasetError: a file (with 'skip': every file) is damaged or does not match the request.
         UserError: the download or the collection failed.
     """
     task = _as_task(task)

@@ -1,9 +1,9 @@
-"""Simulators: environments, each in a process of its own that imports neither jax nor matplotlib.
+"""Simulators: environments, each in its own process, which imports neither jax nor matplotlib.
 
-An episode is its seed and the actions executed in it, and environments repeat themselves. So there
-is one remedy for a simulator that dies, hangs or raises: all of a set are built anew where they
-were. A run that is resumed begins in the same way. Where an environment does not repeat itself, its
-open episodes end there instead, as if cut off by a time limit.
+Environments are deterministic, so an episode is its seed and the actions executed in it. When a
+simulator dies, hangs or raises, all simulators of its set are rebuilt where they were by replaying
+those. A resumed run starts in the same way. If an environment is not deterministic, its open
+episodes are truncated instead.
 """
 
 import atexit
@@ -37,19 +37,19 @@ def make_simulators(
     worker_timeout: float = WORKER_TIMEOUT,
     **options,
 ) -> 'Simulators':
-    """Starts simulators, which get ready meanwhile.
+    """Starts simulators, without waiting for them to be ready.
 
-    They end when `end` is called, at the end of the program, and when the program is killed.
+    They end with `end`, with the program, and when the program is killed.
 
     Args:
-        task: as for `make_env`, like the `options`.
-        num_envs: how many.
-        horizon_length: h, the most actions in a chunk.
+        task: see `make_env`, also for `options`.
+        num_envs: number of simulators.
+        horizon_length: h, the largest number of actions in a chunk.
         frame_stack: see `ActionChunks`.
         worker_timeout: seconds without an answer after which a simulator counts as failed.
 
     Raises:
-        UserError: no such environment or option.
+        UserError: the environment or an option is unknown.
     """
     from envs.registry import check_options, find_task
 
@@ -64,19 +64,19 @@ def _make_chunks(task: Task, horizon_length: int, frame_stack: int = 1, **option
 
     env: Any = make_env(task, **options)
     chunks = ActionChunks(env, horizon_length, frame_stack)
-    # The first time takes longest, and shows at once if the environment is not as it should be.
+    # The first reset takes longest, and reveals a faulty environment at once.
     chunks.begin(0)
     chunks.play(np.zeros((1, *env.action_space.shape)))
     return chunks
 
 
 class Start(NamedTuple):
-    """Where a simulator begins, or is.
+    """A point in an episode.
 
     Attributes:
-        seed: that resets the episode.
-        chunks: actions `[n, d_a]` executed in it, in any number of pieces.
-        observation: that these lead to, if it is known.
+        seed: for `reset`.
+        chunks: actions `[n, d_a]` executed so far, in any number of pieces.
+        observation: after these actions, if known.
     """
 
     seed: int
@@ -85,25 +85,25 @@ class Start(NamedTuple):
 
 
 class Simulators:
-    """N environments in processes of their own, numbered from 0 and asked together.
+    """N environments in their own processes, numbered from 0.
 
-    `begin` begins episodes, `ask` and then `answers` (or `play`) executes chunks in them. Each is
-    of some of the simulators, by number; the others are left alone.
+    `begin` begins episodes; `ask` followed by `answers` (or `play`) executes chunks. Each addresses
+    some of the simulators by number and leaves the others alone.
 
-    When one dies, raises, or gives no answer in time, a line of warning says so. All are ended and
-    built anew where they were, and are asked again. If the same one fails again, its episode is
-    given up: its answer is None, `take_failures` returns the error, and the others go on. Without
-    an error the answer is None where an environment does not repeat its open episode.
+    When one dies, raises, or does not answer in time, a warning is logged, all are rebuilt where
+    they were, and the request is repeated. If the same one fails again, its episode is abandoned:
+    its answer is None, `take_failures` returns the error, and the others continue. Without an error
+    the answer is None if the environment did not reproduce the open episode.
 
     `begin`, `answers`, `play` and `wait` raise
 
-    - SimulatorError if a simulator cannot be made, also not at the second try;
+    - SimulatorError if a simulator cannot be created, even at the second try;
     - UserError if an environment raises one.
 
-    After that the simulators can only be ended.
+    After these errors the simulators can only be ended.
 
     Attributes:
-        repeats: whether open episodes can be played again, see `check_repeats`.
+        repeats: whether open episodes can be replayed, see `check_repeats`.
     """
 
     def __init__(
@@ -117,18 +117,18 @@ class Simulators:
         """Starts the processes.
 
         Args:
-            make: makes an `ActionChunks`, in each of the processes.
+            make: makes an `ActionChunks`, in each process.
             num_envs: N.
-            name: of the environment, in messages.
+            name: of the environment, for messages.
             timeout: seconds without an answer after which a simulator counts as failed.
             preload: modules that the environment needs, see `start_fork_server`.
         """
         self.num_envs, self.repeats = num_envs, True
         self._make, self._name, self._timeout, self._preload = make, name, timeout, preload
-        self._episodes: dict[int, Start] = {}  # those that are open
-        self._placed: set[int] = set()  # simulators that are where their episodes are
+        self._episodes: dict[int, Start] = {}  # the open ones
+        self._placed: set[int] = set()  # simulators that have replayed their open episode
         self._chunks: dict[int, np.ndarray] = {}  # to execute
-        self._is_asked = False  # to execute them
+        self._is_asked = False  # whether the chunks have been sent
         self._failures, self._error = np.zeros(num_envs, np.int64), None
         self._given_up: dict[int, None] = {}  # by the call at work
         self._has_warned = False
@@ -150,7 +150,7 @@ class Simulators:
         return set(self._episodes)
 
     def wait(self) -> None:
-        """Waits until all simulators are made."""
+        """Waits until all simulators are ready."""
         self._persist(dict)
 
     def check_repeats(self) -> bool:
@@ -180,13 +180,13 @@ class Simulators:
 
     def ask(self, chunks: Mapping[int, np.ndarray]) -> None:
         """Lets simulators with an open episode execute chunks `[n, d_a]`, 1 ≤ n ≤ h."""
-        # As NumPy arrays: to unpickle those of jax, the processes would import it.
+        # As NumPy arrays: unpickling jax arrays would import jax in the processes.
         self._chunks = {i: np.asarray(chunk) for i, chunk in chunks.items()}
         self._send('play', {i: (chunk,) for i, chunk in self._chunks.items()})
         self._is_asked = True
 
     def answers(self) -> dict[int, Answer]:
-        """Returns what happened in the chunks asked for, see `ActionChunks.play`."""
+        """Returns the results of the chunks, see `ActionChunks.play`."""
         answers = self._persist(self._played)
         self._is_asked = False
         for i, answer in answers.items():
@@ -207,30 +207,30 @@ class Simulators:
         if steps >= ENDLESS and not self._has_warned:
             self._has_warned = True
             logging.warning(
-                '%s: an episode has gone on for %s steps. If it never ends, neither does an '
+                '%s: an episode is longer than %s steps. If it never ends, neither does an '
                 'evaluation: give the environment a time limit, for example '
                 'gymnasium.wrappers.TimeLimit(env, max_episode_steps=1000).',
                 self._name, f'{steps:,}',
             )  # fmt: skip
 
     def take_failures(self) -> tuple[np.ndarray, SimulatorError | None]:
-        """Returns what failed since this was called last.
+        """Returns the failures since the last call.
 
         Returns:
-            How often each simulator failed `[N]`, and the error of the first episode given up.
+            How often each simulator failed `[N]`, and the error of the first abandoned episode.
         """
         failures, error = self._failures, self._error
         self._failures, self._error = np.zeros_like(failures), None
         return failures, error
 
     def end(self) -> None:
-        """Kills the processes, whatever they do. May be called again."""
+        """Kills the processes. May be called more than once."""
         for worker in self._workers:
             worker.end()
         self._workers.clear()
 
     def _persist(self, attempt: Callable[[], dict[int, Any]]) -> dict[int, Any]:
-        """Returns what an attempt does; makes it again after each failure."""
+        """Returns the result of `attempt`, which is repeated after each failure."""
         failed: set[tuple[int, str]] = set()
         self._given_up = {}
         while True:
@@ -242,7 +242,7 @@ class Simulators:
             except _Failed as failure:
                 (i, name), error = failure.args
             self._failures[i] += 1
-            logging.warning('%s; all simulators are built anew where they were', error)
+            logging.warning('%s; all simulators are rebuilt where they were', error)
             if (i, name) in failed:
                 if name in ('make', 'repeats'):
                     raise error
@@ -265,7 +265,7 @@ class Simulators:
         self._error = self._error or error
 
     def _place(self, starts: Iterable[int] = ()) -> dict[int, Any]:
-        """Takes simulators to where their episodes are; returns the observations of some."""
+        """Replays the open episodes in simulators that lack them; returns some observations."""
         waiting = {i: x for i, x in self._episodes.items() if i not in self._placed}
         for i in [i for i, x in waiting.items() if x.chunks and not self.repeats]:
             self._lose(i)
@@ -283,8 +283,8 @@ class Simulators:
     def _lose(self, i: int) -> None:
         start = self._end_episode(i)
         logging.warning(
-            '%s: the environment does not repeat itself, so an open episode cannot go on; it ends '
-            'after %s steps, as if cut off by a time limit.',
+            '%s: the environment is not deterministic, so an open episode cannot continue; it is '
+            'truncated after %s steps.',
             self._name, f'{sum(map(len, start.chunks)):,}',
         )  # fmt: skip
 
@@ -309,10 +309,10 @@ class Simulators:
 
 
 class _Failed(Exception):
-    """Number of the simulator that failed and what it should have done, and the error."""
+    """The number of the simulator that failed, the method called, and the error."""
 
 
 @atexit.register
-def _end_all() -> None:  # runs before multiprocessing waits for processes that are still there
+def _end_all() -> None:  # runs before multiprocessing waits for remaining processes
     for simulators in list(_open):
         simulators.end()

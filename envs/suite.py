@@ -1,8 +1,8 @@
-"""What a suite of tasks is: one object that says all in which it differs from other suites.
+"""The interface of a suite of tasks.
 
-A new suite subclasses `Suite`. It names its tasks, makes its environments and finds its data. With
-a script, data can be collected, too. Everything else is shared. Importing a suite's module should
-be quick: import simulators inside the methods.
+A suite subclasses `Suite`: it parses the names of its tasks, makes their environments and finds
+their data. With a scripted policy, data can be collected, too. Everything else is shared. Importing
+a suite's module should be quick: import simulators inside the methods.
 """
 
 import builtins
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from utils.errors import UserError
 
-if TYPE_CHECKING:  # importing them takes longer than all of this
+if TYPE_CHECKING:  # these imports are slow
     from pathlib import Path
 
     import gymnasium
@@ -30,12 +30,12 @@ class Option:
 
     Attributes:
         name: of the flag and of the keyword argument.
-        default: its value where none is given.
-        help: what it does.
-        choices: the values it may have; by default all of its type.
+        default: its default value.
+        help: of the flag.
+        choices: the allowed values; by default all of its type.
         type: bool, int, float or str; by default that of `default`, which must not be None then.
-        decides_result: whether another value may change what a run learns. False for where files
-            lie and the like.
+        decides_result: whether its value may change what a run learns. False for folders and the
+            like.
     """
 
     name: str
@@ -56,16 +56,16 @@ class Option:
             )
 
     def check(self, value: Any) -> Value:
-        """Returns `value` in the option's type; an int will do for a float.
+        """Returns `value` in the option's type; an int is accepted for a float.
 
         Raises:
-            UserError: wrong type or not one of `choices`.
+            UserError: the type is wrong, or the value is not one of `choices`.
         """
         if value is None and self.default is None:
             return None
         if self.type is float and builtins.type(value) is int:
             value = float(value)
-        if builtins.type(value) is not self.type:  # a bool is no int here
+        if builtins.type(value) is not self.type:  # a bool does not count as an int
             raise UserError(f'--{self.name}={value}: must be of type {self.type.__name__}')
         if self.choices is not None and value not in self.choices:
             raise UserError(
@@ -76,13 +76,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Task:
-    """What the name of an environment says.
+    """A parsed environment name.
 
     Attributes:
         env_name: such as 'cube-double-play-singletask-task2-v0'.
-        suite: it belongs to.
+        suite: of the task.
         dataset: name of its offline data, such as 'cube-double-play-v0'.
-        details: whatever the suite wants to remember.
+        details: for the suite's own use.
     """
 
     env_name: str
@@ -91,13 +91,13 @@ class Task:
     details: Any = None
 
 
-class Part(NamedTuple):
-    """Numbers that stand beside each other in an observation or an action.
+class Component(NamedTuple):
+    """A slice of an observation or an action vector.
 
     Attributes:
-        name: what they are.
-        size: how many.
-        unit: of each, with the scale if the environment scales them.
+        name: of the quantity.
+        size: how many numbers.
+        unit: of each, including the environment's scale.
     """
 
     name: str
@@ -107,32 +107,32 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Interface:
-    """What a robot and a policy exchange, for those who build the robot's side.
+    """The interface between a robot and a policy.
 
     Attributes:
-        observation: its parts, in order.
-        action: its parts, in order; units are those of ±1.
+        observation: its components, in order.
+        action: its components, in order; units are those of ±1.
         control_rate: actions per second (Hz).
     """
 
-    observation: tuple[Part, ...] = ()
-    action: tuple[Part, ...] = ()
+    observation: tuple[Component, ...] = ()
+    action: tuple[Component, ...] = ()
     control_rate: float | None = None
 
 
 class Script(Protocol):
-    """A scripted policy in an environment of its own."""
+    """A scripted policy with its own environment."""
 
     def play(self, seed: tuple[int, ...]) -> 'dict[str, np.ndarray]':
-        """Plays one episode, which `seed` alone decides.
+        """Plays one episode, determined by `seed`.
 
         Args:
-            seed: non-negative integers that name the episode.
+            seed: non-negative integers that identify the episode.
 
         Returns:
-            What a data file holds of it: arrays [R, ...] with any R ≥ 2 that may differ between
-            episodes. The last row is the final state; `terminals` [R] bool is True there alone.
-            Arrays [] are facts about the episode, for a suite that writes files of its own.
+            Arrays [R, ...] for the data file, where R ≥ 2 may differ between episodes. The last row
+            is the final state; `terminals` [R] bool is True only there. Arrays [] describe the
+            whole episode, for a suite that writes its own files.
         """
         ...
 
@@ -142,15 +142,14 @@ class Suite:
 
     Attributes:
         name: such as 'ogbench'.
-        names: which environments there are, for the error of an unknown one.
+        names: environments in words, shown when an environment is unknown.
         dataset_names: the same for data that can be collected.
         options: its settings.
-        dataset_dir: where collected data goes unless told otherwise.
+        dataset_dir: default folder of collected data.
         file_suffix: of collected files.
-        preload: modules that its environments need, imported once for all simulators' processes.
-        score: what an episode is judged by: 'success' at its last step, 'success_once', at any of
-            its steps, or the 'return'. Where an environment's info says nothing of success it is
-            the return anyway.
+        preload: modules that its environments need, imported once for all simulator processes.
+        score: what an episode is judged by: 'success' at its last step, 'success_once', at any
+            step, or 'return'. If the environment does not tell success, it is the return.
     """
 
     name: str = ''
@@ -163,21 +162,21 @@ class Suite:
     score: Literal['success', 'success_once', 'return'] = 'success'
 
     def parse(self, env_name: str) -> Task | None:
-        """Returns the task that a name describes, or None if the suite has no such environment."""
+        """Parses the name of an environment; returns None if it is not one of this suite."""
         raise NotImplementedError
 
     def make_env(self, task: Task, *, render: bool = False, **options) -> 'gymnasium.Env':
         """Makes an environment.
 
-        Its observations are a Box of any shape or a Dict of Boxes, its actions [d_a] within finite
-        bounds of any size, and the info of an episode's last step may have 'success' (bool), also
-        called 'is_success'. `reset(seed=s)` should decide all of the episode that follows but the
-        actions: then a run continues by playing the open episode's actions again.
+        Its observations are a Box of any shape or a Dict of Boxes, its actions [d_a] have finite
+        bounds, and the info of an episode's last step may have 'success' (bool) or 'is_success'.
+        `reset(seed=s)` should determine the episode except for the actions: then a run resumes by
+        replaying the open episode's actions.
 
         Args:
-            task: of `parse`.
-            render: whether `env.render()` shall return images [H, W, 3] uint8.
-            options: values of all of the suite's `options`, also of those for the data only.
+            task: from `parse`.
+            render: whether `env.render()` returns images [H, W, 3] uint8.
+            options: values of all of the suite's `options`, including those for the data only.
         """
         raise NotImplementedError
 
@@ -185,27 +184,27 @@ class Suite:
         """Finds, downloads or collects the offline data of a task; see `envs.make_dataset`.
 
         Args:
-            task: of `parse`.
-            request: what is wanted, and how it may be made.
-            options: values of all of the suite's `options`, also of those for environments only.
+            task: from `parse`.
+            request: which data, and how to make it.
+            options: values of all of the suite's `options`, including those for environments only.
         """
         raise NotImplementedError
 
     def interface(self, task: Task, **options) -> Interface:
-        """Returns what the environment's observations and actions mean, as far as is known.
+        """Returns the meaning of the environment's observations and actions, as far as known.
 
         Args:
-            task: of `parse`.
+            task: from `parse`.
             options: values of all of the suite's `options`.
         """
         return Interface()
 
     def parse_dataset(self, name: str) -> Any | None:
-        """Returns what a data set's name says, or None if the suite cannot collect such data."""
+        """Parses a data set's name; returns None if the suite cannot collect such data."""
         return None
 
     def make_script(self, dataset_name: str) -> Script:
-        """Makes the scripted policy that collects a data set, in the process that plays."""
+        """Makes the scripted policy for a data set, in the process that plays."""
         raise UserError(f'{dataset_name}: suite {self.name} has no script to collect data with')
 
     def write_episodes(
@@ -217,15 +216,14 @@ class Suite:
         write_npz(path, episodes)
 
     def collection_details(self, dataset_name: str) -> dict[str, Any]:
-        """Returns what else a collection's manifest shall say (versions, noise), ready for JSON."""
+        """Returns more entries for a collection's manifest (versions, noise), ready for JSON."""
         return {}
 
     @property
     def reference(self) -> str | None:
         """'module:attribute', from which other processes can import this object, or None.
 
-        It must be an attribute of the module that its class is in. That must not be the main
-        program, which other processes cannot import.
+        It must be an attribute of its class's module, which must not be the main program.
         """
         module_name = type(self).__module__
         if module_name == '__main__':
@@ -236,7 +234,7 @@ class Suite:
         return None
 
     def __reduce_ex__(self, protocol):
-        # Unpickling imports the module and takes the object from there, so that there is only one.
+        # Unpickling imports the object from its module, so that there is only one.
         if self.reference is None:
             return super().__reduce_ex__(protocol)
         return self.reference.split(':')[1]

@@ -1,4 +1,4 @@
-"""What an environment returns, taken over once."""
+"""Checks and converts an environment's outputs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,12 @@ SUCCESS = ('success', 'is_success', 'goal_achieved', 'solved')  # in info; the f
 
 
 class PlainValues(gymnasium.Wrapper):
-    """Returns copies in fixed types, whatever the environment returns and does with its arrays.
+    """Returns copies in fixed types, so that an environment may return and reuse any arrays.
 
-    Observations are arrays of the shapes that `observation_space` says, or a dict of such: uint8
-    where it says so, else float32. The reward is a float; `terminated` and `truncated` are bools.
-    So is `info['success']`, which is taken from whichever of `SUCCESS` the environment tells, or
-    None if it tells none. The action that the environment gets is a copy, too.
+    Observations are arrays with the shapes of `observation_space`, or a dict of them: uint8 if the
+    space is, else float32. The reward is a float; `terminated` and `truncated` are bools, and so is
+    `info['success']`, from whichever of `SUCCESS` the info has, or None if it has none. The
+    environment gets a copy of the action, too.
 
     Args:
         env: with observations in a Box of any shape, or in a Dict of such Boxes.
@@ -28,9 +28,9 @@ class PlainValues(gymnasium.Wrapper):
             'return': what the environment tells of success is left out.
 
     Raises:
-        UserError: the observations are in another space; in `reset` and `step`, one has another
-            shape or another kind of numbers than its space says, a reward is not one number, or
-            there are more or fewer values than Gymnasium's have.
+        UserError: the observation space is of another kind; in `reset` and `step`, an observation
+            does not fit its space, a reward is not a number, or the number of values is not
+            Gymnasium's.
     """
 
     def __init__(self, env: gymnasium.Env, env_name: str, score: str = 'success'):

@@ -1,4 +1,4 @@
-"""Processes that make an object and call its methods, for simulators and for what renders."""
+"""Processes that make an object and call its methods, for simulators and the renderer."""
 
 import contextlib
 import faulthandler
@@ -32,20 +32,20 @@ forkserver_context = multiprocessing.get_context('forkserver')
 
 
 class SimulatorError(UserError):
-    """A simulator failed twice at the same place, or cannot be made.
+    """A simulator failed twice at the same place, or cannot be created.
 
-    Its own traceback, if it raised something, is the error's note.
+    If it raised an exception, the error's note is the traceback.
     """
 
 
 def start_fork_server(preload: Sequence[str] = ()) -> None:
-    """Starts the process that workers are forked from, if it does not run.
+    """Starts the process that workers are forked from, unless it is running.
 
     Args:
-        preload: modules that it imports, once for all of them.
+        preload: modules that it imports, once for all workers.
     """
     forkserver.set_forkserver_preload(['envs.simulators', 'envs.registry', *preload])
-    # Before Python 3.13 the fork server is told nothing of sys.path.
+    # Before Python 3.13 the fork server does not get sys.path.
     variables = environment_variables(PYTHONPATH=python_path(), **glfw_found())
     if len(tempfile.gettempdir()) > LONGEST_FOLDER:
         before, tempfile.tempdir = tempfile.tempdir, '/tmp'
@@ -56,9 +56,9 @@ def start_fork_server(preload: Sequence[str] = ()) -> None:
 
 
 class Worker:
-    """An object in a process of its own. First `ask` for a method, then get its `answer`.
+    """An object in another process. `ask` calls a method, `answer` returns its result.
 
-    The first answer, None, is there without being asked for: the object is made.
+    The first answer is None, without `ask`: the object is ready.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Worker:
 
         Args:
             make: makes the object there.
-            name: of the process, in messages.
-            timeout: the most seconds to wait for an answer.
+            name: of the process, for messages.
+            timeout: seconds to wait for an answer.
             context: of `multiprocessing`.
 
         Raises:
-            SimulatorError: this machine cannot start it.
+            SimulatorError: the process cannot be started.
         """
         self._name, self._timeout = name, timeout
         try:
@@ -92,31 +92,31 @@ class Worker:
             raise SimulatorError(f'{name} could not be started ({error!r})') from error
 
     def ask(self, name: str, *arguments: Any) -> None:
-        """Lets the object call a method."""
-        with contextlib.suppress(OSError):  # a dead process is found when it should answer
+        """Calls a method of the object."""
+        with contextlib.suppress(OSError):  # `answer` finds that the process is dead
             self._pipe.send((name, arguments))
 
     def answer(self, deadline: float | None = None) -> Any:
-        """Returns what the method returned.
+        """Returns the result of the method.
 
         Args:
-            deadline: in seconds of `time.monotonic`; by default, after the time-out.
+            deadline: in seconds of `time.monotonic`; by default, the timeout from now.
 
         Raises:
             UserError: the method raised one.
-            SimulatorError: it raised something else, or there is no answer.
+            SimulatorError: it raised something else, or did not answer.
         """
         left = self._timeout if deadline is None else max(0.0, deadline - time.monotonic())
         try:
             if not self._pipe.poll(left):
                 raise SimulatorError(
-                    f'{self._name} gave no answer for {self._timeout:g} s (--worker_timeout)'
+                    f'{self._name} did not answer for {self._timeout:g} s (--worker_timeout)'
                 )
             kind, content = self._pipe.recv()
         except (EOFError, OSError):
             self.process.join(1.0)
             code = self.process.exitcode
-            hint = '; is there too little memory?' if code == -signal.SIGKILL else ''
+            hint = '; out of memory?' if code == -signal.SIGKILL else ''
             raise SimulatorError(f'{self._name} died (exit code {code}{hint})') from None
         if kind == 'wrong':
             raise UserError(content)
@@ -127,7 +127,7 @@ class Worker:
         return content
 
     def end(self) -> None:
-        """Kills the process. May be called again."""
+        """Kills the process. May be called more than once."""
         if self.process.is_alive():
             self.process.kill()
         self._pipe.close()
@@ -135,13 +135,13 @@ class Worker:
 
 
 def work(pipe: Connection, make: Callable[[], Any]) -> None:
-    """Makes an object and calls its methods for the parent, until that closes the pipe."""
+    """Makes an object and calls its methods for the parent, until the parent closes the pipe."""
     settle()
     obey_parent_alone()
     with contextlib.suppress(ValueError):  # it is no file
         faulthandler.enable()
     made: list[Any] = []
-    with contextlib.suppress(EOFError, OSError):  # the parent is gone, or wants no more
+    with contextlib.suppress(EOFError, OSError):  # the parent died or closed the pipe
         _answer(pipe, lambda: made.append(make()))
         while made:
             name, arguments = pipe.recv()

@@ -27,6 +27,8 @@ OTHER_NAMES = {
     'agent.q_bon': 'use --agent.target_num_samples',
     'agent.gen_per_label': 'use --agent.num_particles',
     'agent.drift_temps': 'use --agent.temperatures',
+    'agent.drift_temp': 'use --agent.bandwidth with DriftQL',
+    'agent.drift_ngen': 'use --agent.num_particles',
     'agent.q_alpha': 'use --agent.q_weight',
     'agent.actor_ema_tau': 'use --agent.ema_rate',
     'agent.actor_type': 'use --method=QC-BFN for best-of-n, --method=QC-FQL for distill-ddpg',

@@ -10,12 +10,13 @@ COLOURS = {
     'QC-FQL': RED,
     'MVP': GREEN,
     'DFP': BLUE,
+    'DFP-MS': '#332288',
     'MVP-topK': '#F0E442',
     'DFP-notopk': '#CC79A7',
     'DFP-10': '#000000',
 }
 ALIASES = {'MVP w/ top-K': 'MVP-topK', 'DFP w/o top-K': 'DFP-notopk'}
-OTHERS = ('#332288', '#882255', '#117733', '#AA4499', '#44AA99', '#661100')
+OTHERS = ('#882255', '#117733', '#AA4499', '#44AA99', '#661100')
 
 
 def colours(methods: Iterable[str]) -> dict[str, str]:

@@ -101,7 +101,7 @@ def test_a_name_or_a_path_from_anywhere_is_the_same_agent(tmp_path, monkeypatch)
 
 
 def test_the_agents_known_by_name_are_the_files_that_have_settings():
-    assert agents.names() == ['bfn', 'dfp', 'fql', 'mvp', 'qam']
+    assert agents.names() == ['bfn', 'dfp', 'driftql', 'fmq', 'fql', 'mvp', 'qam']
     assert agents.find_class('dfp') is DFPAgent
 
 

@@ -109,7 +109,7 @@ def test_an_invalid_tail_changes_nothing(method):
     assert equal(agent.update(batch)[0].params, agent.update(other)[0].params)
 
 
-@pytest.mark.parametrize('method', ['bfn', 'dfp', 'fql', 'mvp'])
+@pytest.mark.parametrize('method', ['bfn', 'dfp', 'fmq', 'fql', 'mvp'])
 def test_a_valid_prefix_teaches_all_policies_but_dfps(method):
     agent, rng = make(method), jax.random.PRNGKey(0)
     batch = cut(make_batch(), [2, 5], length=3)
@@ -165,7 +165,12 @@ def test_acting_moves_to_what_a_fixed_critic_likes(method):
     def sample(rng):
         return one_step(jnp.ones((128, 1)), jax.random.uniform(rng, (128, 2), minval=-1))
 
-    own = {'fql': {'alpha': 0.3}, 'qam': {'inv_temp': 20.0, 'flow_steps': 10}}
+    own = {
+        'driftql': {'alpha': 1.0},
+        'fmq': {'eta': 1.0},
+        'fql': {'alpha': 0.3},
+        'qam': {'inv_temp': 20.0, 'flow_steps': 10},
+    }
     changes = own.get(method, {})
     changes |= {'ema_rate': 0.02, 'top_k': 2} if method in LEARNS_FROM_CANDIDATES else {}
     lr = 1e-3 if method == 'bfn' else 3e-3

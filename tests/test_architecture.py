@@ -99,4 +99,4 @@ def test_programs_are_thin(program):
 def test_a_method_is_short():
     for path in files('agents'):
         if '\ndef get_config()' in path.read_text():
-            assert len(path.read_text().splitlines()) <= 225, path
+            assert len(path.read_text().splitlines()) <= 290, path

@@ -75,7 +75,7 @@ def test_what_is_no_checkpoint_is_refused_in_a_line(tmp_path):
     np.savez(tmp_path / 'data.npz', x=np.zeros(3))
     (tmp_path / 'text.npz').write_text('hello')
     for name in ('data', 'text.npz'):
-        with pytest.raises(CheckpointError, match=rf'{tmp_path}/{name}\S*: no checkpoint, or a d'):
+        with pytest.raises(CheckpointError, match=rf'{tmp_path}/{name}\S*: not a checkpoint, or d'):
             checkpoints.load(tmp_path / name)
     with pytest.raises(CheckpointError, match=f'--restore_path={tmp_path}: no checkpoint there'):
         checkpoints.load(tmp_path)
@@ -130,9 +130,9 @@ def test_a_damaged_newest_is_named_and_the_one_before_it_used(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         metadata, _ = kept.newest('agents')
     assert metadata == {'name': 'offline-000000005'}
-    assert f'{newest}: no checkpoint, or a damaged one' in caplog.text
+    assert f'{newest}: not a checkpoint, or damaged' in caplog.text
     (tmp_path / 'offline-000000005.npz').write_bytes(b'')
-    with pytest.raises(CheckpointError, match=r'offline-\d+.npz: .* start anew with --fresh'):
+    with pytest.raises(CheckpointError, match=r'offline-\d+.npz: .* start a new run with --fresh'):
         kept.newest('agents')
 
 

@@ -225,7 +225,7 @@ class Scriptless(toy_suite.Toy):
 @pytest.mark.parametrize(
     ('suite', 'message'),
     [
-        (Wrong(), r'a script played an episode of 3 rows with terminals True in rows \[\]; only'),
+        (Wrong(), r'a script returned an episode of 3 rows with terminals True in rows \[\]; only'),
         (Scriptless(), f'{TOY_NAME}: suite toy has no script to collect data with'),
     ],
 )
@@ -251,7 +251,7 @@ def full_disk(*_):
 def test_a_directory_that_cannot_be_written_is_named(tmp_path, monkeypatch, save_dir, message):
     (tmp_path / 'file').touch()
     monkeypatch.setattr('envs.npz.write_npz', full_disk)
-    fix = 'choose a directory of yours with room for the data$'
+    fix = 'choose a writable directory with enough space$'
     with pytest.raises(
         UserError, match=f'^--save_dir={tmp_path}/{save_dir}: cannot be written .{message}; {fix}'
     ):
@@ -312,8 +312,8 @@ def start_collection(directory, *flags):
 @pytest.mark.parametrize(
     ('victim', 'number', 'status', 'message'),
     [
-        ('collector', signal.SIGINT, 1, 'Interrupted: unfinished files are removed'),
-        ('collector', signal.SIGTERM, 1, 'Interrupted: unfinished files are removed'),
+        ('collector', signal.SIGINT, 1, 'Interrupted: nothing was saved'),
+        ('collector', signal.SIGTERM, 1, 'Interrupted: nothing was saved'),
         ('collector', signal.SIGKILL, -signal.SIGKILL, ''),
         ('worker', signal.SIGKILL, 1, 'a worker process died'),
         ('starter', None, 1, 'Interrupted'),

@@ -68,7 +68,7 @@ def test_a_flag_files_value_that_another_flag_makes_meaningless_is_ignored():
                            r'--agent.top_k\?'),
         ('--noagent.action_chunkin', r'not a setting of dfp; did you mean '
                                      r'--agent.action_chunking\?'),
-        ('--agent.alpha=100', '--agent.alpha: not a setting of dfp, but of fql'),
+        ('--agent.alpha=100', '--agent.alpha: not a setting of dfp, but of .*fql'),
         ('--agent.zzzz', '--agent.zzzz: not a setting of dfp; it has action_chunking'),
         ('--utd_rato=3', r"Unknown command line flag 'utd_rato'. Did you mean: utd_ratio \?"),
     ],

@@ -203,7 +203,7 @@ def test_actions_that_are_clipped_are_counted(tmp_path, caplog):
     write(tmp_path / f'{NAME}.npz', actions=actions)
     with caplog.at_level(logging.WARNING):
         make_dataset(TASK, tmp_path).load(0)
-    assert '2 of 20 actions lie outside of [-1, 1], by up to 0.5; they are clipped' in caplog.text
+    assert '2 of 20 actions lie outside [-1, 1], by up to 0.5; they are clipped' in caplog.text
 
 
 def test_unknown_source_is_an_error(tmp_path):
@@ -304,14 +304,14 @@ def test_collection_is_used_only_for_what_it_is(tmp_path, monkeypatch):
             make_dataset(TASK, tmp_path, 'download')
 
         write(path)  # other data takes the collection's place
-        with pytest.raises(DatasetError, match=rf'describes other files than .*{NAME}.npz'):
+        with pytest.raises(DatasetError, match=rf'does not match the files .*{NAME}.npz'):
             make_dataset(TASK, tmp_path)
     assert asked == []
 
 
 def test_files_of_unknown_origin_are_not_taken_for_a_collection(tmp_path):
     path = write(tmp_path / f'{NAME}.npz')
-    with pytest.raises(DatasetError, match=rf'{path}: .*has no manifest, so it was not collected'):
+    with pytest.raises(DatasetError, match=rf'{path}: not collected .it has no manifest'):
         make_dataset(TASK, tmp_path, 'collect', num_episodes=1)
 
 
@@ -459,5 +459,5 @@ def test_unknown_words_for_bad_shards_are_errors(tmp_path):
 def test_a_directory_that_is_none_is_an_error(tmp_path):
     path = tmp_path / 'file'
     path.touch()
-    with pytest.raises(DatasetError, match=f'{path}: not a directory; give the one where'):
+    with pytest.raises(DatasetError, match=f'{path}: not a directory; name the directory'):
         make_dataset(TASK, path)

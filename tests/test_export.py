@@ -105,7 +105,7 @@ def test_a_proposal_is_generated_from_noise_of_its_own(method):
 
 @every_method
 def test_the_best_chunk_comes_with_its_value(method):
-    agent, observations = make(method), observe(5)
+    agent, observations = make(method, rank_agg='mean'), observe(5)
     rng = jax.random.PRNGKey(0)
     chunks = compiled(agent, 'propose', agent.params, observations, NUM_SAMPLES, rng)
     chunk, value = compiled(agent, 'choose', observations, chunks)
@@ -326,10 +326,10 @@ def test_the_example_is_short_and_needs_files_and_environments_alone():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'checkpoint': '/no/such'}, '--checkpoint=/no/such: no checkpoint there; give the'),
+        ({'checkpoint': '/no/such'}, '--checkpoint=/no/such: no checkpoint there; name the'),
         ({'seed': 0}, r'--seed=0: not in .*; it has 3, 4'),
-        ({'formats': ['jax', 'tflite']}, '--formats=tflite: unknown; there are jax, onnx, saf'),
-        ({'formats': []}, '--formats=: nothing to write; there are jax, onnx, safetensors'),
+        ({'formats': ['jax', 'tflite']}, '--formats=tflite: unknown; use jax, onnx, saf'),
+        ({'formats': []}, '--formats=: nothing to write; use some of jax, onnx, safetensors'),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_line_and_leaves_nothing(
@@ -345,7 +345,7 @@ def test_what_cannot_be_used_is_refused_in_a_line_and_leaves_nothing(
 def test_a_folder_with_something_in_it_is_left_alone(finished, tmp_path):
     (tmp_path / 'precious').write_text('data')
     for output in (tmp_path, tmp_path / 'precious'):
-        with pytest.raises(UserError, match=f'--output={output}: is there already; remove it'):
+        with pytest.raises(UserError, match=f'--output={output}: exists already; remove it'):
             export_policy(finished[1], output)
     assert (tmp_path / 'precious').read_text() == 'data'
 
@@ -374,5 +374,5 @@ def test_the_program_writes_a_policy_and_refuses_in_one_line(finished, tmp_path)
     )
     result = run(*arguments)
     assert result.returncode == 1
-    assert result.stderr.startswith(f'--output={output}: is there already')
+    assert result.stderr.startswith(f'--output={output}: exists already')
     assert len(result.stderr.splitlines()) == 1

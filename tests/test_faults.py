@@ -50,7 +50,7 @@ def test_the_second_process_of_a_run_is_told_before_it_does_anything(tmp_path, m
     monkeypatch.setattr('envs.make_dataset', lambda *_, **__: pytest.fail('too late'))
     config = make_config(tmp_path)
     folder = RunFolder(config.directory)
-    with pytest.raises(UserError, match=r'this run is at work already; wait for it'):
+    with pytest.raises(UserError, match=r'already running; wait for it'):
         start(config)
     folder.close()
     assert not (tmp_path / 'exp').exists()
@@ -111,7 +111,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_the_checkpoint_alone(
     warnings = [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
     assert warnings[0] == (
         f'{config.directory}/checkpoints/offline-000000010.npz: could not be saved '
-        '(No space left on device); the run goes on.'
+        '(No space left on device); the run continues.'
     )
     assert checkpoints.find(result.directory).name == 'offline-000000005.npz'
     assert len(read_table(result.directory / 'online.csv')) == 6

@@ -41,7 +41,7 @@ def test_a_table_goes_on_after_the_rows_that_are_to_be_kept(tmp_path):
     anew = logs.Table(path)
     anew.write({'other': 3})
     assert read_table(path) == [{'other': '3'}]
-    with pytest.raises(ValueError, match=r'eval\.csv: has 10 bytes, but .* had 100; put it back'):
+    with pytest.raises(ValueError, match=r'eval\.csv: has 10 bytes, but had 100 .*; restore it'):
         logs.Table(path, 100)
 
 
@@ -91,7 +91,7 @@ def test_what_is_not_known_is_an_empty_cell_and_what_is_not_finite_says_so(tmp_p
 def test_a_folder_has_one_owner_and_its_status_is_never_half_written(tmp_path):
     folder = logs.RunFolder(tmp_path / 'run')
     folder.write_status('running', step=3)
-    with pytest.raises(ValueError, match=r'run: this run is at work already \(process \d+ on '):
+    with pytest.raises(ValueError, match=r'run: already running \(process \d+ on '):
         logs.RunFolder(tmp_path / 'run')
     folder.write_status('failed', error='x')
     assert {k: logs.read_status(tmp_path / 'run')[k] for k in ('status', 'step', 'error')} == {
@@ -125,7 +125,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch, capl
     assert len(read_table(tmp_path / 'eval.csv')) == 1
     (message,) = caplog.messages
     assert message.startswith('learning_curve.png: not drawn (')
-    assert message.endswith('; the run goes on.')
+    assert message.endswith('; the run continues.')
 
 
 def test_a_table_of_an_older_version_goes_on_with_its_own_columns(tmp_path, caplog):
@@ -139,8 +139,7 @@ def test_a_table_of_an_older_version_goes_on_with_its_own_columns(tmp_path, capl
         table.write({'step': 3, 'new': 4})
     assert (tmp_path / 'a.csv').read_text().split() == ['step,gone', '1,2', '2,', '3,']
     assert [record.getMessage() for record in caplog.records] == [
-        f'{tmp_path}/a.csv: was begun without new, which this version logs; the file goes on '
-        'without.'
+        f'{tmp_path}/a.csv: has no column new, which this version logs; it is omitted.'
     ]
 
 

@@ -323,7 +323,9 @@ def test_a_run_that_is_resumed_cuts_off_what_the_environment_does_not_repeat(
     monkeypatch.setattr(Fixed, 'observation', 0.5)
     run.finish()
     (said,) = caplog.messages
-    assert 'does not repeat itself, so an open episode cannot go on; it ends after 10 steps' in said
+    assert (
+        'is not deterministic, so an open episode cannot continue; it is truncated after 10' in said
+    )
     assert run.state.play.episodes.tolist() == [1, 2]
     rows = run.state.seeds[0].replays.rows
     assert rows.num_starts.tolist() == [23, 23]

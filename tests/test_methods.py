@@ -20,9 +20,13 @@ CUBES = ['cube-double-play-singletask-task2-v0', 'cube-quadruple-play-100m-singl
         ('MVP', 'mvp', 5, 16),
         ('MVP-topK', 'mvp', 5, 16),
         ('DFP', 'dfp', 5, 16),
+        ('DFP-MS', 'dfp', 5, 16),
         ('DFP-notopk', 'dfp', 5, 16),
         ('DFP-offline', 'dfp', 1, 1),
         ('DFP-10', 'dfp', 5, 16),
+        ('QC-FQL-10', 'fql', 5, 1),
+        ('DriftQL', 'driftql', 1, 1),
+        ('FMQ', 'fmq', 5, 32),
     ],
 )
 def test_methods_are_those_of_the_table(method, agent, horizon, num_samples):
@@ -51,6 +55,43 @@ def test_methods_are_those_of_the_table(method, agent, horizon, num_samples):
 )
 def test_alpha_belongs_to_the_domain(method, env_name, alpha):
     assert run_config(method, env_name).agent['alpha'] == alpha
+
+
+@pytest.mark.parametrize(
+    ('env_name', 'alpha'),
+    [
+        ('cube-double-play-singletask-task2-v0', 300),
+        ('cube-triple-play-singletask-task3-v0', 30),
+        ('cube-quadruple-play-100m-singletask-task4-v0', 100),
+        ('scene-play-singletask-task2-v0', 300),
+        ('puzzle-3x3-play-singletask-task4-v0', 300),
+        ('puzzle-4x4-play-singletask-task4-v0', 1),
+    ],
+)
+def test_the_strong_baseline_has_qams_critic_and_alpha(env_name, alpha):
+    settings, critic = run_config('QC-FQL-10', env_name).agent, run_config('QAM', env_name).agent
+    assert settings['alpha'] == alpha
+    for name in ('num_qs', 'q_agg', 'rho', 'rank_agg'):
+        assert settings[name] == critic[name]
+    assert (settings['grad_clip'], critic['grad_clip']) == (0, 1)  # only QAM's own agents clip
+
+
+DRIFTQL = {  # τ, α, γ, G, numbers of noise (0: those of the chunk), q_agg
+    'cube-single-play-singletask-task2-v0': (0.02, 60, 0.995, 32, 0, 'mean'),
+    'cube-double-play-singletask-task2-v0': (0.2, 100, 0.99, 4, 8, 'mean'),
+    'scene-play-singletask-task2-v0': (0.2, 250, 0.995, 32, 0, 'min'),
+    'puzzle-3x3-play-singletask-task4-v0': (0.5, 50, 0.99, 32, 0, 'min'),
+    'puzzle-4x4-play-singletask-task4-v0': (0.8, 300, 0.99, 32, 0, 'mean'),
+}
+
+
+@pytest.mark.parametrize('env_name', DRIFTQL)
+def test_driftql_has_the_settings_of_its_release(env_name):
+    config = run_config('DriftQL', env_name)
+    own = config.agent
+    found = own['bandwidth'], own['alpha'], config.discount, own['num_particles']
+    assert (*found, own['noise_dim'], own['q_agg']) == DRIFTQL[env_name]
+    assert (own['kernel'], config.online_steps) == ('gaussian', 0)
 
 
 def test_mvp_goes_without_the_constraint_on_cube_triple_only():

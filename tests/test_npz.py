@@ -234,8 +234,8 @@ def test_dones_alone_end_the_task_and_no_flags_cut_it_off(tmp_path):
 @pytest.mark.parametrize(
     ('keys', 'message'),
     [
-        (('dones',), 'has dones, so that each row is a transition, .*; add next_observations, or'),
-        (('ends', 'masks'), 'masks is 0 in rows that terminals marks and nowhere else'),
+        (('dones',), 'has dones, so each row is a transition, .*; add next_observations, or'),
+        (('ends', 'masks'), 'masks is 0 exactly in the rows that terminals marks'),
     ],
 )
 def test_transitions_without_their_next_states_are_refused(tmp_path, keys, message):
@@ -298,9 +298,9 @@ def test_what_looks_inverted_is_warned_of(tmp_path, caplog):
     arrays = episodes()
     assert warnings(tmp_path, caplog, arrays) == []
     (said,) = warnings(tmp_path, caplog, arrays | {'masks': 1 - arrays['masks']})
-    assert 'masks is 0 in 100% of the rows inside of episodes' in said
+    assert 'masks is 0 in 100% of the rows inside episodes' in said
     (said,) = warnings(tmp_path, caplog, arrays | {'rewards': -1 - arrays['rewards']})
-    assert 'all rewards of actions that end the task (-1 at most) are below all others (0' in said
+    assert 'all rewards of actions that end the task (at most -1) are below all others (' in said
 
 
 def test_rewards_in_final_rows_that_are_larger_than_all_others_are_warned_of(tmp_path, caplog):

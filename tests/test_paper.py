@@ -169,6 +169,8 @@ def differences(method, other, env_name):
 @pytest.mark.parametrize('env_name', [CUBES[0], CUBES[3], ROBOMIMIC[1]])
 def test_variants_differ_from_their_method_in_what_their_name_says(env_name):
     assert differences('DFP-notopk', 'DFP', env_name) == {'top_k': 0}
+    fields = {'data_field': 'mean_shift', 'topk_field': 'mean_shift'}
+    assert differences('DFP-MS', 'DFP', env_name).items() >= fields.items()
     assert differences('MVP-topK', 'MVP', env_name) == {'top_k': 4}
     assert differences('DFP-10', 'DFP', env_name) == {'num_qs': 10, 'q_agg': 'mean_std'}
     assert run_config('DFP-10', env_name).agent['rho'] == 0.5

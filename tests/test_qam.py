@@ -28,7 +28,7 @@ NAMES = {
 }  # fmt: skip
 LOSSES = {
     'actor/flow_loss': 'actor/flow_loss', 'actor/fast_loss': 'actor/adjoint_loss',
-    'actor/edit_q_loss': 'actor/q_loss', 'actor/edit_entropy': 'actor/edit_entropy',
+    'actor/edit_q_loss': 'actor/edit_q_loss', 'actor/edit_entropy': 'actor/edit_entropy',
     'actor/edit_alpha': 'actor/edit_alpha', 'actor/fql_q_loss': 'actor/q_loss',
     'critic/critic_loss': 'critic/loss', 'actor/fql_distill_loss': 'actor/distillation_loss',
 }  # fmt: skip

@@ -157,7 +157,7 @@ def test_the_environment_is_made_as_the_file_says(tmp_path):
     [
         (
             {'robots': ['Pandora']},
-            r'robosuite .* cannot make .*Pandora.*; put the public',
+            r'robosuite .* cannot make .*Pandora.*; replace it with the public',
         ),
         ({'table': 3}, "robosuite .* cannot make .*unexpected keyword argument 'table'"),
         ({'gripper_types': None}, "has {.*'robot0_gripper_qpos': 0, .*'action': 6} numbers, not"),

@@ -150,12 +150,15 @@ WITHOUT_ROBOTS = default_env_args(TASK) | {'env_kwargs': {}}
     ('changes', 'message'),
     [
         ({'env_args': None}, 'data has no env_args'),
-        ({'env_args': ['Lift']}, 'its env_args are not those of an environment'),
-        ({'env_args': WITHOUT_ROBOTS}, r"not those of an environment \(KeyError\('robots'\)\)"),
-        ({'env_args': default_env_args(TASK) | {'type': 2}}, 'have type 2, not that of robosuite'),
+        ({'env_args': ['Lift']}, 'its env_args do not describe an environment'),
+        ({'env_args': WITHOUT_ROBOTS}, r"do not describe an environment \(KeyError\('robots'\)\)"),
+        (
+            {'env_args': default_env_args(TASK) | {'type': 2}},
+            'have type 2, not the type',
+        ),
         (
             {'env_args': default_env_args(parse('lift-ph-low_dim'))},
-            'is data of Lift, but can-mh-low_dim is PickPlaceCan; put the file of that task in',
+            'is data of Lift, but can-mh-low_dim is PickPlaceCan; replace it with the file',
         ),
         ({'demos': []}, 'has no demonstrations'),
         ({'demos': make_demos([()])}, 'has no demonstrations'),
@@ -165,7 +168,7 @@ WITHOUT_ROBOTS = default_env_args(TASK) | {'env_kwargs': {}}
         (changed('obs/object', np.zeros((2, 10))), r'demo_1: obs/object has shape \(2, 10\), can'),
         (changed('actions', np.zeros((2, 6))), r'demo_1: actions has shape \(2, 6\).*\(T, 7\)'),
         (changed('rewards', np.float64(1)), r'demo_1: rewards has shape \(\)'),
-        (changed('rewards', np.array([0, 0.3])), 'demo_1: rewards are not all 0 or 1; take'),
+        (changed('rewards', np.array([0, 0.3])), 'demo_1: rewards are not all 0 or 1; use'),
         (changed('actions', np.full((2, 7), b'x')), r'demo_1: actions has no numbers \(\|S1\)'),
     ],
 )
@@ -287,7 +290,7 @@ def test_a_failed_download_names_the_place_and_a_command(
     command += f'--save_dir={tmp_path}'
     with (
         serving(monkeypatch, **{'body': body} | answer),
-        pytest.raises(UserError, match=f'^http.*{message}.*put the file to {path} .*{command}$'),
+        pytest.raises(UserError, match=f'^http.*{message}.*copy the file to {path} .*{command}$'),
     ):
         make_dataset(tmp_path)
     assert list(path.parent.iterdir()) == []
@@ -298,18 +301,18 @@ def test_a_download_of_another_environment_asks_to_start_again(tmp_path, monkeyp
     other['env_kwargs']['control_freq'] = 10
     body = write(tmp_path / 'served', env_args=other).read_bytes()
     with serving(monkeypatch, body):
-        with pytest.raises(UserError, match='is here now, but comes from another environment'):
+        with pytest.raises(UserError, match='downloaded, but its environment differs'):
             make_dataset(tmp_path / 'new')
         assert make_dataset(tmp_path / 'new').provenance['source'] == 'on disk'
 
 
 def test_humans_are_not_scripted_and_scripts_not_published(tmp_path):
-    with pytest.raises(UserError, match='can-mh-low_dim are demonstrations by humans; use --env_'):
+    with pytest.raises(UserError, match='can-mh-low_dim are human demonstrations; use --env_'):
         make_dataset(tmp_path, source='collect')
     name = 'can-scripted-low_dim'
     command = f'-m envs.collect --env_name={name} --num_episodes=200 --save_dir={tmp_path}'
     for source in ('auto', 'download'):
-        with pytest.raises(DatasetError, match=f'^{tmp_path}/{name}.hdf5: there is no.*{command}$'):
+        with pytest.raises(DatasetError, match=f'^{tmp_path}/{name}.hdf5: not found.*{command}$'):
             make_dataset(tmp_path, name, source=source)
 
 
@@ -324,7 +327,7 @@ def test_files_of_a_collection_are_found_in_the_order_of_their_numbers(tmp_path,
     dataset = make_dataset(tmp_path, name)
     assert [path.name[-8:] for path in dataset.paths] == ['000.hdf5', '001.hdf5']
     assert dataset.num_rows == (2, 3)
-    with pytest.raises(DatasetError, match='has no manifest, so it was not collected'):
+    with pytest.raises(DatasetError, match='it has no manifest'):
         make_dataset(tmp_path, name, source='collect')
 
 

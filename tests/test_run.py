@@ -256,7 +256,7 @@ def test_two_processes_do_not_make_the_same_run(finished, tmp_path):
     folder = RunFolder(config.directory)
     folder.write_status('running')
     try:
-        with pytest.raises(ValueError, match=rf'is at work already \(process {os.getpid()}'):
+        with pytest.raises(ValueError, match=rf'already running \(process {os.getpid()}'):
             start(config)
     finally:
         folder.close()
@@ -309,7 +309,7 @@ def test_a_robot_that_tells_no_success_is_trained_and_scored_by_its_return(tmp_p
     with pytest.raises(Interrupted):
         start(config, lambda table, *_: table == 'online' and os.kill(os.getpid(), signal.SIGHUP))
     result = start(config)
-    said = [text for text in caplog.messages if 'does not repeat itself' in text]
+    said = [text for text in caplog.messages if 'is not deterministic' in text]
     assert ['reset(seed=0)' in text for text in said][:2] == [True, True]
     arrays, tables = outcome(result.directory)
     assert arrays['replays/rows/num_starts'].tolist() == [60]

@@ -47,7 +47,7 @@ def test_a_wrong_shape_is_named_in_one_line_with_what_it_must_be(shape, axes, si
 def test_all_arrays_of_a_dict_must_be_there_and_be_arrays():
     axes = {'x': '[B]', 'y': '[B, d]'}
     check_shapes({'x': jnp.zeros(3), 'y': jnp.zeros((3, 2)), 'more': 0}, axes, B=3)
-    with pytest.raises(ValueError, match=r"y is missing: must be \[B, d\]; there are \['x'\]"):
+    with pytest.raises(ValueError, match=r"y is missing: must be \[B, d\]; found \['x'\]"):
         check_shapes({'x': jnp.zeros(3)}, axes)
     with pytest.raises(ValueError, match=r'y has shape \(4, 2\): must be \[B, d\] with B=3'):
         check_shapes({'x': jnp.zeros(3), 'y': jnp.zeros((4, 2))}, axes, B=3)

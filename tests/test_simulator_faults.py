@@ -33,8 +33,8 @@ TASK = find_task(toy_suite.ENV_NAME, faulty_suite.suite)
 HORIZON = 3
 NAME = 'toy-push-v0: simulator'
 KINDS = {
-    'die': r'died \(exit code -9; is there too little memory\?\)',
-    'stop': r'gave no answer for 2 s \(--worker_timeout\)',
+    'die': r'died \(exit code -9; out of memory\?\)',
+    'stop': r'did not answer for 2 s \(--worker_timeout\)',
     'raise': 'raised ZeroDivisionError: by design',
 }
 
@@ -80,7 +80,7 @@ def assert_equal_answers(found, expected):
 def warnings(caplog):
     """Returns what was said of simulators that failed."""
     told = [x.getMessage() for x in caplog.records if x.levelno == logging.WARNING]
-    return [message for message in told if 'built anew' in message]
+    return [message for message in told if 'rebuilt' in message]
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -94,7 +94,7 @@ def test_a_simulator_that_fails_is_built_anew_where_it_was(make, faults, kind, c
     failures, error = simulators.take_failures()
     assert (failures.tolist(), error) == ([0, 1], None)
     (warning,) = warnings(caplog)
-    assert re.fullmatch(f'{NAME} 2 of 2 {KINDS[kind]}; all simulators are built anew .*', warning)
+    assert re.fullmatch(f'{NAME} 2 of 2 {KINDS[kind]}; all simulators are rebuilt .*', warning)
     # The other one is where it was, too.
     assert_equal_answers(play(simulators, 3, 1), play(other, 3, 1))
     assert simulators.take_failures()[0].tolist() == [0, 0]

@@ -243,7 +243,7 @@ def test_an_environment_that_does_not_repeat_itself_is_noticed_and_nothing_is_pl
     answers = simulators.play({1: chunk})
     assert (answers.get(0, '') is None) is (make is Counter)  # it had an open episode, too
     assert answers[1][0]['length'] == 2
-    ended = [said for said in caplog.messages if 'it ends after 2 steps, as if cut off' in said]
+    ended = [said for said in caplog.messages if 'it is truncated after 2 steps' in said]
     assert len(ended) == (make is Counter)
 
 
@@ -254,7 +254,7 @@ def test_an_episode_that_may_never_end_is_warned_of_once(near, caplog, monkeypat
     for _ in range(200):
         simulators.play({0: np.zeros((3, 1)), 1: np.zeros((3, 1))})
     (said,) = caplog.messages
-    assert 'near: an episode has gone on for 300 steps.' in said
+    assert 'near: an episode is longer than 300 steps.' in said
     assert 'gymnasium.wrappers.TimeLimit(env, max_episode_steps=1000)' in said
 
 

@@ -38,7 +38,7 @@ def test_a_registered_suite_is_known_by_name(monkeypatch):
     envs.register(toy_suite.suite)
     envs.register(toy_suite.suite)
     assert find_task(toy_suite.ENV_NAME) == TOY
-    with pytest.raises(ValueError, match='suite toy: there is another suite of that name'):
+    with pytest.raises(ValueError, match='suite toy: another suite has that name'):
         envs.register(toy_suite.Toy())
 
 
@@ -156,8 +156,8 @@ def make_odd(actions):
         (Discrete(3), 'actions are Discrete.*vectors of real numbers; give the env'),
         (Box(0, 9, (1,), np.int64), 'actions are Box.*vectors of real numbers'),
         (Box(-1, 1, (2, 2)), 'actions are Box.*vectors of real numbers'),
-        (Box(-1, np.inf, (1,)), 'actions are Box.*finite bounds; give'),
-        (Box(1, 1, (1,)), 'actions are Box.*one possible value only; leave'),
+        (Box(-1, np.inf, (1,)), 'actions are Box.*finite bounds; set'),
+        (Box(1, 1, (1,)), 'actions are Box.*only one possible value; remove'),
     ],
 )
 def test_actions_that_agents_cannot_take_are_errors(space, message):
@@ -240,7 +240,7 @@ def test_the_final_row_of_an_episode_means_nothing(tmp_path):
     ('row', 'value', 'message'),
     [
         (4, np.nan, 'actions is not finite in row 4'),
-        (3, 2.01, r'actions\[3, 0\] is 2.01, outside of the bounds -2 to 2, and so are 17% of all'),
+        (3, 2.01, r'actions\[3, 0\] is 2.01, outside of the bounds -2 to 2, as are 17% of all'),
         (1, -3, r'actions\[1, 0\] is -3, outside of the bounds -2 to 2'),
     ],
 )
@@ -355,5 +355,5 @@ def test_a_suite_without_a_script_says_so(tmp_path):
         Optional().make_script('x-v0')
     with pytest.raises(ValueError, match='--env_name=x-v0: not the name of data that can be'):
         collect('x-v0', 1, tmp_path, suite=Optional())
-    with pytest.raises(ValueError, match='--save_dir: say where; suite toy has no directory'):
+    with pytest.raises(ValueError, match='--save_dir is missing: suite toy has no default'):
         collect(toy_suite.DATASET, 1, suite=toy_suite.suite)

@@ -227,7 +227,7 @@ def test_a_gif_holds_the_frames_and_repeats(tmp_path):
     ('path', 'message'),
     [
         ('a.avi', r'--video=.*a.avi: must end in .mp4 or .gif'),
-        ('no/a.mp4', '--video=.*no/a.mp4: .*no is no folder that can be written; make it'),
+        ('no/a.mp4', '--video=.*no/a.mp4: .*no is not a writable folder; create it'),
     ],
 )
 def test_a_video_that_cannot_be_written_is_refused_before_it_is_made(path, message, tmp_path):

@@ -109,6 +109,6 @@ def test_no_error_of_wandb_ends_a_run(tmp_path, monkeypatch, caplog):
     log.close()
     start(tmp_path).close()
     assert caplog.messages == [
-        'W&B: does not log any more (two lines); going on without.',
-        'W&B: did not end (gone); going on without.',
+        'W&B: stopped logging (two lines); continuing without.',
+        'W&B: did not end (gone); continuing without.',
     ]

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from envs.datasets import npz_dataset, obtain
-from envs.suite import Interface, Option, Part, Suite, Task
+from envs.suite import Component, Interface, Option, Suite, Task
 
 ENV_NAME, DATASET = 'toy-push-v0', 'toy-data-v0'
 BOUND = 2.0  # of an action, the push
@@ -110,17 +110,17 @@ class Toy(Suite):
     def interface(self, task, **options):
         return Interface(
             (
-                Part('position', 1, 'm'),
-                Part('last push', 1, 'm'),
-                Part('part of the time that has passed', 1, '1'),
+                Component('position', 1, 'm'),
+                Component('last push', 1, 'm'),
+                Component('part of the time that has passed', 1, '1'),
             ),
-            (Part('push', 1, '2 m'),),
+            (Component('push', 1, '2 m'),),
             4.0,
         )
 
     def make_dataset(self, task, *, request, toy_dataset_dir=None, **options):
         if toy_dataset_dir is None:
-            raise ValueError('--toy_dataset_dir: say where the data is or shall be')
+            raise ValueError('--toy_dataset_dir is missing')
         directory = Path(toy_dataset_dir)
         paths, provenance = obtain(
             DATASET,

@@ -1,9 +1,9 @@
 """Checkpoints: one .npz file each, which NumPy opens anywhere.
 
-A file holds named groups of arrays, '<group>/<path in the tree>', and the array 'metadata', a text
-of JSON. It is written under another name and renamed when all of it is on the disk, so an
-unfinished checkpoint is never loaded. Each array is compared with its CRC-32 when it is read, and
-nothing in the file is executable.
+A file holds named groups of arrays, '<group>/<path in the tree>', and the array 'metadata', a JSON
+text. It is written under a temporary name and renamed when complete, so an unfinished checkpoint is
+never loaded. The CRC-32 of each array is verified on reading, and nothing in the file is
+executable.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from envs.npz import DAMAGE, read_array
 from utils.errors import UserError
 
 SUFFIX, METADATA, UNFINISHED = '.npz', 'metadata', '.unfinished'
-Arrays = dict[str, np.ndarray]  # by their path in a tree, such as 'params/actor/kernel'
+Arrays = dict[str, np.ndarray]  # by path in a tree, such as 'params/actor/kernel'
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, is not whole, or does not fit the agent."""
+    """A checkpoint is missing, damaged, or does not fit the agent."""
 
 
 def flatten(tree: Any) -> Arrays:
@@ -40,15 +40,15 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def unflatten(template: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
-    """Returns a tree like `template` with the arrays that `flatten` gave.
+    """Returns a tree like `template` with the arrays from `flatten`.
 
     Args:
         template: a tree of arrays or of `jax.ShapeDtypeStruct`.
-        arrays: by path; arrays of other trees may be among them.
+        arrays: by path; may include arrays of other trees.
         where: names the checkpoint in errors.
 
     Raises:
-        CheckpointError: an array is missing, or has another shape or type.
+        CheckpointError: an array is missing, or its shape or type differs.
     """
     problem, fix = f'{where}: does not fit this agent', "use the settings in its run's flags.json"
 
@@ -72,10 +72,10 @@ def _name(path) -> str:
 
 
 def save(path: pathlib.Path, groups: Mapping[str, Arrays], metadata: Mapping) -> None:
-    """Writes a whole checkpoint, or none.
+    """Writes a checkpoint atomically.
 
     Args:
-        path: of the file, which is replaced if it is there.
+        path: of the file, which is replaced if it exists.
         groups: arrays by the group's name.
         metadata: ready for JSON.
 
@@ -85,7 +85,7 @@ def save(path: pathlib.Path, groups: Mapping[str, Arrays], metadata: Mapping) ->
     arrays = {METADATA: np.array(json.dumps(metadata))}
     for group, members in groups.items():
         arrays |= {f'{group}/{name}': array for name, array in members.items()}
-    path.parent.mkdir(exist_ok=True)  # not the run's folder, if that vanished
+    path.parent.mkdir(exist_ok=True)  # without parents: the run's folder may have been removed
     part = path.with_name(f'{UNFINISHED}-{path.name}')
     try:
         with part.open('wb') as file:
@@ -96,17 +96,17 @@ def save(path: pathlib.Path, groups: Mapping[str, Arrays], metadata: Mapping) ->
     finally:
         part.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # some file systems cannot
-        os.fsync(folder)  # so that the new name outlasts a loss of power
+    with contextlib.suppress(OSError):  # not supported by some file systems
+        os.fsync(folder)  # so that the rename survives a power failure
     os.close(folder)
 
 
 def find(path: str | pathlib.Path, flag: str = 'restore_path') -> pathlib.Path:
-    """Returns the checkpoint that a path means, without opening it.
+    """Returns the path of a checkpoint, without opening it.
 
     Args:
-        path: of a checkpoint, with or without '.npz', or of a run, whose newest one is meant.
-        flag: that the path was given by, for the error.
+        path: of a checkpoint, with or without '.npz', or of a run, for its newest checkpoint.
+        flag: that the path comes from, for the error.
 
     Raises:
         CheckpointError: there is none.
@@ -118,26 +118,26 @@ def load(path: str | pathlib.Path, *groups: str) -> tuple[dict, Arrays]:
     """Reads a checkpoint.
 
     Args:
-        path: see `find`. A damaged one of a run is named in a warning, and the one before it read.
-        groups: to read, by name; groups that the checkpoint lacks are left out.
+        path: see `find`. For a run, damaged checkpoints are skipped with a warning.
+        groups: to read, by name; those that the checkpoint lacks are omitted.
 
     Returns:
-        The metadata, and the arrays of the groups, each path preceded by '<group>/'.
+        The metadata, and the arrays of the groups, each path prefixed with '<group>/'.
 
     Raises:
-        CheckpointError: there is no checkpoint, or none that is whole.
+        CheckpointError: there is no checkpoint, or all are damaged.
     """
     *newer, last = _candidates(path)
     for candidate in newer:
         try:
             return _read(candidate, groups)
         except CheckpointError as error:
-            logging.warning('%s; trying the checkpoint before it.', error)
+            logging.warning('%s; trying the previous checkpoint.', error)
     return _read(last, groups)
 
 
 def _candidates(path: str | pathlib.Path, flag: str = 'restore_path') -> list[pathlib.Path]:
-    """Returns the checkpoints that a path may mean: itself, or those of a run, newest first."""
+    """Returns the checkpoint at a path, or those of a run, newest first."""
     path = pathlib.Path(path).expanduser()
     for file in (path, path.with_name(f'{path.name}{SUFFIX}')):
         if file.is_file():
@@ -145,8 +145,8 @@ def _candidates(path: str | pathlib.Path, flag: str = 'restore_path') -> list[pa
     if found := _newest_first(path / 'checkpoints') or _newest_first(path):
         return found
     raise CheckpointError(
-        f'--{flag}={path}: no checkpoint there; give the directory of a run, or one of its '
-        f'checkpoints, like exp/<group>/<env>/<run>/checkpoints/online-000040000{SUFFIX}'
+        f'--{flag}={path}: no checkpoint there; name the directory of a run, or one of its '
+        f'checkpoints, such as exp/<group>/<env>/<run>/checkpoints/online-000040000{SUFFIX}'
     )
 
 
@@ -158,11 +158,11 @@ def _read(path: pathlib.Path, groups: tuple[str, ...]) -> tuple[dict, Arrays]:
             return metadata, {name: read_array(file, name) for name in names}
     except DAMAGE as error:
         reason = ' '.join(str(error).split())
-        raise CheckpointError(f'{path}: no checkpoint, or a damaged one ({reason})') from error
+        raise CheckpointError(f'{path}: not a checkpoint, or damaged ({reason})') from error
 
 
 def _newest_first(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the finished checkpoints in a folder; 'online-…' come after 'offline-…'."""
+    """Returns the finished checkpoints in a folder, newest first: 'online-…' before 'offline-…'."""
     found = [*folder.glob(f'offline-*{SUFFIX}'), *folder.glob(f'online-*{SUFFIX}')]
     return sorted(found, key=lambda path: (path.name.startswith('online'), path.name), reverse=True)
 
@@ -170,11 +170,11 @@ def _newest_first(folder: pathlib.Path) -> list[pathlib.Path]:
 class Checkpoints:
     """The checkpoints of a run: the newest few, written in the background.
 
-    The end of the offline phase is kept beside them, so that other online phases can start there.
+    The end of the offline phase is kept as well, so that other online phases can start from it.
     """
 
     def __init__(self, folder: pathlib.Path, keep: int):
-        """Removes what an interrupted save left.
+        """Removes the files of interrupted saves.
 
         Args:
             folder: of the run's checkpoints.
@@ -188,13 +188,13 @@ class Checkpoints:
             path.unlink()
 
     def save(self, name: str, groups: Mapping[str, Arrays], metadata: Mapping) -> None:
-        """Starts to write a checkpoint, after waiting for the one before.
+        """Starts to write a checkpoint, after waiting for the previous one.
 
-        If it cannot be written, a warning says so, and the checkpoints before it stay.
+        If it cannot be written, it logs a warning and keeps the previous checkpoints.
 
         Args:
             name: '<phase>-<step>' with the step in nine digits.
-            groups, metadata: as for the function `save`. The arrays must not change afterwards.
+            groups, metadata: as in the function `save`. The arrays must not change afterwards.
         """
         self.wait()
         path = self._folder / f'{name}{SUFFIX}'
@@ -206,7 +206,7 @@ class Checkpoints:
             self._prune()
         except OSError as error:
             why = error.strerror or error
-            logging.warning('%s: could not be saved (%s); the run goes on.', path, why)
+            logging.warning('%s: could not be saved (%s); the run continues.', path, why)
             return False
         return True
 
@@ -218,7 +218,7 @@ class Checkpoints:
                 path.unlink()
 
     def wait(self) -> bool:
-        """Waits for the checkpoint that was started; tells whether the last one was written."""
+        """Waits for the current save; returns whether the last checkpoint was written."""
         if self._saving is not None:
             self._last_is_written = self._saving.result()
             self._saving = None
@@ -226,14 +226,14 @@ class Checkpoints:
 
     @property
     def last(self) -> pathlib.Path | None:
-        """The newest checkpoint that is finished; None if there is none."""
+        """The newest finished checkpoint, or None."""
         return next(iter(_newest_first(self._folder)), None)
 
     def newest(self, *groups: str) -> tuple[dict, Arrays] | None:
-        """Loads the newest whole checkpoint as `load` does; returns None if there is none.
+        """Loads the newest intact checkpoint, see `load`; returns None if there is none.
 
         Raises:
-            CheckpointError: there are checkpoints, but none is whole.
+            CheckpointError: all checkpoints are damaged.
         """
         self.wait()
         if self.last is None:
@@ -242,10 +242,10 @@ class Checkpoints:
             return load(self._folder, *groups)
         except CheckpointError as error:
             raise CheckpointError(
-                f'{error}; none of the checkpoints beside it is whole; start anew with --fresh'
+                f'{error}; all its checkpoints are damaged; start a new run with --fresh'
             ) from error
 
     def close(self) -> None:
-        """Waits for the checkpoint that was started, and ends the thread."""
+        """Waits for the current save and ends the thread."""
         self.wait()
         self._executor.shutdown()

@@ -1,6 +1,6 @@
-"""Videos: frames into a file, episodes side by side, and the values of what the policy chose from.
+"""Videos: encoding, episodes side by side, and plots of the values of the proposals.
 
-A video is an MP4 (VP9, by OpenCV) or a GIF (by Pillow), as the name of its file says.
+A video is an MP4 (VP9, by OpenCV) or a GIF (by Pillow), depending on the file name.
 """
 
 import os
@@ -13,20 +13,20 @@ import numpy as np
 from utils.errors import UserError
 
 SUFFIXES = ('.mp4', '.gif')
-CODEC = 'vp09'  # browsers play it, and OpenCV's package brings it along
+CODEC = 'vp09'  # browsers play it, and OpenCV's package includes it
 BORDER = 4  # pixels around each episode
-PLAYING, SUCCESS = (90, 90, 90), (0, 200, 120)  # its colours
+PLAYING, SUCCESS = (90, 90, 90), (0, 200, 120)  # colours of the border
 DOT, CHOSEN, TEXT = (120, 170, 210), (230, 120, 0), (60, 60, 60)
 
 
 class Clip(NamedTuple):
-    """What was recorded of an episode.
+    """A recorded episode.
 
     Attributes:
         frames: images [H, W, 3] uint8, the last one of the last state.
-        success: of the last step.
-        chunks: for each frame the number of the chunk that it was reached by, from 0.
-        values: for each chunk the values `[N]` of the proposals that it was the best of.
+        success: at the last step.
+        chunks: for each frame the number of its chunk, from 0.
+        values: for each chunk the values `[N]` of its N proposals.
     """
 
     frames: Sequence[np.ndarray]
@@ -36,17 +36,17 @@ class Clip(NamedTuple):
 
 
 def check_path(path: str | pathlib.Path, flag: str, suffixes: Sequence[str] = SUFFIXES) -> None:
-    """Raises UserError unless a picture or video may be written to `path`, the value of a flag."""
+    """Raises UserError unless `path`, the value of a flag, is writable and has a valid suffix."""
     path = pathlib.Path(path)
     if path.suffix not in suffixes:
         raise UserError(f'--{flag}={path}: must end in {" or ".join(suffixes)}')
     folder = path.absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f'--{flag}={path}: {folder} is no folder that can be written; make it')
+        raise UserError(f'--{flag}={path}: {folder} is not a writable folder; create it')
 
 
 def write_video(path: str | pathlib.Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Writes frames [H, W, 3] uint8 of one size; the file appears when it is whole.
+    """Writes frames [H, W, 3] uint8 of equal size; the file appears when it is complete.
 
     Args:
         path: of an .mp4 or a .gif.
@@ -69,7 +69,7 @@ def write_video(path: str | pathlib.Path, frames: Iterable[np.ndarray], fps: flo
 
 
 def _even(frame: np.ndarray) -> np.ndarray:
-    """Repeats the last row or column of a frame of odd size, which MP4 does not take."""
+    """Repeats the last row or column of a frame of odd size, which MP4 does not support."""
     height, width, _ = frame.shape
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode='edge')
 
@@ -92,7 +92,7 @@ def _write_mp4(path: pathlib.Path, frames: Sequence[np.ndarray], fps: float) -> 
     import cv2
 
     height, width, _ = frames[0].shape
-    path.touch()  # OpenCV does not say why it cannot write
+    path.touch()  # to get a reason if it cannot be written; OpenCV gives none
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*CODEC), fps, (width, height))
     try:
         if not writer.isOpened():
@@ -108,12 +108,12 @@ def _write_mp4(path: pathlib.Path, frames: Sequence[np.ndarray], fps: float) -> 
 def grid(clips: Sequence[Clip], with_values: bool = False) -> list[np.ndarray]:
     """Returns the frames of a video with all episodes side by side, in rows.
 
-    An episode that ended shows its last frame until all have, with a green border if it was
+    A finished episode shows its last frame until all have ended, with a green border if it was
     successful.
 
     Args:
-        clips: episodes; their frames have one size.
-        with_values: draws the proposals' values on the right of each.
+        clips: episodes with frames of equal size.
+        with_values: whether to draw the proposals' values to the right of each.
     """
     columns = int(np.ceil(np.sqrt(len(clips))))
     rows = -(-len(clips) // columns)
@@ -133,14 +133,14 @@ def grid(clips: Sequence[Clip], with_values: bool = False) -> list[np.ndarray]:
 
 
 def strip(clips: Sequence[Clip], num: int = 8, with_values: bool = False) -> np.ndarray:
-    """Returns a picture with a row for each episode: `num` frames from its first to its last.
+    """Returns a picture with a row per episode: `num` frames from its first to its last.
 
-    They are at equal distances in time; an episode of fewer frames repeats some.
+    They are evenly spaced in time; an episode with fewer frames repeats some.
 
     Args:
-        clips: episodes; their frames have one size.
+        clips: episodes with frames of equal size.
         num: frames of each, 2 or more.
-        with_values: draws the proposals' values on the right of each.
+        with_values: whether to draw the proposals' values to the right of each.
     """
     rows = []
     for clip in clips:
@@ -161,7 +161,7 @@ def write_picture(path: str | pathlib.Path, picture: np.ndarray) -> None:
 
 
 def _panels(clip: Clip, with_values: bool) -> list[np.ndarray]:
-    """Returns an episode's frames with their borders, and with their values if wanted."""
+    """Returns an episode's frames with their borders, and with values if `with_values`."""
     panels = []
     for i, frame in enumerate(clip.frames):
         if with_values:
@@ -181,7 +181,7 @@ def plot_values(values: Sequence[np.ndarray], now: int, size: int) -> np.ndarray
     """Draws the values of an episode's proposals up to a chunk, the chosen ones in orange.
 
     Args:
-        values: `[N]` for each chunk; the largest is that of the chosen proposal.
+        values: `[N]` per chunk; the largest is that of the chosen proposal.
         now: number of the chunk.
         size: of the image [size, size, 3], in pixels.
     """

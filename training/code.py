@@ -1,8 +1,8 @@
-"""Which code a run learns with: a hash of each file that decides its numbers.
+"""Fingerprint of the code that a run learns with: a hash of each file that affects its numbers.
 
-These are the files of training/ that compute (`COMPUTES`), the agent's file, and whatever of
-agents/ and utils/ any of them imports. Comments, docstrings and layout do not change a hash.
-Simulators are not covered: of them a run notes the versions and the git commit.
+These are the modules of training/ that compute (`COMPUTES`), the agent's file, and their imports
+from agents/ and utils/. Comments, docstrings and formatting do not change a hash. Simulators are
+not covered: a run records only their versions and the git commit.
 """
 
 import ast
@@ -25,7 +25,7 @@ def fingerprint(source: str) -> str:
 def fingerprints(agent: str) -> dict[str, str]:
     """Returns the hash of each of the project's files that a run learns with.
 
-    A file outside the project is left out: it is part of the run's identity.
+    A file outside the project is omitted: it is part of the run's identity.
 
     Args:
         agent: see `agents.find_file`.
@@ -47,7 +47,7 @@ def fingerprints(agent: str) -> dict[str, str]:
 
 @functools.cache
 def _read(source: str) -> tuple[str, frozenset[str]]:
-    """Returns the hash of Python source, and the files of ours that it may import."""
+    """Returns the hash of Python source, and the project's files that it may import."""
     tree = ast.parse(source)
     names = set()
     for node in ast.walk(tree):

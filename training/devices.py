@@ -1,4 +1,4 @@
-"""Devices and compiled programs: set up before JAX starts, and described when it runs."""
+"""Devices and the compilation cache: set up before JAX starts, and described when it runs."""
 
 import contextlib
 import logging
@@ -20,21 +20,20 @@ DEVICE_FILES = '/dev'  # not /proc/driver/nvidia: a container without a GPU sees
 
 
 def set_up_jax(num_seeds: int, compilation_cache_dir: str | None) -> None:
-    """Gives several seeds as many CPU devices as cores, and keeps compiled programs on disk.
+    """Gives several seeds a CPU device per core, and keeps compiled programs on disk.
 
-    Small networks do not fill all cores of a single CPU device. With a device for each core, seeds
-    run side by side. Accelerators are not affected. If JAX runs in this process already, its
-    devices stay as they are.
+    Small networks do not fill all cores of one CPU device. With a device per core, seeds run side
+    by side. Accelerators are not affected, nor are the devices of a JAX that is already running.
 
     Args:
         num_seeds: seeds trained together.
-        compilation_cache_dir: of JAX's persistent cache, so that the next run of the same size
-            starts at once; None or empty: no cache. If it cannot be written, JAX warns and goes on
+        compilation_cache_dir: of JAX's persistent cache, which makes the next run of the same size
+            start faster; None or empty: no cache. If it cannot be written, JAX warns and continues
             without it.
     """
     num_devices = min(num_seeds, num_cores())
     if num_devices > 1:
-        with contextlib.suppress(RuntimeError):  # JAX runs already
+        with contextlib.suppress(RuntimeError):  # JAX is already running
             jax.config.update('jax_num_cpu_devices', num_devices)
     if compilation_cache_dir:
         path = pathlib.Path(os.path.expandvars(compilation_cache_dir)).expanduser()
@@ -45,13 +44,13 @@ def set_up_jax(num_seeds: int, compilation_cache_dir: str | None) -> None:
 
 def num_cores() -> int:
     """Returns the number of cores this process may use."""
-    if hasattr(os, 'sched_getaffinity'):  # not everywhere
+    if hasattr(os, 'sched_getaffinity'):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def describe_machine() -> dict[str, str]:
-    """Returns what this process runs on and how it was started; JAX starts if it does not run."""
+    """Returns host, devices, Python and command line of this process; starts JAX."""
     kinds = [device.device_kind for device in start_jax()]
     if jax.default_backend() == 'cpu':
         kinds = [f'CPU ({platform.machine()}, {num_cores()} cores)']
@@ -81,7 +80,7 @@ def start_jax() -> list[Any]:
 
 
 def device_memory() -> dict[str, float]:
-    """Returns the most memory of one device in use so far, in GiB; {} where JAX does not say."""
+    """Returns the peak memory of any device so far, in GiB; {} if JAX does not report it."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     peaks = [found['peak_bytes_in_use'] for found in stats if found]
     return {'device_memory_gib': max(peaks) / 2**30} if peaks else {}

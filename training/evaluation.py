@@ -20,7 +20,7 @@ from utils.seeds import over_seeds
 
 @jax.jit
 def _act(policies, observations, rngs, episodes, num_chunks):
-    """Returns chunks `[S, n, h, d_a]`; their noise depends on seed, episode and chunk alone."""
+    """Returns chunks `[S, n, h, d_a]`; their noise depends only on seed, episode and chunk."""
 
     def act_one(policy, observations, rng, episodes, num_chunks):
         def act(observation, episode, chunk):
@@ -34,7 +34,7 @@ def _act(policies, observations, rngs, episodes, num_chunks):
 
 @dataclasses.dataclass
 class _Episode:
-    """An episode as far as it is played."""
+    """An episode in progress."""
 
     number: int
     observation: Any
@@ -54,27 +54,27 @@ def evaluate(
     """Plays `num_episodes` episodes with each policy and averages their outcomes.
 
     Start states depend only on the seed and the episode's number, noise also on the chunk's number.
-    So the same policy always gets the same score from the same number of simulators, also if some
-    fail and are built anew. One call of a policy gives a chunk for each of its simulators.
+    So with the same number of simulators a policy always gets the same score, even if some fail and
+    are rebuilt. One call of a policy gives a chunk for each of its simulators.
 
     Args:
-        policies: stacks `[S_d, …]`, one for each device, of anything with
-            `sample_actions(observation, rng) -> [h, d_a]`; S in all.
-        simulators: S · n, of which each policy gets n.
-        num_episodes: of each policy.
-        seeds: of each policy, of its run; they decide the start states and the noise.
-        between_steps: called before every chunk; an exception that it raises ends the evaluation.
+        policies: stacks `[S_d, …]`, one per device, of anything with
+            `sample_actions(observation, rng) -> [h, d_a]`; S in total.
+        simulators: S · n; each policy gets n.
+        num_episodes: per policy.
+        seeds: one per policy; they determine start states and noise.
+        between_steps: called before every chunk; its exceptions end the evaluation.
 
     Raises:
-        NotFinite: an observation, a policy's action or a reward is not.
-        SimulatorError: a simulator cannot be made again.
+        NotFinite: an observation, a policy's action or a reward is not finite.
+        SimulatorError: a simulator cannot be rebuilt.
 
     Returns:
         For each policy `success` (fraction of episodes successful by the suite's `score`; None if
-        no environment tells), `return` and `length` (environment steps), averaged over episodes,
-        and `simulator_failures`, how often its simulators failed. An episode that could not go on
-        counts as far as it was played, without success; if a simulator failed twice at it, the
-        error comes with the scores.
+        the environment does not tell), `return` and `length` (environment steps), averaged over
+        episodes, and `simulator_failures`, how often its simulators failed. An episode that could
+        not continue counts with its steps so far, without success; if a simulator failed in it
+        twice, the error is returned with the scores.
     """
     num, per_seed = simulators.num_envs, simulators.num_envs // len(seeds)
     queues = [
@@ -111,8 +111,8 @@ def evaluate(
         if not playing:
             continue
         for i, episode in playing.items():
-            check('the environment gave an observation that is', i, episode.observation)
-        idle = next(iter(playing.values()))  # simulators without an episode have its inputs
+            check('the environment returned an observation that is', i, episode.observation)
+        idle = next(iter(playing.values()))  # its inputs stand in for idle simulators
         episodes = [playing.get(i, idle) for i in range(num)]
         inputs = [
             jax.tree.map(lambda *x: by_seed(x), *(episode.observation for episode in episodes)),
@@ -129,7 +129,7 @@ def evaluate(
                 end(i)
                 continue
             (transitions, observation, success), episode = answer, playing[i]
-            check('the environment gave a reward that is', i, transitions['rewards'])
+            check('the environment returned a reward that is', i, transitions['rewards'])
             episode.observation = observation
             episode.chunks += 1
             episode.reward += float(transitions['rewards'].sum())
@@ -164,5 +164,5 @@ def _success(episodes: Sequence[_Episode]) -> float | None:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Returns the mean, which does not depend on the order in which the episodes ended."""
+    """Returns the mean, independent of the order in which the episodes ended."""
     return math.fsum(values) / len(values)

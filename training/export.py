@@ -1,17 +1,17 @@
-"""Exports a policy to a robot: programs that hold its parameters, and what a robot must know.
+"""Exports a policy for a robot: programs with its parameters, and a description.
 
-A program takes its noise as an input, so the robot decides about randomness. Standard normal noise
-gives what the agent does, and the same noise the same actions. On a CPU these are equal bit for bit
-to the agent's own `generate` and `choose`, compiled, but for BFN's with bfloat16 scores, whose last
-bit may differ (tests/test_export.py; XLA does not promise it). `sample_actions` draws its noise
-inside its program. So its last bit may differ, for BFN and MVP.
+A program takes its noise as an input, so the robot controls randomness. Standard normal noise gives
+the agent's behaviour, and the same noise the same actions. On a CPU these equal the agent's
+compiled `generate` and `best_of` bit for bit, except that the last bit may differ for BFN with
+bfloat16 scores (tests/test_export.py; XLA does not guarantee it). `sample_actions` draws its noise
+inside its program, so its last bit may differ for BFN and MVP.
 
     policy(observation [b, ...], noise [b, h, d_a]) -> chunk [b, h, d_a]
     best_of_n(observation [b, ...], noises [b, n, h, d_a]) -> chunk [b, h, d_a], value [b]
 
-b and n are any sizes, d_a and h those of the policy; some methods take noise of another shape. An
-observation that is a dict is one input for each of its arrays, `observation/<name>`. `value` is the
-critic's, of the chunk that it likes best. The programs need neither this project nor flax.
+b and n are any sizes, d_a and h those of the policy; some methods take noise of another shape. A
+dict observation becomes one input per array, `observation/<name>`. `value` is the critic's value of
+the chosen chunk. The programs need neither this project nor flax.
 """
 
 import functools
@@ -39,11 +39,11 @@ FORMATS = ('jax', 'onnx', 'safetensors')
 PLATFORMS = ('cpu', 'cuda')
 DESCRIPTION, PARAMETERS = 'policy.json', 'parameters.safetensors'
 
-Shape = tuple[str | int, ...]  # with names for axes of any size
+Shape = tuple[str | int, ...]  # names stand for axes of any size
 
 
 class Program(NamedTuple):
-    """A function for a robot, with the shapes of what it takes and gives, by name."""
+    """A function for a robot, with the shapes of its inputs and outputs by name."""
 
     function: Callable[..., tuple[jax.Array, ...]]
     inputs: dict[str, Shape]
@@ -86,8 +86,7 @@ def _best_of_n(agent: Agent, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     agent = _with_opaque_params(agent)
     observation, noises = _observation(agent, inputs[:-1]), inputs[-1]
     noises = noises.reshape(*noises.shape[:2], agent.noise_dim)
-    chunks = agent.generate(agent.params, observation, noises)
-    chunk, value = agent.choose(observation, chunks)
+    chunk, value = agent.best_of(observation, noises)
     return _unflatten(agent, chunk), value
 
 
@@ -96,9 +95,9 @@ def _observation(agent: Agent, leaves: Sequence[jax.Array]) -> Any:
 
 
 def _with_opaque_params(agent: Agent) -> Agent:
-    """Returns the agent with parameters that XLA does not take for constants.
+    """Returns the agent with parameters that XLA does not treat as constants.
 
-    It would compute with them beforehand, and round otherwise than the agent's own programs.
+    Constant folding would round differently from the agent's own programs.
     """
     return agent.replace(params=jax.lax.optimization_barrier(agent.params))
 
@@ -125,12 +124,12 @@ def to_jax(program: Program) -> bytes:
 
 
 def to_onnx(program: Program) -> bytes:
-    """Returns a program as an ONNX model; its inputs and outputs have the program's names.
+    """Returns a program as an ONNX model, whose inputs and outputs have the program's names.
 
     Raises:
         UserError: jax2onnx is not installed.
     """
-    logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # it warns of axes that have names
+    logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # it warns about named axes
     model = _extra('jax2onnx', 'onnx').to_onnx(
         program.function,
         inputs=list(program.inputs.values()),
@@ -160,8 +159,8 @@ def export_policy(
     """Writes the policy of a checkpoint for a robot: the whole folder, or nothing.
 
     Args:
-        checkpoint: a checkpoint, or a run, whose newest whole checkpoint is taken.
-        output: the folder; it must not be there, or be empty.
+        checkpoint: a checkpoint, or a run, for its newest intact checkpoint.
+        output: the folder, new or empty.
         seed: one of the seeds trained together; by default the first.
         formats: 'jax' (`policy.jax`, `best_of_n.jax`), 'onnx' (the same as `.onnx`), 'safetensors'
             (the parameters of actor and critic as `parameters.safetensors`), or several of them.
@@ -170,17 +169,17 @@ def export_policy(
         The content of `policy.json`, which is always written.
 
     Raises:
-        CheckpointError: there is no whole checkpoint.
-        UserError: an argument cannot be used, or a format's package is not installed.
+        CheckpointError: there is no intact checkpoint.
+        UserError: an argument is invalid, or a format's package is not installed.
     """
     output = pathlib.Path(output).expanduser().absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f'--output={output}: is there already; remove it, or choose another folder')
+        raise UserError(f'--output={output}: exists already; remove it, or choose another folder')
     if not formats:
-        raise UserError(f'--formats=: nothing to write; there are {", ".join(FORMATS)}')
+        raise UserError(f'--formats=: nothing to write; use some of {", ".join(FORMATS)}')
     for name in formats:
         if name not in FORMATS:
-            raise UserError(f'--formats={name}: unknown; there are {", ".join(FORMATS)}')
+            raise UserError(f'--formats={name}: unknown; use {", ".join(FORMATS)}')
     if 'onnx' in formats:
         _extra('jax2onnx', 'onnx')
     if 'safetensors' in formats:
@@ -210,12 +209,12 @@ def export_policy(
 
 
 def _files(agent: Agent, formats: Sequence[str]) -> dict[str, bytes]:
-    """Returns the content of each file but `policy.json`."""
+    """Returns the content of each file except `policy.json`."""
     files = {}
     if 'jax' in formats:
         files |= {f'{name}.jax': to_jax(program) for name, program in programs(agent).items()}
     if 'onnx' in formats:
-        # ONNX Runtime has no bfloat16 products on a CPU, and ONNX no programs by platform.
+        # ONNX Runtime has no bfloat16 products on CPU, and ONNX no platform-dependent programs.
         plain = agent.replace(
             config=agent.config._replace(score_dtype='float32'),
             modules=agent.modules.copy({'critic': agent.modules['critic'].clone(is_apart=True)}),
@@ -230,7 +229,7 @@ def _files(agent: Agent, formats: Sequence[str]) -> dict[str, bytes]:
 def _describe(
     path: pathlib.Path, metadata: dict[str, Any], agent: Agent, seed: int | None
 ) -> dict[str, Any]:
-    """Returns what a robot must know; where files lie on this machine is no part of it."""
+    """Returns the content of `policy.json`, which names no path of this machine."""
     config = RunConfig.from_json(metadata['config'])
     suite = config.task.suite
     options = envs.check_options(suite, config.env_options)
@@ -250,7 +249,7 @@ def _describe(
         },
         'action': {
             'size': agent.spec.chunk[1],
-            # What −1 and 1 of a chunk stand for in the environment's own actions.
+            # The environment's own actions for −1 and 1 of a chunk.
             'low': space.low.tolist(),
             'high': space.high.tolist(),
             'parts': [part._asdict() for part in interface.action],

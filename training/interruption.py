@@ -19,10 +19,10 @@ class Interruption:
     """A context manager that turns signals into `Interrupted`.
 
     Before `wait_for_check` there is nothing to save, so a signal raises at once. After it a signal
-    is remembered, and only `check` raises: it is called where a run can be left. Python drops what
-    is raised in a destructor or a callback of the garbage collector; then `check` raises, too. A
-    second SIGINT ends the process at once, whatever it is doing. Outside the main thread this does
-    nothing, because signals arrive in the main thread only.
+    is recorded, and only `check` raises; it is called at points where the run can be interrupted.
+    Python drops exceptions raised in destructors and callbacks of the garbage collector; `check`
+    raises then, too. A second SIGINT ends the process at once. Outside the main thread, which gets
+    all signals, this does nothing.
     """
 
     def __init__(self):
@@ -58,7 +58,7 @@ class Interruption:
             raise self.while_starting()
 
     def while_starting(self) -> Interrupted:
-        """Returns the error of a run that is left before it has anything to save."""
+        """Returns the error of a run interrupted before it has anything to save."""
         return Interrupted(f'Interrupted by {self.received} while starting; nothing is lost')
 
     def wait_for_check(self) -> None:
@@ -66,13 +66,13 @@ class Interruption:
         self._raises_at_once = False
 
     def check(self) -> None:
-        """Raises `Interrupted` if a signal has come."""
+        """Raises `Interrupted` if a signal has arrived."""
         if self.received:
             raise Interrupted(f'Interrupted by {self.received}')
 
 
 def exit_at_once() -> None:
-    """Ends this process and those it started, without cleaning up; exit status 130."""
+    """Kills this process and its children, without cleaning up; exit status 130."""
     for process in multiprocessing.active_children():
         with contextlib.suppress(OSError):
             process.kill()

@@ -1,4 +1,4 @@
-"""The learning curve of one run, from its `eval.csv`. `reports` compares several."""
+"""The learning curve of one run, from its `eval.csv`. `reports` compares several runs."""
 
 import csv
 import pathlib
@@ -9,12 +9,12 @@ from matplotlib.ticker import EngFormatter
 
 
 def draw(table: pathlib.Path, picture: pathlib.Path, title: str) -> None:
-    """Draws the score of each seed (thin) and their mean against steps, the offline phase grey.
+    """Draws the score of each seed (thin) and their mean against steps; the offline phase is grey.
 
     Args:
-        table: `eval.csv`; its score is `success` if some row has it, else `return`.
-        picture: to write, a PNG.
-        title: above the axes.
+        table: `eval.csv`; the score is `success` if some row has it, else `return`.
+        picture: PNG to write.
+        title: of the picture.
     """
     with table.open(newline='', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""What a run leaves behind: its folder, tables that grow, its settings; W&B is beside this."""
+"""A run's folder: its lock and status, its tables and its settings."""
 
 import contextlib
 import csv
@@ -28,19 +28,19 @@ PACKAGES = (
 )
 TABLES = ('offline', 'online', 'eval')
 STATUS, LOCK = 'status.json', '.lock'
-DRAW_SECONDS = 10.0  # between drawings of the learning curve, each of which takes a few tenths
+DRAW_SECONDS = 10.0  # between drawings of the learning curve, which take a few tenths of a second
 
 
 class Table:
-    """A CSV file that is flushed row by row. Columns are those of the first row."""
+    """A CSV file, flushed after every row. The first row determines the columns."""
 
     def __init__(self, path: pathlib.Path, size: int = 0):
         """Opens the file.
 
         Args:
-            path: of the file; it is made if it is missing.
-            size: bytes to keep. The rest was written after the checkpoint that the run continues
-                from, and is removed.
+            path: of the file, created if missing.
+            size: bytes to keep. The rest was written after the checkpoint from which the run
+                continues, and is removed.
 
         Raises:
             UserError: the file is shorter than `size`.
@@ -51,8 +51,8 @@ class Table:
         found = path.stat().st_size
         if found < size:
             raise UserError(
-                f'{path}: has {found} bytes, but the checkpoint was made when it had {size}; '
-                'put it back, or start anew with --fresh'
+                f'{path}: has {found} bytes, but had {size} at the checkpoint; restore it, or '
+                'start a new run with --fresh'
             )
         self._columns: list[str] | None = None
         self._has_warned = False
@@ -64,19 +64,19 @@ class Table:
             self._file.seek(0, io.SEEK_END)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends a row. The first row's names are the columns, also of a file that goes on.
+        """Appends a row. The names in the file's first row are its columns.
 
-        Columns that a row lacks stay empty. What has no column, as when a run goes on with a newer
-        version, is left out with a warning.
+        Missing columns stay empty. Names without a column, from a newer version of the code, are
+        omitted with a warning.
 
         Raises:
-            UserError: it cannot be written, as when the disk is full.
+            UserError: it cannot be written, for example because the disk is full.
         """
         columns = self._columns or list(row)
         if (new := [name for name in row if name not in columns]) and not self._has_warned:
             self._has_warned = True
             logging.warning(
-                '%s: was begun without %s, which this version logs; the file goes on without.',
+                '%s: has no column %s, which this version logs; it is omitted.',
                 self._path, ', '.join(new),
             )  # fmt: skip
         writer = csv.DictWriter(self._file, columns, extrasaction='ignore')
@@ -95,24 +95,24 @@ class Table:
         return os.fstat(self._file.fileno()).st_size
 
     def sync(self) -> None:
-        """Waits until what was written is on the disk."""
+        """Waits until all rows are on disk."""
         with cannot_write(self._path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a row that could not be written, and was told of
+        with contextlib.suppress(OSError):  # a failed row has been reported already
             self._file.close()
 
 
 @contextlib.contextmanager
 def cannot_write(path: pathlib.Path) -> Iterator[None]:
-    """Turns an error of the disk into a UserError that names the file."""
+    """Turns OSError into a UserError that names the file."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f'{path}: cannot be written ({error.strerror or error}); the run ends. Put that right '
-            'and start it again: it goes on from its last checkpoint'
+            f'{path}: cannot be written ({error.strerror or error}); the run ends. Fix that and '
+            'start it again: it continues from its last checkpoint'
         ) from error
 
 
@@ -120,12 +120,12 @@ class RunFolder:
     """The folder of a run, held by one process at a time.
 
     `status.json` has the run's `status`: 'running', 'interrupted', 'failed' (with the error) or
-    'done'. An interrupted or failed run continues when it is started again. So does a run that was
-    killed: it still says 'running', but there is no process `pid` on `host` any more.
+    'done'. An interrupted or failed run continues when it is started again. So does a killed run:
+    its status is still 'running', but process `pid` on `host` is gone.
     """
 
     def __init__(self, path: pathlib.Path):
-        """Makes the folder if it is missing, and locks it.
+        """Creates the folder if missing, and locks it.
 
         Raises:
             UserError: the folder cannot be written, or another process has locked it.
@@ -134,17 +134,17 @@ class RunFolder:
         self._made = [each for each in [path, *path.parents] if not each.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = locks.acquire(path / LOCK, timeout=1)  # `is_at_work` holds it for a moment
+            self._lock = locks.acquire(path / LOCK, timeout=1)  # `is_at_work` holds it briefly
         except Timeout:
             raise UserError(_who_is_at_work(path)) from None
         except OSError as error:
             self._remove_if_empty()
             raise UserError(
-                f'--save_dir: cannot write {path} ({error.strerror}); choose a directory of yours'
+                f'--save_dir: cannot write {path} ({error.strerror}); choose a writable directory'
             ) from error
 
     def write_status(self, status: str, **more) -> None:
-        """Updates `status.json`; fields that are not given keep their values.
+        """Updates `status.json`; other fields keep their values.
 
         Raises:
             UserError: it cannot be written.
@@ -160,14 +160,14 @@ class RunFolder:
             write_json(file, read_status(self.path) | now | more)
 
     def close(self) -> None:
-        """Releases the lock; a folder that was made here and has nothing in it goes again."""
+        """Releases the lock, and removes the folder if it was created here and is empty."""
         self._remove_if_empty()
         self._lock.release()
 
     def _remove_if_empty(self) -> None:
         if not self._made or any(path.name != LOCK for path in self.path.glob('*')):
             return
-        with contextlib.suppress(OSError):  # another run began in one of them
+        with contextlib.suppress(OSError):  # not empty: another run started there
             (self.path / LOCK).unlink(missing_ok=True)
             for path in self._made:
                 path.rmdir()
@@ -176,7 +176,7 @@ class RunFolder:
 def _who_is_at_work(folder: pathlib.Path) -> str:
     status = read_status(folder)
     who = f' (process {status["pid"]} on {status["host"]})' if 'pid' in status else ''
-    return f'{folder}: this run is at work already{who}; wait for it, or start another with --fresh'
+    return f'{folder}: already running{who}; wait for it, or start another run with --fresh'
 
 
 def is_at_work(folder: pathlib.Path) -> bool:
@@ -185,7 +185,7 @@ def is_at_work(folder: pathlib.Path) -> bool:
 
 
 def read_status(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns what `status.json` says, or {} if there is none."""
+    """Returns the content of `status.json`, or {} if there is none."""
     return read_json(folder / STATUS)
 
 
@@ -211,7 +211,7 @@ def next_copy(folder: pathlib.Path) -> pathlib.Path:
 
 
 def copies(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders that --fresh made beside a run's first one."""
+    """Returns the folders of the run's copies, made by --fresh."""
     pattern = re.compile(re.escape(folder.name) + r'-\d+')
     return [path for path in folder.parent.glob(f'{folder.name}-*') if pattern.fullmatch(path.name)]
 
@@ -221,7 +221,7 @@ def _copy_number(folder: pathlib.Path, copy: pathlib.Path) -> int:
 
 
 class RunLog:
-    """The tables of a run, one row for each seed, and the learning curve drawn from them."""
+    """The tables of a run, with a row per seed, and the learning curve drawn from them."""
 
     def __init__(
         self,
@@ -235,23 +235,23 @@ class RunLog:
 
         Args:
             folder: of the run.
-            title: above the learning curve.
+            title: of the learning curve.
             seeds: of the rows.
             sizes: bytes to keep of each table, by default 0; see `Table`.
-            seconds: that earlier parts of the run took.
+            seconds: duration of the run before this process.
         """
         self._folder, self._title, self._seeds = folder, title, seeds
         self._tables = {name: Table(folder / f'{name}.csv', sizes.get(name, 0)) for name in TABLES}
         self._start = time.monotonic() - seconds  # clocks are set, by days at times
         self._last_drawing = time.monotonic()
-        self._outdated = bool(sizes.get('eval'))  # a killed part did not draw it
+        self._outdated = bool(sizes.get('eval'))  # a killed process may not have drawn it
         self._wandb: WandbRuns | None = None
 
     def start_wandb(self, settings: Mapping[str, Any]) -> None:
         """Starts a W&B run for each seed, or continues it, unless `wandb_mode` is 'disabled'.
 
         Args:
-            settings: of the run, as `RunConfig.to_json` gives them.
+            settings: of the run, from `RunConfig.to_json`.
         """
         if settings['wandb_mode'] != 'disabled':
             self._wandb = WandbRuns(self._folder, self._seeds, settings)
@@ -263,20 +263,20 @@ class RunLog:
 
     @property
     def seconds(self) -> float:
-        """Seconds that the run took so far, earlier parts of it included."""
+        """Duration of the run so far in seconds, including earlier processes."""
         return time.monotonic() - self._start
 
     def write(
         self, table: str, phase: str, step: int, rows: Iterable[Mapping[str, float | None]]
     ) -> None:
-        """Appends a row for each seed to a table.
+        """Appends a row per seed to a table.
 
         Args:
-            table: 'offline', 'online' or 'eval'. After 'eval', `learning_curve.png` is drawn again
-                if the last drawing is `DRAW_SECONDS` old.
+            table: 'offline', 'online' or 'eval'. After 'eval', `learning_curve.png` is redrawn if
+                the last drawing is `DRAW_SECONDS` old.
             phase: 'offline' or 'online'.
             step: of the phase.
-            rows: of each seed, all with the same names; None is an empty cell.
+            rows: one per seed, all with the same names; None is an empty cell.
         """
         seconds = round(self.seconds, 1)
         for i, (seed, row) in enumerate(zip(self._seeds, rows, strict=True)):
@@ -290,10 +290,7 @@ class RunLog:
                 self.draw()
 
     def draw(self) -> None:
-        """Draws the learning curve with the newest rows, unless it has them already.
-
-        What goes wrong is a warning, never the run's end.
-        """
+        """Draws the learning curve if there are new rows. Errors are logged as warnings."""
         if not self._outdated:
             return
         self._outdated = False
@@ -302,13 +299,13 @@ class RunLog:
 
             picture = self._folder / 'learning_curve.png'
             learning_curve.draw(self._folder / 'eval.csv', picture, self._title)
-        except Exception as error:  # no picture is worth a training run
+        except Exception as error:  # a picture must not stop a run
             problem = ' '.join(f'{type(error).__name__}: {error}'.split())
-            logging.warning('learning_curve.png: not drawn (%s); the run goes on.', problem)
+            logging.warning('learning_curve.png: not drawn (%s); the run continues.', problem)
         self._last_drawing = time.monotonic()
 
     def sync(self) -> None:
-        """Waits until the rows are on the disk."""
+        """Waits until the rows are on disk."""
         for table in self._tables.values():
             table.sync()
 
@@ -322,13 +319,13 @@ class RunLog:
 
 
 def versions() -> dict[str, str | None]:
-    """Returns the versions of the packages that decide a result, and the code's git commit."""
+    """Returns the versions of the packages that affect results, and the code's git commit."""
     root = pathlib.Path(__file__).parent.parent
     found: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # a suite that this machine goes without
+        except importlib.metadata.PackageNotFoundError:  # a suite that is not installed
             found[package] = None
     git = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=40']
     try:
@@ -340,7 +337,7 @@ def versions() -> dict[str, str | None]:
 
 
 def write_json(path: pathlib.Path, content: Mapping) -> None:
-    """Writes a JSON file whole: readers see the old content or the new."""
+    """Writes a JSON file atomically: readers see the old content or the new."""
     part = path.with_name(f'.{path.name}.part')
     try:
         part.write_text(json.dumps(content, indent=2, default=str) + '\n', 'utf-8')

@@ -276,13 +276,13 @@ class _Run:
         return simulators
 
     def _look_at_environment(self, simulators: envs.Simulators) -> None:
-        """Waits for simulators; warns if the environment does not repeat itself."""
+        """Waits for simulators; warns if the environment is not deterministic."""
         self.repeats = simulators.check_repeats()
         if not self.repeats:
             logging.warning(
-                '%s: the environment does not repeat itself: reset(seed=0) and the same action led '
-                'to something else the second time. So a run that is resumed ends the episode that '
-                'was open, and does not end with the same bits as one without a stop.',
+                '%s: the environment is not deterministic: reset(seed=0) and the same action had '
+                'another outcome the second time. A resumed run truncates its open episode, and '
+                'ends with other bits than an uninterrupted one.',
                 self.config.env_name,
             )
 

@@ -1,4 +1,4 @@
-"""Data sets in many files ("shards"), read ahead of time by a thread."""
+"""Data sets in many files ("shards"), read ahead by a thread."""
 
 import itertools
 import logging
@@ -14,10 +14,10 @@ from utils.replay import Rows, first_transitions
 
 
 class ShardReader:
-    """Puts the shards of a data set on the device in turn, from the first again after the last.
+    """Puts the shards of a data set on the device in turn, cyclically.
 
     `read_ahead` starts to read, label and transfer the next one in the background; `take` waits
-    for it. Drop the old shard between `take` and `read_ahead`; then at most two are in memory.
+    for it. If the old shard is dropped between `take` and `read_ahead`, at most two are in memory.
     """
 
     def __init__(
@@ -28,15 +28,15 @@ class ShardReader:
         proportion: float = 1.0,
         horizon: int = 1,
     ):
-        """Starts no reading yet.
+        """Does not start to read yet.
 
         Args:
             dataset: from `envs.make_dataset`.
             on_bad_shard: what to do with a shard that cannot be used: 'fail', or 'skip' it with a
                 warning that names it.
-            first: number of the shard to begin with.
+            first: number of the first shard to take.
             proportion: of each shard's transitions to use, the first ones.
-            horizon: transitions in a chunk. If no episode has as many, a warning says so.
+            horizon: transitions in a chunk. If no episode is as long, it warns.
         """
         self._dataset, self._skip = dataset, on_bad_shard == 'skip'
         self._proportion, self._horizon = proportion, horizon
@@ -67,7 +67,7 @@ class ShardReader:
         return coming.result()
 
     def close(self) -> None:
-        """Ends the thread, after what it is reading."""
+        """Ends the thread after its current read."""
         self._executor.shutdown(cancel_futures=True)
 
     def _load(self) -> tuple[int, Rows]:
@@ -91,7 +91,7 @@ class ShardReader:
         if longest < self._horizon:
             logging.warning(
                 '%s: no episode is as long as a chunk: the longest has %d transitions, '
-                '--horizon_length=%d; a policy learns from whole chunks, so choose a shorter one.',
+                '--horizon_length=%d; policies learn from full chunks, so choose a shorter one.',
                 path, longest, self._horizon,
             )  # fmt: skip
-            self._horizon = 0  # once is enough
+            self._horizon = 0  # warn once

@@ -1,7 +1,7 @@
-"""What runs on the device: many updates in one dispatch, acting, and storing transitions.
+"""The device programs: many updates in one dispatch, acting, and storing transitions.
 
-Everything here takes the stacked trees `[S, …]` of the seeds on one device (utils/seeds.py), and
-the data set that they share.
+They take the stacked trees `[S, …]` of the seeds on one device (utils/seeds.py), and the data set
+that they share.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,19 +18,19 @@ from utils.seeds import over_seeds
 
 Array = jax.Array | np.ndarray
 NEVER = np.iinfo(np.int32).max
-DIAGNOSIS = 0x64696167  # 'diag'; 0, 1, … are the keys that splitting a key gives
+DIAGNOSIS = 0x64696167  # 'diag', folded into a key; small numbers collide with its splits
 
 
 class Totals(flax.struct.PyTreeNode):
     """Sums of the K scalars that an agent logs, over the updates since the last row of the tables.
 
-    Float32 would stop to count at 2²⁴. So the updates are an integer, and each sum carries the part
-    that its last additions rounded away (Kahan, 1965): its error does not grow with their number.
+    Float32 stops counting at 2²⁴, so the number of updates is an integer, and sums are compensated
+    (Kahan, 1965): their error does not grow with the number of updates.
     """
 
-    updates: Array  # [K] int32, all the same; arrays of one shape are added to in one kernel
+    updates: Array  # [K] int32, all equal; arrays of one shape are updated in one kernel
     sums: Array  # [K]
-    excess: Array  # [K], to be subtracted from the sums
+    excess: Array  # [K], to subtract from the sums
     first_bad: Array  # [K] int32, updates before the first one whose scalar is not finite
     names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
@@ -56,14 +56,14 @@ class Totals(flax.struct.PyTreeNode):
 
 
 class Summary(NamedTuple):
-    """What the totals of one seed say.
+    """The totals of one seed, evaluated.
 
     Attributes:
-        updates: their number.
+        updates: number of updates.
         averages: the mean of each logged scalar over them; None if there are no updates.
-        first_bad: how many updates were made before the first one with a scalar that is not finite;
-            None if all are.
-        bad: the names of that update's scalars that are not finite.
+        first_bad: number of updates before the first one with a scalar that is not finite; None if
+            all are finite.
+        bad: names of that update's scalars that are not finite.
     """
 
     updates: int
@@ -98,25 +98,24 @@ def update_many(
 ) -> tuple[Any, Totals]:
     """Makes updates of all seeds, each on a fresh batch, without returning to Python.
 
-    The number is an argument of the program, not a constant of it, so one compilation serves
-    whole intervals, their remainders and the odd lengths of online chunks.
+    The number is an argument of the program, so one compilation serves whole intervals, their
+    remainders and chunks of any length.
 
-    But an accelerator asks the host before each pass of a loop whose length is not a constant. So
-    the updates that are due for all seeds run in groups, in an inner loop of constant length, and
-    only what is left over runs one by one.
+    On an accelerator, a `while` loop with a traced trip count syncs with the host every iteration.
+    So the updates that are due for all seeds run in groups, in an inner loop of constant length,
+    and only the rest runs one by one.
 
     Args:
-        agents: stacked `[S, …]`. They are used up, like `totals`; go on with those returned.
+        agents: stacked `[S, …]`. Their buffers are donated, like those of `totals`.
         replays: what each seed added to the data set, `[S, …]`.
         data: the data set.
-        num_updates: 0 or more; an integer for all seeds, or one for each, `[S]`. Seeds that are
-            due fewer updates wait for the others.
+        num_updates: 0 or more; an integer for all seeds, or `[S]` per seed. Seeds with fewer
+            updates wait for the others.
         totals: sums of the agents' logged scalars, from `zero_totals` or an earlier call.
-        group: updates in a group, a constant of the program; see `group_size`. If 1 there are no
-            groups.
+        group: updates in a group, a constant of the program; see `group_size`. 1: no groups.
 
     Returns:
-        The agents and the totals with these updates in them.
+        The updated agents and totals.
     """
     num_updates = jnp.asarray(num_updates, jnp.int32)
     groups = num_updates.min() // group if group > 1 else 0
@@ -127,16 +126,16 @@ def update_many(
 
 
 def group_size(device: Any, num_updates: int) -> int:
-    """Returns the `group` with which `num_updates` updates in one dispatch are fast.
+    """Returns the best `group` for `num_updates` updates in one dispatch.
 
-    A CPU asks nobody, and the second copy of the update would only take time to compile.
+    On CPU there is no host sync, so grouping would only add compile time.
     """
     return 1 if device.platform == 'cpu' else num_updates
 
 
 @partial(jax.jit, donate_argnames='replays')
 def add_transitions(replays: Replay, data: Rows, transitions: Batch) -> Replay:
-    """Calls `Replay.add` for each seed, in place: the replays given are used up."""
+    """Calls `Replay.add` for each seed; the buffers of `replays` are donated."""
     return over_seeds(Replay.add, (0, None, 0))(replays, data, transitions)
 
 
@@ -148,7 +147,7 @@ def act(policies, observations: Any, rngs: jax.Array, steps: jax.Array) -> jax.A
         policies: stacked `[S, …]`.
         observations: `[S, ...]`.
         rngs: of each seed's exploration, `[S, 2]`.
-        steps: environment steps each has taken, `[S]`.
+        steps: environment steps taken so far, `[S]`.
     """
 
     def act_one(policy, observation, rng, step):
@@ -171,9 +170,9 @@ def begin_online(
 
 @jax.jit
 def diagnose(agents, replays: Replay, data: Rows) -> dict[str, jax.Array]:
-    """Returns what `Agent.diagnose` says of each seed, `[S]`, on a batch of its own.
+    """Returns the results of `Agent.diagnose` for each seed, `[S]`, on a new batch.
 
-    The agents' random numbers stay as they are: an agent that is diagnosed learns the same.
+    It does not change the agents' random numbers, and so not what they learn.
     """
 
     def diagnose_one(agent, replay, data):
@@ -184,21 +183,21 @@ def diagnose(agents, replays: Replay, data: Rows) -> dict[str, jax.Array]:
 
 
 def zero_totals(agents, replays: Replay, data: Rows) -> Totals:
-    """Returns totals of no updates, `[S, …]`, for `update_many` to add to."""
+    """Returns the totals of no updates, `[S, …]`, for `update_many`."""
     names = jax.eval_shape(_infos, agents, replays, data)
     zeros = [Totals.zeros(tuple(names))] * len(agents.rng)
     return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *zeros), agents.rng.device)
 
 
-@jax.jit  # for its cache of traces; it is never run
+@jax.jit  # only for its cache of traces; never executed
 def _infos(agents, replays: Replay, data: Rows):
     return over_seeds(_update, (0, 0, None))(agents, replays, data)[1]
 
 
 def summaries(totals: Totals) -> list[Summary]:
-    """Returns what the totals `[S, …]` of the seeds on one device say, seed by seed.
+    """Returns a summary per seed of the totals `[S, …]` on one device.
 
-    If they are on the device, it waits for the updates to be made.
+    If they are on the device, it waits for the updates.
     """
     totals = jax.device_get(totals)
     return [_summary(jax.tree.map(lambda x, i=i: x[i], totals)) for i in range(len(totals.updates))]
@@ -219,11 +218,11 @@ def _summary(totals: Totals) -> Summary:
 def on_each_device(function: Callable, stacks: Sequence[Any], *inputs: Any) -> np.ndarray:
     """Calls `function(stack, *inputs)` with each device's stack and the inputs of its seeds.
 
-    All devices are given their work before the first is waited for.
+    All devices get their work before it waits for the first.
 
     Args:
         function: of stacked trees `[S_d, …]`.
-        stacks: one for each device.
+        stacks: one per device.
         inputs: trees of arrays `[S, …]`, of all seeds.
 
     Returns:

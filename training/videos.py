@@ -1,4 +1,4 @@
-"""Videos of what a policy does: the first episodes of its evaluation, played once more."""
+"""Videos of a policy: the first episodes of its evaluation, replayed."""
 
 import logging
 import pathlib
@@ -16,11 +16,11 @@ from utils.errors import UserError
 from utils.keys import key_for
 from utils.seeds import unstack
 
-FPS = 15  # as in FQL and QC; at 20 Hz with a frame skip of 3, 2.25 times as fast as it was
+FPS = 15  # as in FQL and QC; at 20 Hz with a frame skip of 3, 2.25 times real time
 
 
 def open_renderer(config: RunConfig, frame_skip: int) -> Renderer:
-    """Returns an environment of a run's task that renders, see `Renderer`.
+    """Returns a renderer for a run's task.
 
     Raises:
         UserError: this machine cannot render it.
@@ -43,18 +43,18 @@ def record(
     with_values: bool = False,
     between_steps: Callable[[], None] = lambda: None,
 ) -> list[Clip]:
-    """Plays the first episodes of an evaluation once more, and records them.
+    """Replays the first episodes of an evaluation, and records them.
 
-    Start states and noise are those of `training.evaluation.evaluate` with the same seed. So what
-    is seen is what is counted there.
+    Start states and noise are those of `training.evaluation.evaluate` with the same seed, so the
+    video shows the evaluated episodes.
 
     Args:
         policy: of one seed, an agent's `policy()`.
-        renderer: plays them.
+        renderer: of the task.
         num_episodes: how many.
         seed: of the evaluation.
-        with_values: keeps the values of the proposals.
-        between_steps: called before every chunk; an exception that it raises ends the recording.
+        with_values: whether to keep the values of the proposals.
+        between_steps: called before every chunk; its exceptions end the recording.
 
     Raises:
         UserError: the environment failed.
@@ -80,17 +80,17 @@ def record(
 
 @jax.jit
 def proposal_values(policy: Any, observation: jax.Array, rng: jax.Array) -> jax.Array:
-    """Returns the values `[N]` of the chunks that `policy.sample_actions` takes the best of."""
+    """Returns the values `[N]` of the proposals from which `policy.sample_actions` chooses."""
     num = policy.config.num_samples
     chunks = policy.propose(policy.params, observation, num, rng)
     return policy.score(observation, chunks)
 
 
 class RunVideos:
-    """Records videos at a run's evaluations. What prevents that is told, and the run goes on."""
+    """Records videos at a run's evaluations. Failures are logged; training continues."""
 
     def __init__(self, config: RunConfig, folder: pathlib.Path):
-        """Opens nothing yet.
+        """Does not start the renderer yet.
 
         Args:
             config: of the run; its `video_episodes` says how many episodes, or none.
@@ -106,9 +106,9 @@ class RunVideos:
         """Writes `<phase>-<step>-sd<seed>.mp4` for each seed.
 
         Args:
-            policies: stacks `[S_d, …]`, one for each device.
+            policies: stacks `[S_d, …]`, one per device.
             phase, step: of the run.
-            check: called before every chunk; an exception that it raises ends the recording.
+            check: called before every chunk; its exceptions end the recording.
         """
         if not self._is_on:
             return
@@ -131,7 +131,7 @@ class RunVideos:
             self.close()
 
     def close(self) -> None:
-        """Ends what renders."""
+        """Closes the renderer."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None

@@ -1,4 +1,4 @@
-"""Weights & Biases: a run there for each seed, whose curves lie beside those of FQL and QC."""
+"""Weights & Biases: one run per seed, with metric names that match FQL and QC."""
 
 import json
 import logging
@@ -13,8 +13,8 @@ from typing import Any
 
 from training.interruption import Interrupted
 
-PATIENCE = 15  # seconds for uploads at the end: a run that is stopped must end within 30
-# Columns of the tables that FQL and QC have under another name.
+PATIENCE = 15  # seconds for uploads at the end: a stopped run must end within 30
+# Columns of the tables with another name in FQL and QC.
 NAMES = {
     'return': 'episode.return',
     'length': 'episode.length',
@@ -23,7 +23,7 @@ NAMES = {
 
 
 class WandbRuns:
-    """A W&B run for each seed. What goes wrong there is a warning; it never stops the training.
+    """A W&B run per seed. Its failures are logged as warnings and never stop the training.
 
     W&B's step counts through both phases: offline steps, then offline_steps + online steps.
     """
@@ -41,7 +41,7 @@ class WandbRuns:
         self._runs: list[Any] = []
         then = {
             'online': f'logging offline, `wandb sync {folder / "wandb"}` uploads it',
-            'offline': 'going on without',
+            'offline': 'continuing without',
         }
         for mode in then if settings['wandb_mode'] == 'online' else ['offline']:
             try:
@@ -49,7 +49,7 @@ class WandbRuns:
                 break
             except Interrupted:
                 raise
-            except Exception as error:  # no error of W&B is worth a training run
+            except Exception as error:  # W&B must not stop a run
                 self._give_up(f'--wandb_mode={mode}: did not start', error, then[mode])
 
     def log(self, index: int, table: str, phase: str, step: int, row: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ class WandbRuns:
 
         Args:
             index: of the seed.
-            table, phase, step: as for `RunLog.write`.
+            table, phase, step: as in `RunLog.write`.
             row: of the table, with 'seconds'.
         """
         if not self._runs:
@@ -72,25 +72,25 @@ class WandbRuns:
         try:
             self._runs[index].log(values, step=step)
         except Exception as error:
-            self._give_up('W&B: does not log any more', error)
+            self._give_up('W&B: stopped logging', error)
 
     def finish(self) -> None:
-        """Ends the runs when all is written or uploaded, but waits no longer than `PATIENCE`."""
+        """Ends the runs after uploading, but waits no longer than `PATIENCE`."""
         try:
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda run: run.finish(), self._runs))
         except Exception as error:
             self._give_up('W&B: did not end', error)
 
-    def _give_up(self, what: str, error: Exception, then: str = 'going on without') -> None:
+    def _give_up(self, what: str, error: Exception, then: str = 'continuing without') -> None:
         logging.warning('%s (%s); %s.', what, ' '.join(str(error).split()), then)
         self._runs = []
 
 
 def names(table: str, column: str) -> list[str]:
-    """Returns the names that a column of a table has in W&B.
+    """Returns the names of a table's column in W&B.
 
-    Evaluations have two: 'evaluation/…' as in FQL, and 'eval/…' as in QC. The rest has FQL's.
+    Evaluations have two: 'evaluation/…' as in FQL, and 'eval/…' as in QC. The others have FQL's.
     """
     if column == 'seconds':
         return ['time/total_time']
@@ -99,7 +99,7 @@ def names(table: str, column: str) -> list[str]:
 
 
 def _start(mode: str, folder: pathlib.Path, seed: int, settings: Mapping[str, Any]) -> Any:
-    # Our package `agents` looks like another one of that name, for which W&B advertises Weave.
+    # W&B mistakes our package `agents` for another one of that name and advertises Weave.
     os.environ.setdefault('WANDB_DISABLE_WEAVE', 'true')
     import wandb
 
@@ -119,15 +119,14 @@ def _start(mode: str, folder: pathlib.Path, seed: int, settings: Mapping[str, An
         settings=wandb.Settings(
             save_code=False, silent=True, init_timeout=20, finish_timeout=PATIENCE
         ),
-        reinit='create_new',  # seeds trained together are runs of their own
+        reinit='create_new',  # one run per seed
     )
 
 
 def _kept_id(folder: pathlib.Path) -> str:
-    """Returns what the ids of a folder's W&B runs begin with.
+    """Returns the prefix of the ids of a folder's W&B runs.
 
-    It is drawn once and kept in the folder: the same whenever the run goes on, another one if the
-    folder is made anew.
+    It is drawn once and kept in the folder, so a continued run keeps it.
     """
     path = folder / 'wandb.json'
     if not path.exists():

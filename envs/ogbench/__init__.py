@@ -1,4 +1,4 @@
-"""OGBench: manipulation tasks of a robot arm, and offline data of a scripted arm.
+"""OGBench: manipulation tasks of a robot arm, and offline data from a scripted arm.
 
 Source: OGBench (arXiv 2410.20092), package `ogbench`.
 """
@@ -32,7 +32,7 @@ class OGBench(Suite):
         Option(
             'ogbench_dataset_dir',
             None,
-            'Data sets; default: ~/.ogbench/data.',
+            'OGBench: folder of the data; default: ~/.ogbench/data.',
             type=str,
             decides_result=False,
         ),

@@ -1,7 +1,7 @@
-"""OGBench's data of its manipulation tasks: its files, where they come from, their rewards.
+"""OGBench's data for its manipulation tasks: files, downloads and rewards.
 
-Each file has observations, actions, terminals and qpos [R, ...], and, where there are buttons,
-button_states [R, buttons]. Rewards are computed from the last two for the task that is asked for.
+Each file has observations, actions, terminals and qpos [R, ...], and for scenes with buttons
+button_states [R, buttons]. The last two determine the rewards of a task.
 """
 
 import functools
@@ -29,14 +29,14 @@ from envs.npz import Column, DataFile
 from envs.ogbench.names import PlayTask, is_large, large_name, plain_name, scene_of
 from envs.ogbench.tasks import make_env
 
-STATE = {'qpos', 'button_states'}  # decide the rewards
-RELABEL_ROWS = 100_000  # rows given rewards at a time, to bound temporary memory
+STATE = {'qpos', 'button_states'}  # determine the rewards
+RELABEL_ROWS = 100_000  # rows labelled at a time, to bound temporary memory
 PUBLIC_EPISODES = {
     'cube-single': 1000,
     'cube-double': 1000,
     'cube-triple': 3000,
     'cube-quadruple': 5000,
-    'cube-octuple': 5000,  # our choice: of eight cubes, only the 100M data is public
+    'cube-octuple': 5000,  # our choice: only its 100M data is public
     'scene': 1000,
     'puzzle-3x3': 1000,
     'puzzle-4x4': 1000,
@@ -48,13 +48,13 @@ PUBLIC_EPISODES = {
 def make_dataset(task: PlayTask, directory: Path, request: DataRequest, sparse: bool) -> Dataset:
     """Finds, downloads or collects the data of a task; see `envs.make_dataset`.
 
-    Actions are clipped to ±ACTION_LIMIT. Rewards and masks are those of the row's own state, as
-    OGBench labels them.
+    Actions are clipped to ±ACTION_LIMIT. Rewards and masks judge the row's own state, as in
+    OGBench.
 
     Args:
-        task: whose data, with whose rewards.
-        directory: where the files are, or go.
-        request: what is wanted; by default as many episodes as the public data has.
+        task: determines the data and its rewards.
+        directory: of the files.
+        request: which data; by default as many episodes as the public data has.
         sparse: turns any non-zero reward into −1.
     """
     name = task.dataset
@@ -79,9 +79,9 @@ def make_dataset(task: PlayTask, directory: Path, request: DataRequest, sparse: 
 def find_files(directory: Path, name: str) -> list[Path]:
     """The training files of `name` in `directory` or its subdirectory `name`, in order.
 
-    The public 100M data is in a folder such as cube-quadruple-play-100m-v0, but its files are
-    called cube-quadruple-play-v0-000.npz and so on. In a folder of that name these are the 100M
-    data, elsewhere shards of the plain data.
+    The public 100M data is in a folder such as cube-quadruple-play-100m-v0, but its files are named
+    cube-quadruple-play-v0-000.npz and so on. In such a folder they are the 100M data, elsewhere
+    shards of the plain data.
 
     Raises: see `datasets.files_in`.
     """
@@ -97,12 +97,12 @@ def find_files(directory: Path, name: str) -> list[Path]:
 
 
 def public_episodes(name: str) -> int:
-    """The number of training episodes, of 1000 transitions each, in the public data set."""
+    """Returns the number of training episodes, of 1000 transitions, in the public data set."""
     return 100_000 if is_large(name) else PUBLIC_EPISODES[scene_of(name)]
 
 
 def num_shards(name: str, num_episodes: int) -> int:
-    """The files that data like `name` lies in: of 1M transitions each, where there are several."""
+    """Returns the number of files for data like `name`: with 1M transitions each, if several."""
     return -(-num_episodes // 1000) if is_large(name) else 1
 
 
@@ -110,8 +110,8 @@ def download(name: str, directory: Path) -> Path:
     """Downloads the training file of `name` from OGBench's server, or from OGBENCH_DATASET_URL.
 
     Raises:
-        DatasetError: this data set is not downloaded automatically.
-        UserError: the download failed; the message has the command that collects such data.
+        DatasetError: this data set must be downloaded by hand.
+        UserError: the download failed; the message has the command to collect such data.
     """
     num_episodes = public_episodes(name)
     shards = num_shards(name, num_episodes)
@@ -120,8 +120,8 @@ def download(name: str, directory: Path) -> Path:
         folder = directory if directory.name == name else directory / name
         raise DatasetError(
             f'{name}: not in {directory}, and too large to be downloaded automatically; download '
-            f'its files by hand into {folder} ({plain_name(name)}-000.npz and so on) and give that '
-            f'with --ogbench_dataset_dir, or collect such data: {command}'
+            f'its files by hand into {folder} ({plain_name(name)}-000.npz and so on) and pass that '
+            f'as --ogbench_dataset_dir, or collect such data: {command}'
         )
     url = f'{os.environ.get("OGBENCH_DATASET_URL", DATASET_URL).rstrip("/")}/{name}.npz'
     otherwise = f'name a mirror with OGBENCH_DATASET_URL, or collect such data here: {command}'
@@ -129,10 +129,10 @@ def download(name: str, directory: Path) -> Path:
 
 
 def row_columns(env: gymnasium.Env) -> dict[str, Column]:
-    """The arrays that a file must have besides terminals.
+    """Returns the arrays that a file must have besides terminals.
 
     Args:
-        env: the environment that the data is for; is reset.
+        env: of the data; it is reset.
     """
     env.reset()  # builds the model
     scene: Any = env.unwrapped
@@ -157,7 +157,7 @@ def _read_shard(
 ) -> Arrays:
     state = file.read_finite({key: columns[key] for key in columns.keys() & STATE})
     rewards, masks = _label(state, env)
-    del state  # before the next large array is read
+    del state  # free it before reading the next large array
     arrays = file.read_finite({key: columns[key] for key in ('observations', 'actions')})
     clip_actions(arrays['actions'], file.path)
     if sparse:

@@ -1,45 +1,45 @@
-"""What the numbers in observations and actions of OGBench's scenes mean.
+"""The meaning of observations and actions in OGBench's scenes.
 
 Source: `compute_observation` and `set_control` of OGBench's manipspace environments.
 """
 
 from envs.ogbench.names import CUBES
-from envs.suite import Interface, Part
+from envs.suite import Component, Interface
 
 ARM = (
-    Part('joint positions', 6, 'rad'),
-    Part('joint velocities', 6, 'rad/s'),
-    Part('effector position, from (0.425, 0, 0) m', 3, '0.1 m'),
-    Part('effector yaw, cosine and sine', 2, '1'),
-    Part('gripper, 0 open to 3 closed', 1, '1'),
-    Part('gripper contact, at most 1', 1, '50 N'),
+    Component('joint positions', 6, 'rad'),
+    Component('joint velocities', 6, 'rad/s'),
+    Component('effector position, from (0.425, 0, 0) m', 3, '0.1 m'),
+    Component('effector yaw, cosine and sine', 2, '1'),
+    Component('gripper, 0 open to 3 closed', 1, '1'),
+    Component('gripper contact, at most 1', 1, '50 N'),
 )
 CUBE = (
-    Part('position, from (0.425, 0, 0) m', 3, '0.1 m'),
-    Part('orientation, quaternion w, x, y, z', 4, '1'),
-    Part('yaw, cosine and sine', 2, '1'),
+    Component('position, from (0.425, 0, 0) m', 3, '0.1 m'),
+    Component('orientation, quaternion w, x, y, z', 4, '1'),
+    Component('yaw, cosine and sine', 2, '1'),
 )
 BUTTON = (
-    Part('state, one-hot', 2, '1'),
-    Part('position', 1, '1/120 m'),
-    Part('velocity', 1, 'm/s'),
+    Component('state, one-hot', 2, '1'),
+    Component('position', 1, '1/120 m'),
+    Component('velocity', 1, 'm/s'),
 )
 SLIDES = (
-    Part('drawer position', 1, '1/18 m'),
-    Part('drawer velocity', 1, 'm/s'),
-    Part('window position', 1, '1/15 m'),
-    Part('window velocity', 1, 'm/s'),
+    Component('drawer position', 1, '1/18 m'),
+    Component('drawer velocity', 1, 'm/s'),
+    Component('window position', 1, '1/15 m'),
+    Component('window velocity', 1, 'm/s'),
 )
 ACTION = (
-    Part('effector translation in this step', 3, '0.05 m'),
-    Part('effector yaw in this step', 1, '0.3 rad'),
-    Part('gripper in this step, + closes', 1, 'whole way'),
+    Component('effector translation in this step', 3, '0.05 m'),
+    Component('effector yaw in this step', 1, '0.3 rad'),
+    Component('gripper in this step, + closes', 1, 'whole way'),
 )
 CONTROL_RATE = 20.0
 
 
 def describe(scene: str) -> Interface:
-    """Returns what observations and actions of a scene, such as 'cube-double', mean."""
+    """Returns the interface of a scene, such as 'cube-double'."""
     observation = [*ARM, *_each('cube', _num_cubes(scene), CUBE)]
     observation += _each('button', _num_buttons(scene), BUTTON)
     observation += SLIDES if scene == 'scene' else ()
@@ -59,5 +59,5 @@ def _num_buttons(scene: str) -> int:
     return 2 if kind == 'scene' else 0
 
 
-def _each(thing: str, number: int, parts: tuple[Part, ...]) -> list[Part]:
+def _each(thing: str, number: int, parts: tuple[Component, ...]) -> list[Component]:
     return [part._replace(name=f'{thing} {i} {part.name}') for i in range(number) for part in parts]

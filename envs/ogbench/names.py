@@ -1,4 +1,4 @@
-"""OGBench's names of tasks and data, read without importing any of it."""
+"""OGBench's names of tasks and data, parsed without importing OGBench."""
 
 import re
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ _TASK_NAME = re.compile(r'(.*)-singletask(?:-task([1-5]))?(-v0)')
 
 @dataclass(frozen=True)
 class PlayTask:
-    """What the name of a single-task environment says.
+    """The parsed name of a single-task environment.
 
     Attributes:
         scene: one of `SCENES`, such as 'cube-double'.
         task: 1 to 5, or 0 for OGBench's default task.
-        dataset: name of the offline data, such as 'cube-double-play-v0'. A '-100m-' in the name
-            changes the data only.
+        dataset: name of the offline data, such as 'cube-double-play-v0'. '-100m-' in a name only
+            changes the data.
     """
 
     scene: str
@@ -38,12 +38,12 @@ class PlayTask:
 
     @property
     def env_id(self) -> str:
-        """The environment's name in Gymnasium's registry, which knows nothing of data sets."""
+        """The environment's name in Gymnasium's registry, which has no data sets."""
         return f'{self.scene}-singletask{f"-task{self.task}" if self.task else ""}-v0'
 
 
 def parse_task(env_name: str) -> PlayTask | None:
-    """Reads a name such as 'cube-double-play-singletask-task2-v0'; None if unknown."""
+    """Parses a name such as 'cube-double-play-singletask-task2-v0'; None if unknown."""
     match = _TASK_NAME.fullmatch(env_name)
     dataset = match and _DATASET_NAME.fullmatch(match[1] + match[3])
     if not match or not dataset:
@@ -60,20 +60,20 @@ def parse_dataset(name: str) -> str | None:
 def scene_of(name: str) -> str:
     """Like `parse_dataset`, but an unknown data set is a UserError."""
     if (scene := parse_dataset(name)) is None:
-        raise UserError(f'{name}: not the name of play data; there are {DATASET_NAMES}')
+        raise UserError(f'{name}: not a data set; use {DATASET_NAMES}')
     return scene
 
 
 def is_large(name: str) -> bool:
-    """Tells whether a data set's name is that of 100M data."""
+    """Whether a data set is one of 100M transitions."""
     return '-100m-' in name
 
 
 def plain_name(name: str) -> str:
-    """Returns 'cube-double-play-v0' for it and for 'cube-double-play-100m-v0'."""
+    """Returns 'cube-double-play-v0' for itself and for 'cube-double-play-100m-v0'."""
     return name.replace('-100m-', '-')
 
 
 def large_name(name: str) -> str:
-    """Returns 'cube-double-play-100m-v0' for it and for 'cube-double-play-v0'."""
+    """Returns 'cube-double-play-100m-v0' for itself and for 'cube-double-play-v0'."""
     return plain_name(name).replace('-play-', '-play-100m-')

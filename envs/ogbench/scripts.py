@@ -1,9 +1,8 @@
-"""The scripted arm that ships with OGBench plays with what is in its scene.
+"""Data collection with the scripted arm that ships with OGBench.
 
-It has one thing in mind at a time, such as to carry a random cube to a random place, press a button
-or open the drawer, again and again, with noise in its plan. The rows it leaves have the format of
-OGBench's files, so `ogbench.load_dataset` reads them.
-Source: OGBench (arXiv 2410.20092), appendix on data collection.
+The arm repeatedly picks a random target, such as to carry a cube to a random place, press a button
+or open the drawer, with noise in its plan. Rows have the format of OGBench's files, so
+`ogbench.load_dataset` reads them. Source: OGBench (arXiv 2410.20092), appendix on data collection.
 """
 
 import importlib.metadata
@@ -15,7 +14,7 @@ import numpy as np
 from envs.ogbench.names import scene_of
 
 NOISE: dict[str, Any] = {'noise': 0.1, 'noise_smoothing': 0.5}
-# The range from which an episode draws its probability of a target on top of another cube.
+# Range of an episode's probability of targets on top of another cube.
 STACKING = {
     'cube-single': (0, 0),
     'cube-double': (0, 0.25),
@@ -23,7 +22,7 @@ STACKING = {
     'cube-quadruple': (0.1, 0.5),
     'cube-octuple': (0, 0.35),
 }
-# Of each row: what is saved, as what, and what the simulator's information calls it.
+# For each saved array: its name, its type, and its key in the simulator's info.
 _STATE = {
     'qpos': (np.float32, 'prev_qpos'),
     'qvel': (np.float32, 'prev_qvel'),
@@ -32,14 +31,14 @@ _STATE = {
 
 
 class PlayScript:
-    """Plays episodes of EPISODE_ROWS rows in an environment of its own, `env`.
+    """Plays episodes of EPISODE_ROWS rows in its own environment, `env`.
 
     Args:
         dataset_name: such as 'cube-double-play-v0'.
     """
 
     def __init__(self, dataset_name: str):
-        # Imported here, so that the process that only writes the files needs no simulator.
+        # Imported here because the process that only writes the files needs no simulator.
         from envs.ogbench.tasks import make_collection_env
 
         self._scene = scene_of(dataset_name)
@@ -47,15 +46,15 @@ class PlayScript:
         self._oracles = make_oracles(self.env, self._scene)
 
     def play(self, seed: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """Plays one episode. One that went wrong (see `is_healthy`) is played anew.
+        """Plays one episode; repeats it if it went wrong (see `is_healthy`).
 
         Args:
-            seed: non-negative integers that name the episode.
+            seed: non-negative integers that identify the episode.
 
         Returns:
-            Dict of arrays [EPISODE_ROWS, ...], float32: observations, actions, qpos and qvel (all
-            of the state before the action), int64: button_states (but for cubes), likewise, and
-            bool: terminals, True on the last row.
+            Dict of arrays [EPISODE_ROWS, ...], float32: observations, actions, qpos and qvel, and
+            int64: button_states (not for cubes), all from before the action; and bool: terminals,
+            True on the last row.
         """
         rows, attempt = self._play(seed), 0
         while not is_healthy(self._scene, rows['qpos']):
@@ -93,14 +92,14 @@ class PlayScript:
         return {key: np.array(column, dtypes[key]) for key, column in columns.items()}
 
     def _oracle(self, observation: np.ndarray, info: dict[str, Any]) -> Any:
-        """What moves the arm to the present target."""
+        """Returns the oracle for the current target."""
         oracle = self._oracles[info['privileged/target_task']]
         oracle.reset(observation, info)
         return oracle
 
 
 def make_oracles(env: gymnasium.Env, scene: str) -> dict[str, Any]:
-    """What moves the arm, for each kind of target that there is in a scene."""
+    """Returns an oracle, which moves the arm, for each kind of target in a scene."""
     from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle
     from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
     from ogbench.manipspace.oracles.plan.drawer_plan import DrawerPlanOracle
@@ -119,10 +118,10 @@ def make_oracles(env: gymnasium.Env, scene: str) -> dict[str, Any]:
 
 
 def is_healthy(scene: str, qpos: np.ndarray) -> bool:
-    """Tells whether the cube of a `scene` stays where it can be seen and reached.
+    """Whether the cube of a `scene` stays where it can be seen and reached.
 
-    Rarely the simulator throws it out of the drawer. OGBench's public data leaves such episodes
-    out, by the same bounds.
+    Rarely the simulator throws it out of the drawer. OGBench's public data excludes such episodes
+    with the same bounds.
 
     Args:
         scene: such as 'scene'; all others are healthy.
@@ -135,7 +134,7 @@ def is_healthy(scene: str, qpos: np.ndarray) -> bool:
 
 
 def details(dataset_name: str) -> dict[str, Any]:
-    """Returns what a manifest says about the script: versions, noise, stacking."""
+    """Returns the script's entries in a manifest: versions, noise, stacking."""
     return {
         'ogbench': importlib.metadata.version('ogbench'),
         'mujoco': importlib.metadata.version('mujoco'),

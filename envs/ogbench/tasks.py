@@ -1,8 +1,8 @@
-"""OGBench's manipulation environments: for a fixed task each, or for a scripted arm to play in.
+"""OGBench's manipulation environments: with a fixed task, or for data collection.
 
 A UR5e arm moves one to eight cubes (cube), a cube, two buttons, a drawer and a window (scene), or
-presses buttons that change their neighbours too (puzzle). Actions [5] are relative motions of the
-gripper (x, y, z, yaw, opening) in units that make ±1 the most it can do in one step of 0.05 s.
+presses buttons that also change their neighbours (puzzle). Actions [5] are relative motions of the
+gripper (x, y, z, yaw, opening), where ±1 is the largest motion in one step of 0.05 s.
 Source: OGBench (arXiv 2410.20092), package `ogbench`.
 """
 
@@ -17,7 +17,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from envs.processes import import_mujoco
 
-with warnings.catch_warnings():  # MuJoCo's viewer looks for a display, and there may be none
+with warnings.catch_warnings():  # MuJoCo's viewer warns if there is no display
     warnings.simplefilter('ignore')
     import_mujoco('ogbench.manipspace.envs.cube_env')
     import ogbench.manipspace  # noqa: F401  (registers the environments)
@@ -28,19 +28,18 @@ with warnings.catch_warnings():  # MuJoCo's viewer looks for a display, and ther
 
 from envs.ogbench.names import PlayTask
 
-# Numbers in an observation, of the arm and of each object.
+# Size of the arm's and of each object's part of an observation.
 ARM, CUBE, BUTTON, SLIDE = 19, 9, 4, 2
 EPISODE_ROWS = 1001  # of play data: 1000 transitions and a final state
 
 
 class LeanEnv(ManipSpaceEnv):
-    """What our environments change in OGBench's, whose states, rewards and endings they keep.
+    """Changes to OGBench's environments, with the same states, rewards and endings.
 
-    `reset(seed=...)` fixes everything. OGBench takes random steps while it resets, with actions
-    from a space it makes anew each time and never seeds: controls and solver warm start then differ
-    from reset to reset.
+    `reset(seed=...)` determines everything. OGBench's reset takes random steps, with actions from a
+    new, unseeded action space, so controls and the solver's warm start differ between resets.
 
-    What nobody uses of the description of the state before a step is not computed.
+    Unused parts of the info before a step are not computed.
     """
 
     metadata = {'render_modes': ['rgb_array'], 'render_fps': 20}  # noqa: RUF012
@@ -59,7 +58,7 @@ class LeanEnv(ManipSpaceEnv):
 
     @functools.cached_property
     def observation_space(self):  # pyright: ignore[reportIncompatibleMethodOverride]
-        # OGBench's looks at an observation, for which it builds and resets the whole scene.
+        # OGBench's builds and resets the whole scene to look at an observation.
         objects = CUBE * self._num_cubes + BUTTON * self._num_buttons + SLIDE * self._num_slides
         return gymnasium.spaces.Box(-np.inf, np.inf, (ARM + objects,), self.observation_dtype)
 
@@ -75,7 +74,7 @@ class LeanEnv(ManipSpaceEnv):
 
 
 class LeanCubeEnv(LeanEnv, CubeEnv):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Without a renderer, the colours of the cubes are not computed either."""
+    """Does not compute the colours of the cubes without a renderer."""
 
     def post_step(self):
         if self.render_mode is not None:
@@ -87,7 +86,7 @@ class LeanCubeEnv(LeanEnv, CubeEnv):  # pyright: ignore[reportIncompatibleVariab
 
 
 class LeanButtonEnv(LeanEnv):
-    """Keeps what OGBench looks at to see that a button is pressed."""
+    """Keeps the state from which OGBench detects that a button is pressed."""
 
     _cur_button_states: np.ndarray
 
@@ -114,7 +113,7 @@ class LeanPuzzleEnv(LeanButtonEnv, PuzzleEnv):  # pyright: ignore[reportIncompat
 
 
 class TaskEnv(LeanEnv):
-    """A fixed task: observations [d_s] float32, reward −(objects not where they shall be).
+    """A fixed task: observations [d_s] float32, reward = −(number of objects not at their goal).
 
     Its info has 'success'. With `sparse`, any non-zero reward is −1.
     """
@@ -161,12 +160,12 @@ def make_env(
     """Makes the environment of a task; its info has 'success' (bool) and little else.
 
     Args:
-        task: which.
+        task: from `parse_task`.
         sparse: turns any non-zero reward into −1.
         success_timing: 'pre' takes reward, success and termination from the state before the
-            action, as OGBench does since 1.2.0, so that an episode ends one step after the goal is
+            action, as in OGBench since 1.2.0, so an episode ends one step after the goal is
             reached; 'post' takes them from the state after it.
-        render: lets `env.render()` return images [H, W, 3] uint8 that show which cubes are at
+        render: whether `env.render()` returns images [H, W, 3] uint8 that show which cubes are at
             their goal.
     """
     return gymnasium.make(
@@ -179,11 +178,10 @@ def make_env(
 
 
 def make_collection_env(scene: str) -> gymnasium.Env:
-    """The environment the scripted arm plays in: random scenes, no goal that ends an episode.
+    """Makes the environment for data collection: random scenes, without a goal.
 
-    Its info has what the oracle needs to see, and 'prev_qpos', 'prev_qvel' and (but for cubes)
-    'prev_button_states', the simulator's state before the step. Episodes end after `EPISODE_ROWS`
-    steps.
+    Its info has what the oracle needs, and the simulator's state before the step: 'prev_qpos',
+    'prev_qvel' and (not for cubes) 'prev_button_states'. Episodes end after `EPISODE_ROWS` steps.
 
     Args:
         scene: such as 'cube-double'.
@@ -198,7 +196,7 @@ def make_collection_env(scene: str) -> gymnasium.Env:
 
 
 def _spec(env_id: str, classes: Mapping[str, type]) -> EnvSpec:
-    """The registered settings and time limit of `env_id`, for our class instead of OGBench's."""
+    """Returns the registered settings and time limit of `env_id`, with our class."""
     env_class = classes[env_id.partition('-')[0]]
     spec = copy.deepcopy(gymnasium.spec(env_id))
     spec.entry_point = f'{env_class.__module__}:{env_class.__name__}'

@@ -1,4 +1,4 @@
-"""Robomimic: manipulation tasks of robosuite, with demonstrations by humans or by scripts.
+"""Robomimic: manipulation tasks of robosuite, with human or scripted demonstrations.
 
 Sources: robomimic (arXiv 2108.03298), robosuite (arXiv 2009.12293).
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.robomimic.names import DATASET_NAMES, ENV_NAMES, SCRIPTED, SUFFIX, parse
-from envs.suite import Interface, Option, Part, Script, Suite, Task
+from envs.suite import Component, Interface, Option, Script, Suite, Task
 
 if TYPE_CHECKING:
     import gymnasium
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from envs.datasets import DataRequest, Dataset
 
 
-# What numbers in observations and actions mean; the lengths and angles of actions are those of the
-# public data's controller.
+# Units of observations and actions; lengths and angles of actions are for the public data's
+# controller.
 UNITS = {
     'robot0_eef_pos': 'm',
     'robot0_eef_quat': 'quaternion x, y, z, w',
@@ -26,9 +26,9 @@ UNITS = {
     'object': "m and quaternions, robosuite's object-state",
 }
 ACTION = (
-    Part('hand translation in this step', 3, '0.05 m'),
-    Part('hand rotation in this step, axis and angle', 3, '0.5 rad'),
-    Part('gripper, -1 opens, +1 closes', 1, '1'),
+    Component('hand translation in this step', 3, '0.05 m'),
+    Component('hand rotation in this step, axis and angle', 3, '0.5 rad'),
+    Component('gripper, -1 opens, +1 closes', 1, '1'),
 )
 
 
@@ -42,7 +42,7 @@ class Robomimic(Suite):
         Option(
             'robomimic_dataset_dir',
             None,
-            'Robomimic: where the data is; default: $ROBOMIMIC_DATASET_DIR or else ~/.robomimic.',
+            'Robomimic: folder of the data; default: $ROBOMIMIC_DATASET_DIR, else ~/.robomimic.',
             type=str,
             decides_result=False,
         ),
@@ -69,11 +69,10 @@ class Robomimic(Suite):
         robomimic_dataset_dir: str | None = None,
         **options,
     ) -> 'gymnasium.Env':
-        """Makes the environment that the data on disk comes from, or else the public data.
+        """Makes the environment of the data on disk, or of the public data if there is none.
 
         Raises:
-            DatasetError: the file on disk does not say what its environment is, or is of another
-                task.
+            DatasetError: the file on disk does not describe its environment, or is of another task.
         """
         from envs.robomimic import data, tasks
 
@@ -100,7 +99,7 @@ class Robomimic(Suite):
 
         directory = self._directory(robomimic_dataset_dir)
         settings = data.find_env_args(task.details, directory)['env_kwargs']
-        parts = (Part(name, size, UNITS[name]) for name, size in task.details.widths.items())
+        parts = (Component(name, size, UNITS[name]) for name, size in task.details.widths.items())
         return Interface(tuple(parts), ACTION, float(settings.get('control_freq', 20)))
 
     def parse_dataset(self, name: str) -> Any | None:

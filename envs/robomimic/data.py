@@ -1,7 +1,7 @@
-"""Robomimic's data: where the files are, and where they come from.
+"""Robomimic's data: paths, downloads and collection.
 
-Demonstrations by humans are <directory>/<task>/<kind>/low_dim_v15.hdf5, as robomimic publishes
-them. Scripted ones are <directory>/<task>-scripted-low_dim.hdf5.
+Human demonstrations are <directory>/<task>/<kind>/low_dim_v15.hdf5, as published by robomimic.
+Scripted ones are <directory>/<task>-scripted-low_dim.hdf5.
 """
 
 import functools
@@ -27,9 +27,9 @@ def make_dataset(task: RobomimicTask, directory: Path, request: DataRequest) -> 
     """Finds, downloads or collects the data of a task; see `envs.make_dataset`.
 
     Args:
-        task: whose data.
-        directory: where the files are, or go.
-        request: what is wanted; by default SCRIPTED_EPISODES are collected.
+        task: of the data.
+        directory: of the files.
+        request: which data; by default SCRIPTED_EPISODES are collected.
     """
     if task.kind == SCRIPTED:
         paths, provenance = datasets.obtain(
@@ -49,12 +49,12 @@ def make_dataset(task: RobomimicTask, directory: Path, request: DataRequest) -> 
 
 
 def find_env_args(task: RobomimicTask, directory: Path) -> dict[str, Any]:
-    """Returns what the data on disk says of its environment.
+    """Returns the environment's settings from the data on disk.
 
-    Without a file, these are the settings that the public data has, as far as they are known.
+    Without a file, these are the known settings of the public data.
 
     Raises:
-        DatasetError: the file does not say it, or is of another task.
+        DatasetError: the file lacks them, or is of another task.
     """
     if paths := find_files(task, directory):
         return files.read_env_args(paths[0], task)
@@ -62,7 +62,7 @@ def find_env_args(task: RobomimicTask, directory: Path) -> dict[str, Any]:
 
 
 def find_files(task: RobomimicTask, directory: Path) -> list[Path]:
-    """Returns the files of a task in `directory`: one, none, or the shards of a collection."""
+    """Returns the files of a task in `directory`: none, one, or the shards of a collection."""
     if task.kind == SCRIPTED:
         return datasets.find_files(directory, task.dataset, SUFFIX)
     path = public_path(task, directory)
@@ -70,12 +70,12 @@ def find_files(task: RobomimicTask, directory: Path) -> list[Path]:
 
 
 def public_path(task: RobomimicTask, directory: Path) -> Path:
-    """Returns where the file of demonstrations by humans is or shall be."""
+    """Returns the path of the human demonstrations."""
     return directory / task.task / task.kind / FILE
 
 
 def collect_command(task: RobomimicTask, directory: Path) -> str:
-    """Returns the command that collects scripted demonstrations of the same task."""
+    """Returns the command to collect scripted demonstrations of the same task."""
     name = RobomimicTask(task.task, SCRIPTED).dataset
     arguments = datasets.collect_arguments(name, SCRIPTED_EPISODES, save_dir=directory)
     return datasets.as_command(arguments)
@@ -83,8 +83,8 @@ def collect_command(task: RobomimicTask, directory: Path) -> str:
 
 def _refuse_download(task: RobomimicTask, directory: Path) -> Path:
     raise DatasetError(
-        f'{directory.absolute() / task.dataset}{SUFFIX}: there is no such file, and scripted data '
-        f'is not published; collect it with --dataset_source=collect, or: '
+        f'{directory.absolute() / task.dataset}{SUFFIX}: not found, and scripted data is not '
+        f'published; collect it with --dataset_source=collect, or: '
         f'{collect_command(task, directory)}'
     )
 
@@ -92,11 +92,11 @@ def _refuse_download(task: RobomimicTask, directory: Path) -> Path:
 def _obtain_public(
     task: RobomimicTask, directory: Path, source: str
 ) -> tuple[list[Path], dict[str, Any]]:
-    """Finds or downloads demonstrations by humans; returns the file and its provenance."""
+    """Finds or downloads human demonstrations; returns the file and its provenance."""
     scripted = RobomimicTask(task.task, SCRIPTED).dataset
     if source == 'collect':
         raise UserError(
-            f'--dataset_source=collect: {task.dataset} are demonstrations by humans; use '
+            f'--dataset_source=collect: {task.dataset} are human demonstrations; use '
             f'--env_name={scripted} for scripted ones'
         )
     path, made = public_path(task, directory), 'on disk'
@@ -108,20 +108,20 @@ def _obtain_public(
         download_file(
             url,
             path,
-            f'put the file to {path.absolute()} by hand, or use --env_name={scripted} after: '
+            f'copy the file to {path.absolute()} by hand, or use --env_name={scripted} after: '
             f'{collect_command(task, directory)}',
             _verify,
         )
         if files.read_env_args(path, task) != files.default_env_args(task):
-            # Environments that were made before the data was here have the default settings.
+            # Environments made before the download have the default settings.
             raise UserError(
-                f'{path}: is here now, but comes from another environment than was expected; '
-                'start the same command again'
+                f'{path}: downloaded, but its environment differs from the default; start the same '
+                'command again'
             )
     provenance = {'source': made, 'directory': str(path.parent), 'files': [path.name]}
     return [path], provenance
 
 
 def _verify(path: Path) -> None:
-    with h5py.File(path, 'r', locking=False):  # finds out whether it is HDF5 and cut off
+    with h5py.File(path, 'r', locking=False):  # raises if it is not HDF5 or truncated
         pass

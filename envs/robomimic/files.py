@@ -1,7 +1,7 @@
-"""Robomimic's HDF5 files: what they say of their environment, their rows, and how they are written.
+"""Robomimic's HDF5 files: reading and writing of rows and environment settings.
 
-A file has `data/demo_<i>/{actions, rewards, dones, obs/<key>, next_obs/<key>}`, with a row for each
-action. `data` has the attribute `env_args`, JSON that says which robosuite environment it was.
+A file has `data/demo_<i>/{actions, rewards, dones, obs/<key>, next_obs/<key>}`, with a row per
+action. `data` has the attribute `env_args`, JSON with the settings of the robosuite environment.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from envs.npz import bad_file
 from envs.robomimic.names import ACTION_DIM, SCRIPTED, RobomimicTask
 from utils.errors import UserError
 
-Node = Any  # a file, group or array of h5py, whose types do not tell which is which
+Node = Any  # a file, group or array of h5py, whose types do not distinguish them
 
 
-# What the public files of version 1.5 say of their environments, which differ in `env_name` alone.
+# Settings in the public files of version 1.5, which differ only in `env_name`.
 PUBLIC_VERSION = '1.5.1'
 PUBLIC_SETTINGS = {
     'has_renderer': False,
@@ -70,8 +70,8 @@ PUBLIC_SETTINGS = {
 def default_env_args(task: RobomimicTask) -> dict[str, Any]:
     """Returns the `env_args` of the public data of a task.
 
-    Scripted data has the same, but for `lite_physics`: robosuite's own default since 1.5, which
-    saves a third of the time.
+    Scripted data has the same except for `lite_physics`, robosuite's default since 1.5, which saves
+    a third of the time.
     """
     version, settings = PUBLIC_VERSION, copy.deepcopy(PUBLIC_SETTINGS)
     if task.kind == SCRIPTED:
@@ -85,23 +85,23 @@ def default_env_args(task: RobomimicTask) -> dict[str, Any]:
 
 
 def read_env_args(path: Path, task: RobomimicTask) -> dict[str, Any]:
-    """Reads what a file says of its environment.
+    """Reads the environment's settings from a file.
 
     Raises:
-        DatasetError: the file is damaged, does not say it, or is of another task.
+        DatasetError: the file is damaged, lacks them, or is of another task.
     """
     with _open(path, task) as file:
         return _env_args(file, path, task)
 
 
 def check_file(path: Path, task: RobomimicTask) -> int:
-    """Checks all of a file but the numbers in its observations and actions.
+    """Checks everything in a file except the numbers in its observations and actions.
 
     Returns:
-        The number of rows that `read_file` makes of it.
+        The number of rows that `read_file` returns.
 
     Raises:
-        DatasetError: the file is damaged, is of another task, or has not the rows of such a task.
+        DatasetError: the file is damaged, is of another task, or its rows do not fit the task.
     """
     with _open(path, task) as file:
         _env_args(file, path, task)
@@ -112,17 +112,17 @@ def check_file(path: Path, task: RobomimicTask) -> int:
 def read_file(path: Path, task: RobomimicTask) -> Arrays:
     """Reads the rows of a file.
 
-    A demonstration is an episode. Its rewards 1 and 0 become 0 and −1, and a row that is rewarded
-    has mask 0: the task is solved. Demonstrations go on for a moment then; those rows stay, so that
-    chunks that begin shortly before the success are full. Rows count to the end of the first run of
-    successes; what comes after it, if anything, is left out. The next observation of the last one
-    becomes the final row. A demonstration without success counts as cut off, whatever its `dones`.
+    A demonstration is an episode. Its rewards 1 and 0 become 0 and −1, and a rewarded row has mask
+    0: the task is solved. Demonstrations continue briefly after that; rows up to the end of the
+    first unbroken run of successes are kept, so that chunks which start shortly before the success
+    are full, and later rows are dropped. The next observation of the last row becomes the final
+    row. A demonstration without success counts as truncated, whatever its `dones`.
 
     Returns:
         See `envs.datasets.Dataset.load`.
 
     Raises:
-        DatasetError: as for `check_file`, or a number is not finite.
+        DatasetError: as in `check_file`, or a number is not finite.
     """
     episodes = []
     with _open(path, task) as file:
@@ -135,12 +135,12 @@ def read_file(path: Path, task: RobomimicTask) -> Arrays:
 
 
 def write_file(path: Path, task: RobomimicTask, episodes: list[Arrays]) -> None:
-    """Writes scripted demonstrations, with all that robomimic's own tools look for.
+    """Writes scripted demonstrations in the format of robomimic's own tools.
 
     Args:
         path: of the new file.
-        task: whose demonstrations.
-        episodes: of `scripts.Script.play`.
+        task: of the demonstrations.
+        episodes: from `DemonstrationScript.play`.
     """
     file: Node
     with h5py.File(path, 'w') as file:
@@ -165,7 +165,7 @@ def write_file(path: Path, task: RobomimicTask, episodes: list[Arrays]) -> None:
 
 @contextlib.contextmanager
 def _open(path: Path, task: RobomimicTask) -> Iterator[Node]:
-    """Opens a file; turns the errors of a damaged one into a DatasetError that names it."""
+    """Opens a file; turns errors of a damaged one into a DatasetError that names it."""
     try:
         with h5py.File(path, 'r', locking=False) as file:
             yield file
@@ -187,22 +187,24 @@ def _fix(task: RobomimicTask) -> str:
 def _env_args(file: Node, path: Path, task: RobomimicTask) -> dict[str, Any]:
     text = file['data'].attrs.get('env_args') if 'data' in file else None
     if text is None:
-        raise bad_file(path, 'data has no env_args, which say what the environment is', _fix(task))
+        raise bad_file(path, "data has no env_args, the environment's settings", _fix(task))
     try:
         env_args = json.loads(text)
         name, kind, settings = (env_args[key] for key in ('env_name', 'type', 'env_kwargs'))
         robots = settings['robots']
     except (ValueError, TypeError, KeyError) as error:
         raise bad_file(
-            path, f'its env_args are not those of an environment ({error!r})', _fix(task)
+            path, f'its env_args do not describe an environment ({error!r})', _fix(task)
         ) from error
     if kind != EnvType.ROBOSUITE_TYPE:
-        raise bad_file(path, f'its env_args have type {kind}, not that of robosuite', _fix(task))
+        raise bad_file(
+            path, f'its env_args have type {kind}, not the type of robosuite', _fix(task)
+        )
     if name != task.simulated:
         raise bad_file(
             path,
             f'is data of {name}, but {task.dataset} is {task.simulated}',
-            'put the file of that task in its place',
+            'replace it with the file of that task',
         )
     if not robots or len([robots] if isinstance(robots, str) else robots) != 1:
         raise bad_file(path, f'its env_args have robots {robots!r}, not one', _fix(task))
@@ -210,7 +212,7 @@ def _env_args(file: Node, path: Path, task: RobomimicTask) -> dict[str, Any]:
 
 
 def _demos(file: Node, path: Path, task: RobomimicTask) -> Iterator[tuple[str, Node]]:
-    """Yields the names and groups of a file's demonstrations, in the order of their numbers."""
+    """Yields the names and groups of a file's demonstrations, ordered by number."""
     data = file['data']
     names = [name for name in data if name.removeprefix('demo_').isdigit()]
     if empty := [name for name in names if not len(data[name].get('actions', 'none'))]:
@@ -223,7 +225,7 @@ def _demos(file: Node, path: Path, task: RobomimicTask) -> Iterator[tuple[str, N
 
 
 def _check_demo(name: str, demo: Node, path: Path, task: RobomimicTask) -> int:
-    """Checks a demonstration; returns how many of its rows count."""
+    """Checks a demonstration; returns the number of rows to keep."""
     widths = {'actions': (ACTION_DIM,), 'rewards': ()}
     for key, width in task.widths.items():
         widths[f'obs/{key}'] = widths[f'next_obs/{key}'] = (width,)
@@ -244,7 +246,7 @@ def _check_demo(name: str, demo: Node, path: Path, task: RobomimicTask) -> int:
     rewards = demo['rewards'][()]
     if not np.isin(rewards, (0, 1)).all():
         raise bad_file(
-            path, f'{name}: rewards are not all 0 or 1', 'take the data with sparse rewards'
+            path, f'{name}: rewards are not all 0 or 1', 'use the data with sparse rewards'
         )
     return _length(rewards)
 
@@ -268,7 +270,7 @@ def _read_demo(name: str, demo: Node, length: int, path: Path, task: RobomimicTa
         observations[-1, columns] = demo[f'next_obs/{key}'][length - 1]
         first += width
     actions = np.zeros((length + 1, ACTION_DIM), np.float32)
-    with np.errstate(over='ignore'):  # too large for float32: not finite, see below
+    with np.errstate(over='ignore'):  # numbers too large for float32 are reported below
         actions[:-1] = demo['actions'][:length]
     for key, rows in (('observations', observations), ('actions', actions)):
         if not np.isfinite(rows).all():

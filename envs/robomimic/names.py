@@ -1,6 +1,6 @@
-"""Robomimic's names of tasks and data, and what of an observation the agents see.
+"""Robomimic's names of tasks and data, and the components of an observation.
 
-Source: robomimic (arXiv 2108.03298), and the way Q-chunking (arXiv 2507.07969) names its tasks.
+Source: robomimic (arXiv 2108.03298); task names as in Q-chunking (arXiv 2507.07969).
 """
 
 import re
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from utils.errors import UserError
 
 SIMULATED = {'lift': 'Lift', 'can': 'PickPlaceCan', 'square': 'NutAssemblySquare'}
-LIMITS = {'lift': 300, 'can': 300, 'square': 400}  # steps before an episode is cut off
+LIMITS = {'lift': 300, 'can': 300, 'square': 400}  # steps after which an episode is truncated
 OBJECT_WIDTHS = {'lift': 10, 'can': 14, 'square': 14}
 HUMAN, SCRIPTED = ('mh', 'ph'), 'scripted'
 ACTION_DIM = 7
@@ -24,11 +24,11 @@ _NAME = re.compile(rf'({"|".join(SIMULATED)})-({"|".join((*HUMAN, SCRIPTED))})-l
 
 @dataclass(frozen=True)
 class RobomimicTask:
-    """What a name such as 'lift-mh-low_dim' says.
+    """A parsed name such as 'lift-mh-low_dim'.
 
     Attributes:
         task: 'lift', 'can' or 'square'.
-        kind: whose demonstrations: 'mh' (many humans), 'ph' (one proficient human) or 'scripted'.
+        kind: of demonstrations: 'mh' (multi-human), 'ph' (proficient-human) or 'scripted'.
     """
 
     task: str
@@ -36,22 +36,22 @@ class RobomimicTask:
 
     @property
     def dataset(self) -> str:
-        """The name of the data, which is that of the environment, too."""
+        """The name of the data, which is also that of the environment."""
         return f'{self.task}-{self.kind}-low_dim'
 
     @property
     def simulated(self) -> str:
-        """The name that robosuite has for the task, such as 'PickPlaceCan'."""
+        """The task's name in robosuite, such as 'PickPlaceCan'."""
         return SIMULATED[self.task]
 
     @property
     def limit(self) -> int:
-        """The number of steps after which an episode is cut off."""
+        """The number of steps after which an episode is truncated."""
         return LIMITS[self.task]
 
     @property
     def widths(self) -> dict[str, int]:
-        """The parts of an observation in their order, and how many numbers each has."""
+        """The components of an observation in order, and the size of each."""
         return {
             'robot0_eef_pos': 3,
             'robot0_eef_quat': 4,
@@ -66,14 +66,14 @@ class RobomimicTask:
 
 
 def parse(name: str) -> RobomimicTask | None:
-    """Reads a name such as 'lift-mh-low_dim'; None if unknown."""
+    """Parses a name such as 'lift-mh-low_dim'; None if unknown."""
     match = _NAME.fullmatch(name)
     return match and RobomimicTask(match[1], match[2])
 
 
 def parse_scripted(name: str) -> RobomimicTask:
-    """Like `parse`, but a name that is not one of scripted data is a UserError."""
+    """Like `parse`, but raises UserError unless the data is scripted."""
     task = parse(name)
     if task is None or task.kind != SCRIPTED:
-        raise UserError(f'{name}: not the name of scripted data; there are {DATASET_NAMES}')
+        raise UserError(f'{name}: not scripted data; use {DATASET_NAMES}')
     return task

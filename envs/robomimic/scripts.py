@@ -1,9 +1,9 @@
 """Scripted demonstrations: an arm lifts the cube, bins the can, puts the nut over the peg.
 
-A script sees what a policy sees, and moves the hand towards where it should be next. No two
-demonstrations are alike: speed, noise, the side and tilt of the approach, the grasp, the way and
-the place of release are drawn for each, and some hesitate, miss, try again or give up. So the data
-has many modes, as that of several humans.
+A scripted policy sees what a learnt policy sees, and moves the hand towards its next pose. Speed,
+noise, the side and tilt of the approach, the grasp, the path and the place of release are drawn for
+each demonstration; some hesitate, miss, retry or give up. So the data has many modes, like that of
+several humans.
 """
 
 import importlib.metadata
@@ -17,13 +17,13 @@ from envs.robomimic import files
 from envs.robomimic.names import RobomimicTask, parse_scripted
 
 OPEN, CLOSE = -1.0, 1.0  # of the gripper
-STEP, TURN = 0.05, 0.5  # m and rad that an action of 1 asks for
-DOWN = Rotation.from_matrix(np.diag([1.0, -1.0, -1.0]))  # of a hand that points down with yaw 0
-YAWS = -1.7, 3.3  # rad, that the hand can reach
-HOLD = 10  # steps that a demonstration goes on after its first success
-EMPTY = 0.01  # m, opening of the gripper with nothing in it
+STEP, TURN = 0.05, 0.5  # m and rad for an action of 1
+DOWN = Rotation.from_matrix(np.diag([1.0, -1.0, -1.0]))  # the hand points down with yaw 0
+YAWS = -1.7, 3.3  # rad, range of the hand
+HOLD = 10  # steps of a demonstration after its first success
+EMPTY = 0.01  # m, opening of an empty closed gripper
 
-BIN = np.array([0.175, 0.365])  # of the can: the part that the arm reaches well
+BIN = np.array([0.175, 0.365])  # the part of the can's bin that the arm reaches well
 PEG, PEG_TOP = np.array([0.23, 0.10]), 0.95
 HANDLE = np.array([0.060, 0.0, -0.003])  # where to grasp the nut, in its own frame
 
@@ -32,12 +32,12 @@ Target = Callable[[], tuple[np.ndarray, float]]  # position [3] and yaw of the h
 
 
 def fixed(position: np.ndarray, yaw: float) -> Target:
-    """A target that does not move."""
+    """Returns a target that does not move."""
     return lambda: (position, yaw)
 
 
 class Arm:
-    """What a script knows and does: it sees the last observation and makes the next action.
+    """The state of a scripted policy: it sees the last observation and makes the next action.
 
     Attributes:
         rng: of the demonstration.
@@ -50,13 +50,13 @@ class Arm:
     """
 
     def __init__(self, task: RobomimicTask, rng: np.random.Generator, observation: np.ndarray):
-        self._object = 0 if task.task == 'lift' else 7  # where its pose begins
+        self._object = 0 if task.task == 'lift' else 7  # index of its pose
         self.rng = rng
         self.speed = rng.uniform(0.6, 1.1)
         self._noise_size = rng.uniform(0.02, 0.2)
-        self._memory = rng.uniform(0.0, 0.8)  # of the noise, from step to step
+        self._memory = rng.uniform(0.0, 0.8)  # autocorrelation of the noise
         self._noise = np.zeros(6)
-        self._hesitation = rng.choice([0.0, rng.uniform(0.005, 0.03)])  # probability in a step
+        self._hesitation = rng.choice([0.0, rng.uniform(0.005, 0.03)])  # probability per step
         self._pause = 0
         self.tilt = rng.normal(0, 0.1, 2)  # rad, of the approach
         self.see(observation)
@@ -73,7 +73,7 @@ class Arm:
 
     @property
     def yaw(self) -> float:
-        """Of the hand, rad, in the range around those it can reach."""
+        """Yaw of the hand, rad, in the full turn around the reachable range."""
         middle = sum(YAWS) / 2
         return middle + _wrap(_yaw(self.rotation * DOWN.inv()) - middle)
 
@@ -94,11 +94,11 @@ class Arm:
         """Returns the action [7] that brings the hand closer to a pose.
 
         Args:
-            position: to go to [3].
-            yaw: to turn to.
+            position: of the pose [3].
+            yaw: of the pose.
             gripper: OPEN or CLOSE.
-            speed: as a part of this demonstration's.
-            care: as a part of this demonstration's noise.
+            speed: relative to this demonstration's.
+            care: scale of this demonstration's noise.
             tilt: of the hand [2], rad about x and y; by default none.
         """
         goal = Rotation.from_euler('z', self.yaw + np.clip(yaw - self.yaw, -0.9, 0.9)) * DOWN
@@ -126,7 +126,7 @@ class Arm:
     ) -> Plan:
         """Moves until the hand is `near` (m, and 0.15 rad) `target()`, for at most `limit` steps.
 
-        `how` is as for `act`.
+        `how` is passed to `act`.
         """
         for _ in range(limit):
             position, yaw = target()
@@ -135,18 +135,18 @@ class Arm:
             yield self.act(position, yaw, gripper, **how)
 
     def stay(self, gripper: float, steps: int, care: float = 1.0) -> Plan:
-        """Keeps the hand where it is and moves the gripper."""
+        """Holds the hand still and moves the gripper."""
         position, yaw = self.position, self.yaw
         for _ in range(steps):
             yield self.act(position, yaw, gripper, care=care)
 
     def grasp(self, point: Target, misses: bool, clear: float = 0.04) -> Plan:
-        """Comes from a side or from above, goes down to `point()` and closes the gripper.
+        """Approaches from a side or from above, moves down to `point()` and closes the gripper.
 
         Args:
-            point: where to grasp, and with which yaw.
-            misses: whether to grasp beside it.
-            clear: height above the point at which nothing is touched, m.
+            point: position and yaw of the grasp.
+            misses: whether to grasp next to it.
+            clear: collision-free height above the point, m.
         """
         rng = self.rng
         side = np.append(rng.normal(0, 0.03, 2), clear + rng.uniform(0.01, 0.08))
@@ -188,13 +188,13 @@ def lift(arm: Arm) -> Plan:
 
 
 def can(arm: Arm) -> Plan:
-    """Grasps the can, carries it over the edge of its bin, lets go and draws back."""
+    """Grasps the can, carries it over the edge of its bin, releases it and withdraws."""
     rng = arm.rng
     misses = _number_of_misses(rng, 0.2)
     gives_up = rng.random() < 0.03
     carry = rng.uniform(1.01, 1.06)
     place = np.append(BIN + rng.uniform(-0.035, 0.035, 2), rng.uniform(0.89, 0.95))
-    bend = np.array([rng.normal(0, 0.06), 0.0, 0.0])  # of the way there
+    bend = np.array([rng.normal(0, 0.06), 0.0, 0.0])  # of the path
 
     def at_object(yaw: float) -> Target:
         return lambda: (arm.object, yaw)
@@ -202,7 +202,7 @@ def can(arm: Arm) -> Plan:
     for attempt in range(4):
         yaw = float(np.clip(arm.yaw + rng.normal(0, 0.5), -1.2, 2.8))
         x, y, z = arm.object_axis
-        if abs(z) < 0.7:  # it lies: the fingers go beside it
+        if abs(z) < 0.7:  # it lies down: the fingers go beside it
             yaw = rng.choice(_reachable(np.arctan2(y, x) + np.pi * np.arange(2), arm.yaw, 1.6))
         yield from arm.grasp(at_object(yaw), attempt < misses, clear=0.075)
         up = np.append(arm.position[:2], carry)
@@ -247,7 +247,7 @@ def square(arm: Arm) -> Plan:
             if gives_up:
                 return
             continue
-        # The hand comes to the peg from where the arm reaches: not from behind it.
+        # The arm cannot reach the peg from behind.
         turns = arm.yaw + _wrap(np.array([np.pi, np.pi / 2, -np.pi / 2]) - arm.object_yaw)
         goal = float(rng.choice(_reachable(turns, arm.yaw, 2.5)))
         yield from _insert(arm, goal, arm.object_yaw + goal - arm.yaw, handle, carry)
@@ -260,10 +260,10 @@ def _insert(
 
     Args:
         arm: holds the nut.
-        yaw: that the hand turns to, until the nut's own is close to its goal.
+        yaw: target of the hand, until the nut's yaw is close to its goal.
         object_yaw: goal of the nut.
         handle: where the nut is held.
-        carry: height of the hand on the way, m.
+        carry: height of the hand on its path, m.
     """
     aligned = 0
     while arm.holds(handle()):
@@ -294,7 +294,7 @@ def _number_of_misses(rng: np.random.Generator, probability: float) -> int:
 
 
 def _reachable(yaws: np.ndarray, present: float, most: float) -> np.ndarray:
-    """Returns yaws that the hand can turn to, the nearest alone if all are farther than `most`."""
+    """Returns the yaws within `most` that the hand can reach, or only the nearest if none is."""
     yaws = (yaws[:, None] + 2 * np.pi * np.arange(-2, 3)).ravel()
     yaws = yaws[(yaws > YAWS[0]) & (yaws < YAWS[1])]
     distances = np.abs(yaws - present)
@@ -318,14 +318,14 @@ PLANS: dict[str, Callable[[Arm], Plan]] = {'lift': lift, 'can': can, 'square': s
 
 
 class DemonstrationScript:
-    """Plays demonstrations of a task in an environment of its own.
+    """Plays demonstrations of a task in its own environment.
 
     Args:
         dataset_name: such as 'lift-scripted-low_dim'.
     """
 
     def __init__(self, dataset_name: str):
-        from envs.robomimic.tasks import RobosuiteEnv  # the process that writes needs no simulator
+        from envs.robomimic.tasks import RobosuiteEnv  # not needed by the process that writes
 
         self._task = parse_scripted(dataset_name)
         self.env = RobosuiteEnv(self._task, files.default_env_args(self._task))
@@ -333,16 +333,16 @@ class DemonstrationScript:
     def play(self, seed: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Plays one demonstration.
 
-        It ends HOLD steps after its first success, at the task's limit, or when the script gives
-        up.
+        It ends HOLD steps after its first success, at the task's time limit, or when the scripted
+        policy gives up.
 
         Args:
-            seed: non-negative integers that name the demonstration.
+            seed: non-negative integers that identify the demonstration.
 
         Returns:
             Dict of arrays [R, ...]: observations, actions and rewards (0 or 1) float32, terminals
-            bool, True on the last row, states float64 (of the simulator); and `model` [], the scene
-            as XML in bytes.
+            bool, True on the last row, the simulator's states float64; and `model` [], the scene as
+            XML in bytes.
         """
         env_seed, own_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
         observation, _ = self.env.reset(seed=env_seed)
@@ -366,5 +366,5 @@ class DemonstrationScript:
 
 
 def details() -> dict[str, Any]:
-    """Returns what a manifest says about the scripts: versions."""
+    """Returns the scripts' entries in a manifest: versions."""
     return {name: importlib.metadata.version(name) for name in ('robosuite', 'mujoco')}

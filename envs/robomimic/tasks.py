@@ -1,4 +1,4 @@
-"""robosuite's environments of Robomimic's tasks, which are made as a data file says.
+"""robosuite's environments for Robomimic's tasks, with the settings of a data file.
 
 A Panda arm lifts a cube, puts a can into a bin, or puts a square nut over a peg. Actions [7] are
 motions of the hand in 0.05 s (position, rotation) and of the gripper (−1 opens, +1 closes).
@@ -22,12 +22,12 @@ from envs.processes import import_mujoco
 from envs.robomimic.names import ACTION_DIM, RobomimicTask
 
 CAMERA, IMAGE_SIZE = 'agentview', 256
-FIX = 'put the public file in its place'
+FIX = 'replace it with the public file'
 
 
 @contextlib.contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Hides what robosuite says of optional parts, and undoes that it sets MUJOCO_GL for all."""
+    """Hides robosuite's warnings about optional packages, and restores MUJOCO_GL."""
     logger = logging.getLogger('robosuite_logs')
     logger.addFilter(lambda record: record.levelno >= logging.ERROR)
     before = os.environ.get('MUJOCO_GL')
@@ -47,19 +47,19 @@ with _quiet_import():
 
 
 class RobosuiteEnv(gymnasium.Env):
-    """A task of robosuite as Gymnasium knows environments.
+    """A task of robosuite as a Gymnasium environment.
 
-    Observations [d_s] float32 are the parts of `task.widths`, in that order. The reward is 0 where
-    the task is solved and −1 elsewhere; success ends the episode. `reset(seed=…)` decides all that
-    follows but the actions, whatever happened before.
+    Observations [d_s] float32 are the components of `task.widths`, in that order. The reward is 0
+    where the task is solved and −1 elsewhere; success ends the episode. `reset(seed=…)` determines
+    everything except the actions, whatever happened before.
 
     Args:
-        task: which.
-        env_args: what a data file says of its environment.
-        render: lets `render` return images [H, W, 3] uint8. Nothing is rendered otherwise.
+        task: from `parse`.
+        env_args: the environment's settings from a data file.
+        render: whether `render` returns images [H, W, 3] uint8.
 
     Raises:
-        DatasetError: robosuite has no such environment, or it has other observations or actions.
+        DatasetError: robosuite has no such environment, or its observations or actions differ.
     """
 
     metadata = {'render_modes': ['rgb_array'], 'render_fps': 20}  # noqa: RUF012
@@ -95,14 +95,14 @@ class RobosuiteEnv(gymnasium.Env):
             )
 
     def _drop_unused_observables(self) -> None:
-        """Stops robosuite from computing, in each of its steps, what no observation contains."""
+        """Stops robosuite from computing unused observables in every step."""
         for name, observable in self.simulation._observables.items():
             if observable.modality != 'object' and name not in self._keys:
                 observable.set_enabled(False)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
-        if seed is not None:  # in place: the samplers of positions have the same generator
+        if seed is not None:  # in place: the placement samplers share the generator
             bits = np.random.default_rng(seed).bit_generator
             self.simulation.rng.bit_generator.state = bits.state
         return self._observe(self.simulation.reset()), {'success': self._is_solved()}
@@ -128,7 +128,7 @@ class RobosuiteEnv(gymnasium.Env):
         self.simulation.close()
 
     def state(self) -> np.ndarray:
-        """Returns time, positions and velocities of the simulator, as robomimic keeps them."""
+        """Returns the simulator's time, positions and velocities, in robomimic's format."""
         return self.simulation.sim.get_state().flatten()
 
     def model(self) -> str:
@@ -138,7 +138,7 @@ class RobosuiteEnv(gymnasium.Env):
 
 
 def make_env(task: RobomimicTask, env_args: dict[str, Any], render: bool = False) -> gymnasium.Env:
-    """Makes the environment of a task, with its limit of steps; arguments as for `RobosuiteEnv`."""
+    """Makes the environment of a task with its time limit; arguments as in `RobosuiteEnv`."""
     return gymnasium.wrappers.TimeLimit(RobosuiteEnv(task, env_args, render), task.limit)
 
 
@@ -148,21 +148,21 @@ def make_settings(env_args: dict[str, Any], render: bool = False) -> dict[str, A
     Controllers of robosuite before 1.5 are translated.
 
     Args:
-        env_args: what a data file says of its environment.
-        render: whether images will be asked for.
+        env_args: the environment's settings from a data file.
+        render: whether to render images.
     """
     settings = copy.deepcopy(env_args['env_kwargs'])
     version = re.match(r'1\.(\d+)', str(env_args.get('env_version')))
     if version and int(version[1]) < 5:
-        settings.setdefault('lite_physics', False)  # as robosuite was then
+        settings.setdefault('lite_physics', False)  # robosuite's behaviour then
     if isinstance(controller := settings.get('controller_configs'), dict):
         robots = settings['robots']
         robot = robots if isinstance(robots, str) else robots[0]
         settings['controller_configs'] = refactor_composite_controller_config(
             controller, robot, ['right']
         )
-    if env_args['env_name'] != 'Lift':  # which draws the size of its cube for each scene
-        settings['hard_reset'] = False  # the same states bit by bit, and no new scene
+    if env_args['env_name'] != 'Lift':  # Lift draws the size of its cube for each scene
+        settings['hard_reset'] = False  # the same states bit by bit, without building a new scene
     for name in list(settings):
         if name.startswith('camera_') or name == 'render_gpu_device_id':
             del settings[name]
