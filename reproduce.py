@@ -95,16 +95,15 @@ def command_of(cell: Cell) -> str:
 
 
 def run(plan: Plan) -> None:
-    runs = plan.runs
     if FLAGS.ray_address:
         outcome = engines.run_on_ray(
-            runs, FLAGS.ray_address, log, FLAGS.ray_cpus, FLAGS.ray_gpus, FLAGS.retries
+            plan.runs, FLAGS.ray_address, log, FLAGS.ray_cpus, FLAGS.ray_gpus, FLAGS.retries
         )
     else:
-        places = engines.slots(FLAGS.jobs, runs)
-        outcome = engines.run_here(runs, places, log, FLAGS.minutes, FLAGS.retries)
-    progress.remember([cell.config for cell in runs])
-    log(f'{progress.counts(runs)} of {len(runs)} runs')
+        places = engines.slots(FLAGS.jobs, plan.runs)
+        outcome = engines.run_here(plan.runs, places, log, FLAGS.minutes, FLAGS.retries)
+    progress.remember([cell.config for cell in plan.runs])
+    log(f'{progress.counts(plan.runs)} of {len(plan.runs)} runs')
     for cell in outcome.failed:
         log(f'Failed: {command_of(cell)}')
     if outcome.failed:
