@@ -41,7 +41,10 @@ def main(_, run_flags: RunFlags) -> None:
         print(f'{error}. Continue with: {command}', file=sys.stderr)
         sys.exit(INTERRUPTED)
     if result.was_complete:
-        print(f'Complete already: {result.directory} (--fresh starts it anew beside it)')
+        print(
+            f'Complete already: {result.directory} is at {result.was_complete} '
+            '(--fresh starts it anew beside it)'
+        )
     elif not result.scores:
         print(f'Done without evaluations: {result.directory}')
     for seed, score in zip(config.seeds, result.scores, strict=False):

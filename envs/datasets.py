@@ -21,6 +21,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from envs import layouts
+from envs.downloads import hash_file
 from envs.layouts import OUTSIDE, to_unit
 from envs.npz import REPLACE, Column, DataFile, DatasetError, bad_file, open_npz
 from envs.processes import python_path
@@ -73,8 +74,8 @@ class Dataset:
         name: such as 'cube-double-play-v0'.
         paths: the shards, in order.
         num_rows: of each shard; 0 for an unusable one.
-        provenance: origin of the data, ready for JSON: 'source' is 'downloaded', 'collected' or
-            'on disk' (existing, of unknown origin).
+        provenance: origin of the data, ready for JSON: 'source' is 'downloaded' (with its 'url'),
+            'collected' or 'on disk' (existing, of unknown origin). A single file has its 'sha256'.
         read_shard: called by `load` with a path.
         contents: identifies the content of each shard, ready for JSON; by default its SHA-256.
         problems: for each shard the error that makes it unusable, or None. By default all None.
@@ -115,13 +116,8 @@ class Dataset:
         For an .npz file it hashes the zip directory: names, sizes and CRC-32s of the arrays. Any
         other file is read completely.
         """
-        contents = self.contents or [_sha256(path) for path in self.paths]
+        contents = self.contents or [hash_file(path) for path in self.paths]
         return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def obtain(
@@ -130,7 +126,7 @@ def obtain(
     request: DataRequest,
     *,
     num_episodes: int,
-    download: Callable[[], Path],
+    download: Callable[[], str | None],
     num_shards: int = 1,
     suite: str | None = None,
     manifest_keys: Sequence[str] = ('episodes', 'seed'),
@@ -143,7 +139,7 @@ def obtain(
         directory: of the files.
         request: which data.
         num_episodes: to collect, if not in the request.
-        download: downloads a file into `directory` and returns its path.
+        download: downloads a file into `directory` and returns its URL, or None.
         num_shards: number of files to collect.
         suite: of the data, as 'module:attribute'; only needed if it is not registered with `envs`.
         manifest_keys: keys of a collection's manifest that go into the provenance.
@@ -160,7 +156,7 @@ def obtain(
     if directory.exists() and not directory.is_dir():
         raise DatasetError(f'{directory}: not a directory; name the directory for the data')
     find, num_episodes = find or find_files, request.num_episodes or num_episodes
-    paths, made = find(directory, name), 'on disk'
+    paths, made, url = find(directory, name), 'on disk', None
     if not paths and request.source == 'collect':
         arguments = collect_arguments(name, num_episodes, num_shards, suite, directory)
         run_collection(arguments, request.seed, request.num_workers)
@@ -169,7 +165,8 @@ def obtain(
     elif not paths and request.source == 'here':
         raise DatasetError(f'{directory}: {name} is not there')
     elif not paths:
-        paths, made = [download()], 'downloaded'
+        url, made = download(), 'downloaded'
+        paths = find(directory, name)
 
     manifest = read_manifest(paths, name, manifest_keys)
     if request.source == 'collect':
@@ -184,6 +181,10 @@ def obtain(
         'directory': str(paths[0].parent),
         'files': [path.name for path in paths],
     }
+    if url:
+        provenance['url'] = url
+    if len(paths) == 1:  # of many files it would take minutes
+        provenance['sha256'] = hash_file(paths[0])
     if manifest:
         provenance |= {key: manifest[key] for key in manifest_keys}
         lost = set(manifest['bytes']) - {path.name for path in paths}

@@ -42,11 +42,14 @@ def load_suite(reference: str) -> Suite:
     """Imports a suite.
 
     Args:
-        reference: 'my_module:suite', a module on Python's path and the suite in it.
+        reference: 'my_module:suite', a module on Python's path and the suite in it; or the name of
+            a registered suite.
 
     Raises:
         UserError: there is no such module or attribute, or it is not a `Suite`.
     """
+    if reference in _suites:
+        return _suites[reference]
     module_name, _, attribute = reference.partition(':')
     if not module_name or not attribute:
         raise UserError(
@@ -113,7 +116,7 @@ def _candidates(suite: str | Suite | None) -> tuple[Suite, ...]:
         return suites()
     if isinstance(suite, Suite):
         return (suite,)
-    return (_suites[suite],) if suite in _suites else (load_suite(suite),)
+    return (load_suite(suite),)
 
 
 def check_options(

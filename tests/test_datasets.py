@@ -1,6 +1,7 @@
 """Offline data: where it comes from, what it must look like, what is loaded."""
 
 import contextlib
+import hashlib
 import http.server
 import json
 import logging
@@ -20,6 +21,7 @@ import envs
 from envs import DatasetError, make_env
 from envs.datasets import find_files
 from envs.layouts import ACTION_LIMIT
+from envs.ogbench.data import SHA256
 from envs.ogbench.data import find_files as find_cubes
 from utils.errors import UserError
 
@@ -73,6 +75,7 @@ def serving(monkeypatch, body, length=None, status=200):
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv('OGBENCH_DATASET_URL', f'http://127.0.0.1:{server.server_port}/data')
+    monkeypatch.setattr('envs.ogbench.data.HOSTS', ())
     try:
         yield asked
     finally:
@@ -219,8 +222,11 @@ def test_missing_data_is_downloaded_once(tmp_path, monkeypatch):
     with serving(monkeypatch, body) as asked:
         dataset = make_dataset(TASK, directory)
         assert dataset.provenance['source'] == 'downloaded'
+        assert dataset.provenance['url'].endswith(f'/data/{NAME}.npz')
         again = make_dataset(TASK, directory, source='download')
     assert again.provenance['source'] == 'on disk'
+    sums = {x.provenance['sha256'] for x in (dataset, again)}
+    assert sums == {hashlib.sha256(body).hexdigest()}
     assert asked == [f'/data/{NAME}.npz']
     assert (directory / f'{NAME}.npz').read_bytes() == body
     assert len(list(directory.iterdir())) == 1
@@ -252,6 +258,7 @@ def test_failed_download_says_what_to_run_and_leaves_nothing(
 def test_the_command_that_an_error_names_works_as_it_stands(tmp_path, monkeypatch, cwd):
     monkeypatch.chdir(Path(__file__).parents[1] if cwd == 'root' else tmp_path)
     monkeypatch.setenv('OGBENCH_DATASET_URL', 'file:///nowhere')
+    monkeypatch.setattr('envs.ogbench.data.HOSTS', ())
     directory = tmp_path / 'a place'
     with pytest.raises(UserError) as caught:
         make_dataset(TASK, directory)
@@ -263,7 +270,7 @@ def test_the_command_that_an_error_names_works_as_it_stands(tmp_path, monkeypatc
     assert shlex.split(command)[-1] == f'--save_dir={directory}'
 
 
-def test_damaged_download_is_not_kept(tmp_path, monkeypatch):
+def test_a_damaged_download_or_another_file_is_not_kept(tmp_path, monkeypatch):
     body = bytearray(write(tmp_path / 'served.npz').read_bytes())
     body[700] ^= 1
     with (
@@ -271,14 +278,20 @@ def test_damaged_download_is_not_kept(tmp_path, monkeypatch):
         pytest.raises(UserError, match=r'download failed \(observations.npy is damaged\)'),
     ):
         make_dataset(TASK, tmp_path / 'data')
+    monkeypatch.setitem(SHA256, f'{NAME}.npz', 'abc')
+    with (
+        serving(monkeypatch, (tmp_path / 'served.npz').read_bytes()),
+        pytest.raises(UserError, match=r'failed \(another file was sent, of SHA-256 \w+, not abc'),
+    ):
+        make_dataset(TASK, tmp_path / 'data')
     assert list((tmp_path / 'data').iterdir()) == []
 
 
 @pytest.mark.parametrize('source', ['auto', 'download'])
-def test_large_data_is_never_downloaded(tmp_path, monkeypatch, source):
+def test_large_data_is_never_downloaded_unasked(tmp_path, monkeypatch, source):
     command = f'--num_episodes=100000 --num_shards=100 --save_dir={tmp_path}$'
     with serving(monkeypatch, b'') as asked:
-        with pytest.raises(DatasetError, match=f'by hand.*--ogbench_dataset_dir.*{command}'):
+        with pytest.raises(DatasetError, match=f'-m envs.download --dataset=.*{command}'):
             make_dataset('cube-quadruple-play-100m-singletask-task2-v0', tmp_path, source=source)
         assert asked == []
 
@@ -369,7 +382,7 @@ def test_plain_data_is_not_taken_for_100m_data(tmp_path, folder):
     assert find_cubes(tmp_path, NAME) == paths
     with pytest.raises(
         DatasetError,
-        match=rf'{LARGE}: not in {tmp_path}.*by hand into \S+/{LARGE} \({NAME}-000.npz and so on',
+        match=rf'{LARGE}: not in {tmp_path}.*download it: \S+ -m envs.download --dataset={LARGE}',
     ):
         make_dataset(LARGE_TASK, tmp_path)
     (tmp_path / LARGE).mkdir()

@@ -15,6 +15,7 @@ from robomimic import DATASET_REGISTRY
 import envs
 from envs import DatasetError, find_task
 from envs.collect import collect
+from envs.downloads import hash_file
 from envs.layouts import ACTION_LIMIT
 from envs.robomimic.data import public_path
 from envs.robomimic.files import default_env_args
@@ -88,6 +89,7 @@ def test_rows_are_stored_once_in_the_order_of_keys(tmp_path):
         'source': 'on disk',
         'directory': str(path.parent),
         'files': ['low_dim_v15.hdf5'],
+        'sha256': hash_file(path),
     }
     data = dataset.load(0)
     keys = ('robot0_eef_pos', 'robot0_eef_quat', 'robot0_gripper_qpos', 'object')

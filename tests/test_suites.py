@@ -16,6 +16,7 @@ import envs
 from envs import DatasetError, Option, Suite, Task, check_options, find_task, load_suite
 from envs.collect import collect
 from envs.datasets import npz_dataset
+from envs.downloads import hash_file
 from envs.layouts import ACTION_LIMIT
 
 TOY = find_task(toy_suite.ENV_NAME, 'toy_suite:suite')
@@ -345,6 +346,7 @@ def test_ones_own_suite_collects_what_it_is_asked_for(tmp_path):
         'source': 'collected',
         'directory': str(directory),
         'files': ['toy-data-v0.npz'],
+        'sha256': hash_file(directory / 'toy-data-v0.npz'),
         'episodes': 4,
         'seed': 2,
     }

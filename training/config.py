@@ -81,8 +81,8 @@ class RunConfig:
     wandb_entity: str | None = _how(None, 'W&B user or team; default: yours.')
     wandb_tags: str = _how('', 'W&B tags, separated by commas.')
 
-    offline_steps: int = _setting(1_000_000, 'Updates on the data set alone.', 0, most=MOST)
-    online_steps: int = _setting(1_000_000, 'Environment steps after that.', 0, most=MOST)
+    offline_steps: int = _how(1_000_000, 'Updates on the data set alone.', 0, most=MOST)
+    online_steps: int = _how(1_000_000, 'Environment steps after that.', 0, most=MOST)
     horizon_length: int = _setting(5, 'Actions in a chunk (h).', 1)
     discount: float = _setting(0.99, 'Per environment step.')
     frame_stack: int = _setting(1, 'Frames of the episode that an image shows to the agent.', 1)
@@ -137,6 +137,11 @@ class RunConfig:
     def seeds(self) -> list[int]:
         """The seeds trained together."""
         return list(range(self.seed, self.seed + self.num_seeds))
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """The number of steps of each phase."""
+        return {'offline': self.offline_steps, 'online': self.online_steps}
 
     @property
     def label(self) -> str:
@@ -222,8 +227,10 @@ class RunConfig:
     def identity(self) -> str:
         """A hash of the settings that decide the result, without the seed; 8 hexadecimal digits.
 
-        Runs with the same identity differ at most in their seeds. It does not depend on where files
-        lie, how often a run is saved or how many environments evaluate it. The code of an agent's
+        Runs with the same identity differ at most in their seeds and their length. It does not
+        depend on where files lie, how often a run is saved or how many environments evaluate it.
+        `offline_steps` are part of it if online ones follow: else they are the run's length, as
+        `online_steps` always are. So a longer run continues a shorter one. The code of an agent's
         file outside the project is part of it; of the project's code a run keeps hashes itself
         (`training/code.py`).
         """
@@ -236,6 +243,7 @@ class RunConfig:
         code = fingerprint(file.read_text('utf-8')) if file.is_absolute() else str(file)
         decisive['agent'] = self.agent | {'agent_name': code}
         decisive['collect_episodes'] = self.episodes_to_collect
+        decisive['offline_steps'] = self.offline_steps if self.online_steps else None
         if self.restore_path:
             decisive['restore_path'] = str(pathlib.Path(self.restore_path).expanduser().resolve())
         suite = self.task.suite

@@ -88,7 +88,7 @@ def advance(state: RunState, run: Resources) -> RunState | None:
     """
     if run.failure is not None:
         raise run.failure
-    if not _num_steps(run.config, state.phase):
+    if not run.config.steps[state.phase]:
         return _next_phase(state, run)
     _show(state, run)
     stop = next_report(state, run.config)
@@ -109,7 +109,7 @@ def next_report(state: RunState, config: RunConfig) -> int | None:
     These are step 0, the multiples of `eval_interval` and `log_interval`, and the last step. An
     interval of 0 has no multiples.
     """
-    end = _num_steps(config, state.phase)
+    end = config.steps[state.phase]
     if state.reported >= end:
         return None
     if state.reported < 0:
@@ -125,12 +125,20 @@ def next_stop(step: int, intervals: Sequence[int], end: int) -> int:
 
 def ends_phase(state: RunState, config: RunConfig) -> bool:
     """Tells whether a phase is complete except for its last report."""
-    is_last = state.step == _num_steps(config, state.phase) > state.reported
+    is_last = state.step == config.steps[state.phase] > state.reported
     return is_last and (state.play is None or bool((state.play.trained_steps == state.step).all()))
 
 
-def _num_steps(config: RunConfig, phase: str) -> int:
-    return config.offline_steps if phase == 'offline' else config.online_steps
+def is_between_reports(state: RunState, config: RunConfig, end: int) -> bool:
+    """Whether a run that ended at online step `end` is in a state that a longer one never has.
+
+    At the end all updates owed are done. With `overlap`, a longer run executes a chunk meanwhile,
+    unless it reports at that step.
+    """
+    if state.play is None or not config.overlap or not state.step == end < config.online_steps:
+        return False
+    due = next_report(state.replace(reported=end - 1), config)
+    return due != end and bool((state.play.trained_steps == end).all())
 
 
 def _next_phase(state: RunState, run: Resources) -> RunState | None:
@@ -145,7 +153,7 @@ def _next_phase(state: RunState, run: Resources) -> RunState | None:
 def _show(state: RunState, run: Resources) -> None:
     """Moves the progress bar."""
     if run.bar is None:
-        total = _num_steps(run.config, state.phase)
+        total = run.config.steps[state.phase]
         run.bar = tqdm(
             total=total, initial=state.step, desc=state.phase, unit='step', smoothing=0.05,
             disable=not run.show_progress,
@@ -162,7 +170,7 @@ def report(state: RunState, run: Resources) -> RunState:
     Raises:
         NotFinite: something of the updates or the evaluation is not.
     """
-    config, end = run.config, _num_steps(run.config, state.phase)
+    config, end = run.config, run.config.steps[state.phase]
     seeds, play, scores = state.seeds, state.play, state.scores
     summaries = check_updates(state, run) if state.step else []  # also before an evaluation
     if summaries and is_due(state.step, config.log_interval, end):
@@ -367,8 +375,7 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
     chunks = updates.on_each_device(
         updates.act, policies, play.observations, run.exploration_keys, play.env_steps
     )
-    lengths = np.minimum(config.horizon_length, config.online_steps - play.env_steps) * playing
-    run.simulators.ask({i: chunks[i, : lengths[i]] for i in np.flatnonzero(lengths).tolist()})
+    run.simulators.ask({i: chunks[i] for i in np.flatnonzero(playing).tolist()})
     if config.overlap:
         state = learn(state, run, due)
     try:
@@ -395,7 +402,7 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
         succeeded=play.succeeded + [told.get(i) is True for i in range(len(done))],
     )
     play = _give_up_episodes(play, answers, run)
-    return state.replace(play=play, step=int(play.env_steps.min()))
+    return state.replace(play=play, step=min(int(play.env_steps.min()), stop))
 
 
 def _put(stacked: Any, trees: Mapping[int, Any]) -> Any:

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
+import shutil
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -54,12 +56,12 @@ class Result:
         directory: the run's folder.
         scores: of each seed at the last evaluation: success (None if the environment does not tell
             it), return, length.
-        was_complete: whether there was nothing left to do.
+        was_complete: where the run was, such as 'online step 60', if there was nothing left to do.
     """
 
     directory: pathlib.Path
     scores: tuple[dict[str, float | None], ...]
-    was_complete: bool = False
+    was_complete: str = ''
 
 
 def train(
@@ -69,6 +71,9 @@ def train(
     show_progress: bool = True,
 ) -> Result:
     """Trains the run that a config describes, or continues it where it was left.
+
+    A finished run continues if the config asks for more steps. An offline run that gets its first
+    online steps becomes another run, in a folder of its own.
 
     Args:
         config: of the run.
@@ -88,24 +93,51 @@ def train(
     settle()
     config.check()
     place = next_copy(config.directory) if fresh else newest_copy(config.directory)
-    if problem := code_problem(config, place):
-        raise UserError(problem)
     status = read_status(place)
-    if status.get('status') == 'done':
+    complete = is_complete(config, status)
+    origin = None if fresh or complete else _offline_run(config, place)
+    if problem := code_problem(config, origin.parents[1] if origin else place):
+        raise UserError(problem)
+    if complete:
         if problem := data_problem(config, place):
             raise UserError(problem)
-        return Result(place, tuple(status['scores']), was_complete=True)
+        where = f'{status["phase"]} step {status["step"]:,}'
+        return Result(place, tuple(status.get('scores', ())), was_complete=where)
+    if status.get('status') == 'done' and not _checkpoints_in(place):
+        raise UserError(f'{place}: its checkpoints are gone; start anew with --fresh')
     set_up_jax(config.num_seeds, config.compilation_cache_dir)
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         try:
-            run = _Run(config, place, interruption, on_metrics, show_progress, stack)
+            run = _Run(config, place, origin, interruption, on_metrics, show_progress, stack)
         except Exception:
             if not interruption.received:
                 raise
             # Libraries may have changed the exception on its way here.
             raise interruption.while_starting() from None
         return Result(place, run.advance_to_the_end())
+
+
+def is_complete(config: RunConfig, status: Mapping[str, Any]) -> bool:
+    """Whether a run with this status has all the steps that a config asks for, or more."""
+    more = status.get('step', 0) - config.steps.get(status.get('phase', ''), 0)
+    return more > 0 or (more == 0 and status.get('status') == 'done')
+
+
+def _checkpoints_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(folder.glob('checkpoints/[!.]*'))
+
+
+def _offline_run(config: RunConfig, place: pathlib.Path) -> pathlib.Path | None:
+    """Returns a checkpoint that saves a new run at `place` offline steps, or None.
+
+    It is the last one, within this run's offline steps, of the same run without an online phase.
+    """
+    if not config.online_steps or _checkpoints_in(place):
+        return None
+    alone = newest_copy(dataclasses.replace(config, online_steps=0).directory)
+    end = f'offline-{config.offline_steps:09d}.npz'
+    return max((path for path in _checkpoints_in(alone) if path.name <= end), default=None)
 
 
 def code_problem(config: RunConfig, folder: pathlib.Path) -> str:
@@ -116,8 +148,8 @@ def code_problem(config: RunConfig, folder: pathlib.Path) -> str:
         folder: of the run. As long as it has no checkpoint, the run begins anew anyway.
     """
     status = read_status(folder)
-    done = status.get('status') == 'done'
-    if config.accept_code or not (done or any(folder.glob('checkpoints/[!.]*'))):
+    done = is_complete(config, status)
+    if config.accept_code or not (done or _checkpoints_in(folder)):
         return ''
     files = code.changed(status.get('code', {}), code.fingerprints(config.agent_file))
     if not files:
@@ -163,6 +195,7 @@ class _Run:
         self,
         config: RunConfig,
         place: pathlib.Path,
+        origin: pathlib.Path | None,
         interruption: Interruption,
         on_metrics: loop.Metrics,
         show_progress: bool,
@@ -173,6 +206,7 @@ class _Run:
         Args:
             config, on_metrics, show_progress: see `train`.
             place: of the run's folder.
+            origin: checkpoint of another run that this one goes on from.
             interruption: tells whether to stop.
             stack: closes what is opened here.
         """
@@ -198,7 +232,7 @@ class _Run:
         self.fingerprint = dataset.fingerprint
         self.checkpoints = Checkpoints(place / 'checkpoints', config.keep_checkpoints)
         stack.callback(self.checkpoints.close)
-        saved = self._newest_checkpoint()
+        saved = self._newest_checkpoint(origin)
         first = saved[0]['shard'] if saved else 0
         shards = ShardReader(
             dataset,
@@ -215,7 +249,7 @@ class _Run:
         self.description = describe(config, Spec.of(rows.fields))
         data = [jax.device_put(rows, device) for device in jax.local_devices()[: config.num_seeds]]
         self.state = self._first_state(saved, data, shard)
-        self.saved = self._identify(self.state) if saved else None
+        self.saved = self._identify(self.state) if saved and not origin else None
         self.last_save = time.monotonic()
         self.log = RunLog(
             place,
@@ -250,7 +284,8 @@ class _Run:
             self._look_at_environment(probe)
             if probe is not eval_simulators:
                 probe.end()
-        say(f'Resuming at {self.where} in {place}' if saved else f'Writing to {place}')
+        whence = f' from {origin}' if origin else ''
+        say(f'Resuming at {self.where}{whence} in {place}' if saved else f'Writing to {place}')
         interruption.wait_for_check()
 
     def _open_eval_simulators(self) -> envs.Simulators | None:
@@ -288,7 +323,7 @@ class _Run:
 
     def _note_error(self, kind: type | None, error: BaseException | None, _) -> None:
         """Writes into the status why the run is left, if it began and is left by an exception."""
-        if error is None or not read_status(self.folder.path):
+        if error is None or read_status(self.folder.path).get('status', 'done') == 'done':
             return
         with contextlib.suppress(UserError):  # what cannot be written now is told already
             if isinstance(error, Interrupted):
@@ -296,10 +331,21 @@ class _Run:
             else:
                 self.folder.write_status('failed', error=f'{type(error).__name__}: {error}')
 
-    def _newest_checkpoint(self) -> tuple[dict, Arrays] | None:
-        saved = self.checkpoints.newest(*GROUPS)
-        if saved and saved[0]['data'] != self.fingerprint:
-            raise UserError(_other_data(self.folder.path))
+    def _newest_checkpoint(self, origin: pathlib.Path | None) -> tuple[dict, Arrays] | None:
+        place, config = self.folder.path, self.config
+        saved = checkpoints.load(origin, *GROUPS) if origin else self.checkpoints.newest(*GROUPS)
+        if not saved:
+            return None
+        phase, step = saved[0]['phase'], saved[0]['step']
+        if saved[0]['data'] != self.fingerprint:
+            raise UserError(_other_data(origin.parents[1] if origin else place))
+        if step > config.steps[phase]:
+            raise UserError(
+                f'{place}: is at {phase} step {step:,} already, beyond --{phase}_steps='
+                f'{config.steps[phase]}; ask for more, or start anew with --fresh'
+            )
+        for table in origin.parents[1].glob('*.csv') if origin else ():
+            shutil.copy(table, place)
         return saved
 
     def _first_state(self, saved: tuple[dict, Arrays] | None, data: list, shard: int) -> RunState:
@@ -309,6 +355,12 @@ class _Run:
         if saved:
             where = str(self.folder.path)
             state = states.from_arrays(*saved, state, data, config, where)
+            if loop.is_between_reports(state, config, saved[0]['config']['online_steps']):
+                logging.warning(
+                    '%s: ended at online step %s, which is no multiple of --log_interval or '
+                    '--eval_interval. A longer run does not wait for its updates there, so this '
+                    'one continues, but its bits will differ.', where, f'{state.step:,}',
+                )  # fmt: skip
             return state.replace(shard=shard)
         if config.restore_path:
             agent, _ = load_agent(config.restore_path, config.seed, self.description)
@@ -318,13 +370,15 @@ class _Run:
     def _describe(self, provenance: dict) -> None:
         """Writes `flags.json` and `status.json`, and starts W&B."""
         path, found = self.folder.path, versions()
-        if self.saved is None or not (path / 'flags.json').exists():  # it begins
-            settings = self.config.to_json()
-            settings = {'agent': settings.pop('agent'), 'flags': settings}
-            settings |= {'identity': self.config.identity, 'data': provenance, 'versions': found}
-            settings['machine'] = self.machine
-            with cannot_write(path):
-                write_json(path / 'flags.json', settings)
+        settings = self.config.to_json()
+        settings = {'agent': settings.pop('agent'), 'flags': settings}
+        settings |= {'identity': self.config.identity, 'data': provenance, 'versions': found}
+        settings['machine'] = self.machine
+        if self.saved:
+            settings |= read_json(path / 'flags.json')  # how it began stays, but for its length
+        settings['flags'] |= {f'{phase}_steps': n for phase, n in self.config.steps.items()}
+        with cannot_write(path):
+            write_json(path / 'flags.json', settings)
         start = {'time': time.strftime('%Y-%m-%d %H:%M:%S %z'), 'commit': found['commit']}
         start |= {name: self.machine[name] for name in ('host', 'device', 'command')}
         starts = [*read_status(path).get('starts', []), start | self.position]

@@ -105,7 +105,8 @@ class RunState:
 
     Attributes:
         phase: 'offline' or 'online'.
-        step: updates made (offline), or environment steps taken by the seed that took fewest.
+        step: updates made (offline), or environment steps taken by the seed that took fewest, but
+            not beyond a report that is still to be made.
         reported: last step of the phase whose rows and evaluation are written; −1: none.
         shard: number of the data set's file in use.
         seeds: what learns, one entry for each device.
@@ -173,7 +174,7 @@ def with_agent(state: RunState, agent: Any, seed: int) -> RunState:
 
 def begin_online(state: RunState, data: list[Rows], play: Play, config: Any) -> RunState:
     """Returns the state that the online phase of the run with this `RunConfig` begins with."""
-    num_transitions = max(config.online_steps, config.horizon_length)  # room for a padded chunk
+    num_transitions = config.online_steps + config.horizon_length  # the last chunk is whole
     seeds = []
     for part, rows in zip(state.seeds, data, strict=True):
         agents, replays = updates.begin_online(
