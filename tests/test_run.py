@@ -283,7 +283,7 @@ def test_a_complete_run_is_one_of_the_data_that_is_here(tmp_path):
     first = start(config)
     change_rewards(tmp_path)
     with pytest.raises(
-        ValueError, match=r'was made with other data of the same name; put .*--fresh'
+        ValueError, match=r'was made with other data of the same name; restore .*--fresh'
     ):
         start(config)
     prints = [json.loads((each.directory / 'flags.json').read_text())['data']['fingerprint']
