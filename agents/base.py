@@ -333,7 +333,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
             action chunking both hold the first action only.
         """
         valid = batch['valid'][:, : self.spec.horizon]
-        # Not a product: the batch may hold NaN after the end.
+        # Not a product: the batch may contain NaN after the end.
         actions = jnp.where(valid[..., None], batch['actions'][:, : self.spec.horizon], 0.0)
         return actions.reshape(len(actions), -1), valid
 
@@ -361,14 +361,14 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     def aggregate(self, values: jax.Array, agg: str = '') -> jax.Array:
         """Returns the mean, the minimum or the mean − ρ · std of `values [E, ...]`.
 
-        They are over the ensemble. The variance is the mean squared deviation, so that of a single
-        member is 0. By default `agg` is `q_agg`.
+        The variance over the ensemble is the mean squared deviation, so it is 0 for a single
+        member. By default `agg` is `q_agg`.
         """
         agg = agg or self.config.q_agg
         if agg == 'min':
             return values.min(axis=0)
         if agg == 'mean_std':
-            # The floor keeps the infinite slope of sqrt(0) out of gradients.
+            # The floor avoids the infinite slope of sqrt(0) in gradients.
             std = jnp.sqrt(jnp.maximum(values.var(axis=0), 1e-12))
             return values.mean(axis=0) - self.config.rho * std
         return values.mean(axis=0)
@@ -421,20 +421,19 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         return chunks.reshape(*chunks.shape[:-1], *self.spec.chunk)
 
     def exploration_policy(self) -> Self:
-        """Returns what plays in the online phase: the best of `num_samples` proposals.
+        """Returns the behaviour policy of the online phase: the best of `num_samples` proposals.
 
-        By default the critic's targets take the best of as many. So it learns the values of what is
-        played. `target_num_samples` is another number for them.
+        By default the critic's targets take the best of the same number, so the critic learns the
+        values of this policy.
         """
         arrays = {f.name for f in dataclasses.fields(self) if f.metadata.get('pytree_node', True)}
         return self.replace(**dict.fromkeys(arrays - {'params'}))
 
     def policy(self) -> Self:
-        """Returns what acts once it has learnt: this agent with `sample_actions` and `params`.
+        """Returns the evaluation policy: parameters only, no optimiser state or slow copies.
 
-        It has no other arrays, so it is smaller to copy and to hand over than the agent, and cannot
-        learn. It takes the best of `eval_num_samples` proposals. Evaluation, videos and export use
-        it.
+        Its `sample_actions` takes the best of `eval_num_samples` proposals. Evaluation, videos and
+        export use it.
         """
         num = self.config.eval_num_samples or self.config.num_samples
         return self.exploration_policy().replace(config=self.config._replace(num_samples=num))
@@ -469,7 +468,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         }
 
     def sample_batch(self, replay: Replay, data: Rows, rng: jax.Array) -> Batch:
-        """Draws a batch for `update` from the data and what `replay` added to it."""
+        """Draws a batch for `update` from the data set and `replay`."""
         batch = replay.sample(
             data,
             rng,
@@ -490,14 +489,13 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         parameters after it.
 
         Args:
-            batch: from `Replay.sample`, which says what is in it.
+            batch: from `Replay.sample`.
 
         Returns:
             The new agent and scalars to log.
 
         Raises:
-            ValueError: an array of the batch is missing, or has another shape than
-                `Replay.sample` gives.
+            ValueError: an array of the batch is missing or has a wrong shape.
         """
         self._check_batch(batch)
         rng, loss_rng = jax.random.split(self.rng)
@@ -511,7 +509,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         return self.replace(rng=rng, params=params, slow=slow, opt_state=opt_state), info
 
     def diagnose(self, batch: Batch, rng: jax.Array) -> Info:
-        """Returns scalars that tell how the policy does, at the states of `batch`.
+        """Returns metrics of the policy at the states of `batch`.
 
         `policy/q_data`, `q_samples` and `q_best` are the critic's mean values, as it ranks
         proposals, of the data's chunks (those that an episode's end cuts short are left out), of

@@ -1,8 +1,8 @@
 """Flow Q-learning, FQL (Park et al., 2025, arXiv 2502.02538).
 
 With chunks of actions it is QC-FQL (Li et al., 2025, arXiv 2507.07969). A flow is trained on the
-data by flow matching. A one-step policy μ(s, z) acts: it is trained to give what the flow makes of
-the same noise z, and to raise the critic's value. So acting takes one pass of one network:
+data by flow matching. A one-step policy μ(s, z) acts: it is trained to match the flow's output for
+the same noise z, and to maximise the critic's value. So acting takes one network pass:
 
     L = L_flow + α ‖μ(s, z) − flow(s, z)‖² − Q(s, clip μ(s, z))
 """
@@ -68,7 +68,7 @@ class FQLAgent(Agent, kw_only=True):
         policy_chunks = self.network('actor', params, observations)(noise)
         distillation_loss = jnp.mean(jnp.square(policy_chunks - flow_chunks))
 
-        # As in FQL, the policy climbs the ensemble's mean even if targets use its minimum.
+        # As in FQL, the policy maximises the ensemble's mean even if targets use its minimum.
         critic = self.network('critic', self.params, observations)
         values = critic(jnp.clip(policy_chunks, -1, 1)).mean(axis=0)
         q_loss = -values.mean()

@@ -7,11 +7,10 @@ With v = ε − a the losses are
     MeanFlow   ‖u(z_t, r, t) − sg(v − (t − r) d/dt u(z_t, r, t))‖²
     IVC        ‖u(z_r, r, r) − v‖², the instantaneous velocity constraint
 
-Both are taken on the data's chunk. That is all of MVP as the DFP paper compares with it (table 1,
-top_k = 0): the critic acts by the choice among N samples alone. In its table 2 MVP also learns,
-online and with half the weight, from the K = 4 best of 16 chunks that a slow copy of the policy
-(π_old) proposes. The configuration released with DFP has K = 4 in both phases (`topk_phases`),
-which is neither row.
+Both are taken on the data's chunk. This is the MVP baseline of the DFP paper (table 1, top_k = 0):
+the critic only chooses among N samples. In its table 2, MVP also learns online, with half the
+weight, from the K = 4 best of 16 chunks proposed by a slow copy of the policy (π_old). The
+configuration released with DFP has K = 4 in both phases (`topk_phases`), which matches neither row.
 """
 
 from collections.abc import Callable
@@ -38,9 +37,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.time_mean = -0.4  # r and t are sigmoids of normal draws with this mean
     config.time_std = 1.0  # and this standard deviation
     config.num_candidates = 16  # N, proposals of π_old per state
-    config.top_k = 0  # K, the best of them, to learn from; 0: learn from the data alone
+    config.top_k = 0  # K, the best of them, to learn from; 0: learn only from the data
     config.topk_weight = 0.5  # of the loss on those K
-    config.topk_phases = 'online'  # or offline, or both: where there is a loss on those K
+    config.topk_phases = 'online'  # or offline, or both: phases with a loss on those K
     config.data_weight = 1.0  # of the loss on the data's chunk in the online phase; offline it is 1
     config.ema_rate = 1e-4  # of π_old
     return config
@@ -63,8 +62,8 @@ def mean_flow(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns u and its regression target (MeanFlow, equations 10 and 11).
 
-    d/dt is the total derivative along the path: z moves with v and r stays. One forward-mode pass
-    computes it together with u.
+    d/dt is the total derivative along the path: z moves with v and r is fixed. One forward-mode
+    pass computes it together with u.
 
     Args:
         u: the mean velocity.
@@ -97,7 +96,7 @@ class MVPAgent(TopKAgent, kw_only=True):
         online = config.top_k and config.topk_weight and config.topk_phases != 'offline'
         require(
             config.data_weight or online,
-            '--agent.data_weight=0: leaves nothing to learn from online without top_k, topk_weight '
+            '--agent.data_weight=0: leaves nothing to learn online; also set top_k, topk_weight '
             'and topk_phases=online or both',
         )
 

@@ -196,10 +196,12 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 def save(path: str | None, content: dict[str, Any]) -> None:
     """Writes results as JSON, if a path is given."""
     if path:
-        pathlib.Path(path).write_text(json.dumps(machine() | content, indent=2) + '\n')
+        pathlib.Path(path).write_text(json.dumps(machine() | content, indent=2) + '\n', 'utf-8')
 
 
-def results_of(module: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
+def results_of(
+    module: str, arguments: Sequence[str] = (), checkout: str | pathlib.Path | None = None
+) -> dict[str, Any]:
     """Runs a benchmark in its own process and returns its results.
 
     Args:
@@ -210,10 +212,10 @@ def results_of(module: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
         subprocess.CalledProcessError: it failed; it has printed its own message.
     """
     with tempfile.TemporaryDirectory() as directory:
-        path = pathlib.Path(directory) / 'results.json'
+        path = pathlib.Path(directory).absolute() / 'results.json'
         command = [sys.executable, '-m', f'benchmarks.{module}', f'--json={path}', *arguments]
-        subprocess.run(command, check=True)
-        return json.loads(path.read_text())
+        subprocess.run(command, check=True, cwd=checkout)
+        return json.loads(path.read_text('utf-8'))
 
 
 def check_methods(methods: Sequence[str]) -> None:

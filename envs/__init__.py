@@ -6,11 +6,11 @@ Importing this package imports no simulator; a suite imports it on first use.
 import signal
 import sys
 
-# `python -m envs.collect` loads this package first. Until the program is ready, Ctrl-C ends it at
-# once and without a word, as experiments.interruptible has it for the others.
+# `python -m envs.collect` (or envs.download) loads this package first. Until the program is ready,
+# Ctrl-C ends it at once and without a word, as experiments.interruptible has it for the others.
 if (
     sys.argv[0] == '-m'
-    and 'envs.collect' in sys.orig_argv
+    and {'envs.collect', 'envs.download'} & {*sys.orig_argv}
     and signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not with nohup
 ):
     signal.signal(signal.SIGINT, signal.SIG_DFL)

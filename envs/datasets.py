@@ -21,12 +21,13 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from envs import layouts
+from envs.downloads import hash_file
 from envs.layouts import OUTSIDE, to_unit
 from envs.npz import REPLACE, Column, DataFile, DatasetError, bad_file, open_npz
 from envs.processes import python_path
 from utils.errors import UserError
 
-SOURCES = ('auto', 'download', 'collect')
+SOURCES = ('auto', 'download', 'collect', 'here')
 ROOT = Path(__file__).absolute().parents[1]  # of the project
 
 Rows = dict[str, Any]  # see `Dataset.load`
@@ -39,7 +40,8 @@ class DataRequest:
     Attributes:
         source: 'auto' uses existing files of any origin, and downloads them if there are none.
             'download' uses or downloads the public files. 'collect' uses or makes a scripted
-            collection of exactly `num_episodes` and `seed`.
+            collection of exactly `num_episodes` and `seed`. 'here' uses existing files, and raises
+            DatasetError if there are none.
         num_episodes: episodes to collect; None: as many as the public data set has.
         seed: of the collection.
         num_workers: processes that collect; None: one per core.
@@ -71,8 +73,8 @@ class Dataset:
         name: such as 'cube-double-play-v0'.
         paths: the shards, in order.
         num_rows: of each shard.
-        provenance: origin of the data, ready for JSON: 'source' is 'downloaded', 'collected' or
-            'on disk' (existing, of unknown origin).
+        provenance: origin of the data, ready for JSON: 'source' is 'downloaded' (with its 'url'),
+            'collected' or 'on disk' (existing, of unknown origin). A single file has its 'sha256'.
         read_shard: called by `load` with a path.
         contents: identifies the content of each shard, ready for JSON; by default its SHA-256.
     """
@@ -111,13 +113,8 @@ class Dataset:
         For an .npz file it hashes the zip directory: names, sizes and CRC-32s of the arrays. Any
         other file is read completely.
         """
-        contents = self.contents or [_sha256(path) for path in self.paths]
+        contents = self.contents or [hash_file(path) for path in self.paths]
         return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def obtain(
@@ -126,7 +123,7 @@ def obtain(
     request: DataRequest,
     *,
     num_episodes: int,
-    download: Callable[[], Path],
+    download: Callable[[], str | None],
     num_shards: int = 1,
     suite: str | None = None,
     manifest_keys: Sequence[str] = ('episodes', 'seed'),
@@ -139,7 +136,7 @@ def obtain(
         directory: of the files.
         request: which data.
         num_episodes: to collect, if not in the request.
-        download: downloads a file into `directory` and returns its path.
+        download: downloads a file into `directory` and returns its URL, or None.
         num_shards: number of files to collect.
         suite: of the data, as 'module:attribute'; only needed if it is not registered with `envs`.
         manifest_keys: keys of a collection's manifest that go into the provenance.
@@ -156,14 +153,17 @@ def obtain(
     if directory.exists() and not directory.is_dir():
         raise DatasetError(f'{directory}: not a directory; name the directory for the data')
     find, num_episodes = find or find_files, request.num_episodes or num_episodes
-    paths, made = find(directory, name), 'on disk'
+    paths, made, url = find(directory, name), 'on disk', None
     if not paths and request.source == 'collect':
         arguments = collect_arguments(name, num_episodes, num_shards, suite, directory)
         run_collection(arguments, request.seed, request.num_workers)
         if not (paths := find(directory, name)):
             raise DatasetError(f'{directory}: the collection of {name} left no files there')
+    elif not paths and request.source == 'here':
+        raise DatasetError(f'{directory}: {name} is not there')
     elif not paths:
-        paths, made = [download()], 'downloaded'
+        url, made = download(), 'downloaded'
+        paths = find(directory, name)
 
     manifest = read_manifest(paths, name, manifest_keys)
     if request.source == 'collect':
@@ -178,6 +178,10 @@ def obtain(
         'directory': str(paths[0].parent),
         'files': [path.name for path in paths],
     }
+    if url:
+        provenance['url'] = url
+    if len(paths) == 1:  # of many files it would take minutes
+        provenance['sha256'] = hash_file(paths[0])
     if manifest:
         provenance |= {key: manifest[key] for key in manifest_keys}
         lost = set(manifest['bytes']) - {path.name for path in paths}
@@ -363,8 +367,10 @@ def npz_dataset(
 
     With next_observations [R, ...] each row is a transition instead. An episode ends where
     terminals, terminations or dones (the task ended), or timeouts or truncations (truncated) say
-    so, and where the next row starts in another state. Missing masks are 0 where the task ended
-    without truncation.
+    so, and where the next row starts in another state. Missing masks are 0 where the task ended; if
+    that flag marks every truncation too, only where the episode was not truncated. Without
+    next_observations but with timeouts or truncations, rows are transitions as in D4RL, and the
+    last one of a truncated episode is dropped.
 
     Args:
         name: of the data.

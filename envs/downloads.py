@@ -1,12 +1,15 @@
 """Downloads data files, with resume, one process at a time, and a check before use."""
 
 import contextlib
+import hashlib
 import http.client
+import logging
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -14,62 +17,123 @@ from envs import locks
 from envs.npz import DAMAGE
 from utils.errors import UserError
 
+TIMEOUT = 60  # seconds without an answer
+T = TypeVar('T')
+
 
 def download_file(
-    url: str, path: Path, otherwise: str, verify: Callable[[Path], None] | None = None
-) -> Path:
+    urls: Sequence[str],
+    path: Path,
+    otherwise: str,
+    verify: Callable[[Path], None] | None = None,
+    sha256: str | None = None,
+) -> str | None:
     """Downloads a file; it appears at `path` only once it is complete and intact.
 
     Until then its beginning is in `<path>.part`. If the connection breaks or this process is
-    killed, the next download resumes from there. While another process downloads or collects data
-    of that name, this one waits and uses that file.
+    killed, the next download resumes from there, also from another server. While another process
+    downloads or collects data of that name, this one waits and uses that file.
 
     Args:
-        url: of the file.
+        urls: of the file; each is tried if those before it failed.
         path: destination; missing directories are created.
         otherwise: alternative for the user, for the error.
         verify: raises OSError for a damaged file; by default for .npz files.
+        sha256: of the file, if known.
 
     Returns:
-        The path.
+        The URL that the file came from; None if the file existed.
 
     Raises:
         UserError: the download failed.
     """
     part = path.with_name(f'{path.name}.part')
+
+    def check() -> None:
+        (verify or _verify_npz)(part)
+        if sha256 and (found := hash_file(part)) != sha256:
+            raise OSError(f'another file was sent, of SHA-256 {found}, not {sha256}')
+
+    def fetch(url: str) -> str:
+        _fetch_whole(url, part, check)
+        part.replace(path)
+        return url
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locks.hold(path.with_suffix('.lock'), part):
-            if not path.exists():
-                _fetch(url, part)
-                try:
-                    (verify or _verify_npz)(part)
-                except OSError:
-                    part.unlink()
-                    raise
-                part.replace(path)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise UserError(f'{url}: download failed ({reason}). Try again, or {otherwise}') from error
-    return path
+            return None if path.exists() else try_each(urls, fetch, otherwise)
+    except OSError as error:
+        raise UserError(f'{path}: download failed ({error}). Try again, or {otherwise}') from error
+
+
+def try_each(urls: Sequence[str], action: Callable[[str], T], otherwise: str) -> T:
+    """Returns the result of `action` for the first URL for which it succeeds.
+
+    Each failure is a warning of one line.
+
+    Args:
+        urls: to try in order.
+        action: raises OSError or the errors of `urllib`.
+        otherwise: alternative for the user, for the error.
+
+    Raises:
+        UserError: it fails for all of them.
+    """
+    for url, after in zip(urls, [*urls[1:], None], strict=True):
+        try:
+            return action(url)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = ' '.join(str(error).split()) or type(error).__name__
+            line = f'{url}: download failed ({reason})'
+            if after is None:
+                raise UserError(f'{line}. Try again, or {otherwise}') from error
+            logging.warning('%s; trying %s', line, after)
+    raise UserError(f'no address to download from; {otherwise}')
+
+
+def hash_file(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def size_at(url: str) -> int:
+    """Returns the size of a file in bytes, according to its server."""
+    with urllib.request.urlopen(
+        urllib.request.Request(url, method='HEAD'), timeout=TIMEOUT
+    ) as response:
+        return int(response.headers['Content-Length'])
+
+
+def _fetch_whole(url: str, part: Path, check: Callable[[], None]) -> None:
+    had_some = size_of(part) > 0
+    _fetch(url, part)
+    try:
+        check()
+    except OSError:
+        part.unlink()
+        if not had_some:
+            raise
+        _fetch_whole(url, part, check)  # what had arrived before was of another file
 
 
 def _fetch(url: str, part: Path) -> None:
     """Fetches the rest of a file; retries as long as each connection brings something."""
     while True:
-        before = _size(part)
+        before = size_of(part)
         try:
             return _fetch_once(url, part)
         except (OSError, http.client.HTTPException):
-            if _size(part) <= before:
+            if size_of(part) <= before:
                 raise
 
 
 def _fetch_once(url: str, part: Path) -> None:
-    start = _size(part)
+    start = size_of(part)
     request = urllib.request.Request(url, headers={'Range': f'bytes={start}-'} if start else {})
     try:
-        response = urllib.request.urlopen(request, timeout=60)
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and start:  # already complete
             return
@@ -88,11 +152,12 @@ def _fetch_once(url: str, part: Path) -> None:
             while chunk := response.read(1 << 20):
                 file.write(chunk)
                 bar.update(len(chunk))
-    if total is not None and _size(part) != total:
-        raise OSError(f'{_size(part)} of {total} bytes arrived')
+    if total is not None and size_of(part) != total:
+        raise OSError(f'{size_of(part)} of {total} bytes arrived')
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Returns the size of a file in bytes, 0 if it is missing."""
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
     return 0

@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments.plans import Cell, Plan
 from reports import runs
-from training import RunConfig, code_problem
+from training import RunConfig, code_problem, is_complete
 from training.logs import is_at_work, newest_copy, read_status
 
 ORDER = ('done', 'running', 'interrupted', 'failed', 'changed', 'planned')
@@ -21,8 +21,8 @@ class Progress:
     """Of a run.
 
     Attributes:
-        status: 'done', 'running', 'interrupted' (also: killed), 'failed', 'planned', or 'changed':
-            the code has changed since.
+        status: 'done', 'running', 'interrupted' (also: killed, or done with fewer steps), 'failed',
+            'planned', or 'changed': the code has changed since.
         part: of its steps that are done, 0 to 1.
         error: why it failed, or what has changed.
     """
@@ -40,15 +40,18 @@ def look(config: RunConfig) -> Progress:
         return Progress('running' if is_at_work(folder) else 'planned')
     steps = {'offline': 0, 'online': config.offline_steps}
     done = steps.get(status.get('phase', ''), 0) + status.get('step', 0)
-    part = done / (config.offline_steps + config.online_steps)
+    part = min(1.0, done / (config.offline_steps + config.online_steps))
     name, error = status['status'], str(status.get('error') or '')
-    if name != 'done' and is_at_work(folder):
+    complete = is_complete(config, status)
+    if not complete and is_at_work(folder):
         name, error = 'running', ''
     elif problem := code_problem(config, folder):
         name, error = 'changed', problem
-    elif name == 'running':  # it was killed
+    elif complete:
+        name, error = 'done', ''
+    elif name in ('running', 'done'):  # it was killed, or had fewer steps
         name = 'interrupted'
-    return Progress(name, 1.0 if name == 'done' else part, error)
+    return Progress(name, part, error)
 
 
 def summary(cells: Iterable[Cell]) -> dict[str, Any]:
@@ -89,7 +92,7 @@ def is_gathered(cell: Cell, results: pd.DataFrame) -> bool:
     config = cell.config
     phase = 'online' if config.online_steps else 'offline'
     ends = results[(results['identity'] == config.identity) & (results['phase'] == phase)]
-    ends = ends[ends['step'] == (config.online_steps or config.offline_steps)]
+    ends = ends[ends['step'] == config.steps[phase]]
     return {*ends['seed']} >= {*config.seeds}
 
 

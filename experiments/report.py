@@ -50,8 +50,8 @@ def select(
         if same['data'].nunique() > 1:
             warn(f'{name}: runs on several data sets; only the last one is reported')
             same = same[same['data'] == same['data'].iloc[-1]]
-        ends = {'offline': config.offline_steps, 'online': config.online_steps}
-        parts.append(same.assign(row=cell.row, end=same['phase'].map(ends)))
+        same = same.assign(row=cell.row, end=same['phase'].map(config.steps))
+        parts.append(same[same['step'] <= same['end']])  # a run may have been taken further
     if earlier:
         rows = '; '.join(f'{row} ({", ".join(sorted(made))})' for row, made in earlier.items())
         warn(f'Made by earlier commits, where their settings had another identity: {rows}')
@@ -279,7 +279,7 @@ def write(
     paths = []
     for suffix, text in texts.items():
         paths.append(directory / f'{name}.{suffix}')
-        paths[-1].write_text(text)
+        paths[-1].write_text(text, 'utf-8')
     paths.append(directory / f'{name}-results.csv')
     results[runs.COLUMNS].drop_duplicates().to_csv(paths[-1], index=False)
     for kind, figure in figures.items():

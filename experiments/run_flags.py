@@ -43,6 +43,37 @@ class _Choice(flags.ArgumentParser):
         return argument
 
 
+def _define(values: flags.FlagValues, name, kind, default, help, choices=None, **_) -> None:
+    """Defines one flag; `kind` is its type, such as `int` or `str | None`."""
+    kind = next(iter(typing.get_args(kind)), kind)
+    if choices:
+        flags.DEFINE_enum(name, default, choices, help, flag_values=values)
+    else:
+        define = {int: 'integer', str: 'string', float: 'float', bool: 'bool'}[kind]
+        getattr(flags, f'DEFINE_{define}')(name, default, help, flag_values=values)
+
+
+def define_options(values: flags.FlagValues, suite: str | None) -> list[envs.Option]:
+    """Defines a flag for each option of a suite (default: all registered ones); returns them."""
+    suites = [envs.load_suite(suite)] if suite else envs.suites()
+    options = [option for suite in suites for option in suite.options]
+    for option in options:
+        _define(values, option.name, option.type, None, option.help, option.choices)
+    return options
+
+
+def given_options(values: Any, options: Sequence[envs.Option], suite: envs.Suite) -> dict[str, Any]:
+    """Returns the options given on the command line for a task of a suite.
+
+    Options of other suites that only name folders are ignored: a flag file may have them.
+    """
+    return {
+        option.name: values[option.name].value
+        for option in options
+        if values[option.name].present and (option in suite.options or option.decides_result)
+    }
+
+
 class RunFlags:
     """Defines the flags of a run, parses them, and makes its config."""
 
@@ -69,8 +100,6 @@ class RunFlags:
 
         kind, value = choices[-1]  # of --agent and --method the last one wins
         self._usual = make_config({kind: value, 'env_name': first.env_name})
-        suites = [envs.load_suite(first.suite)] if first.suite else envs.suites()
-        self._options = [option for suite in suites for option in suite.options]
         self._values = values
         values.set_gnu_getopt()
         agent = ml_collections.ConfigDict(self._usual.agent)
@@ -79,18 +108,8 @@ class RunFlags:
         values['agent'].default_as_str = repr(self._usual.agent_file)
         for field in FIELDS:
             usual = getattr(self._usual, field.name)
-            self._define(field.name, field.type, usual, **field.metadata)
-        for option in self._options:
-            self._define(option.name, option.type, None, option.help, option.choices)
-
-    def _define(self, name, kind, default, help, choices=None, **_) -> None:
-        """Defines one flag; `kind` is its type, such as `int` or `str | None`."""
-        kind = next(iter(typing.get_args(kind)), kind)
-        if choices:
-            flags.DEFINE_enum(name, default, choices, help, flag_values=self._values)
-        else:
-            define = {int: 'integer', str: 'string', float: 'float', bool: 'bool'}[kind]
-            getattr(flags, f'DEFINE_{define}')(name, default, help, flag_values=self._values)
+            _define(values, field.name, field.type, usual, **field.metadata)
+        self._options = define_options(values, first.suite)
 
     def parse(self, _: Sequence[str] = ()) -> list[str]:
         """Parses the command line; returns the program.
@@ -119,18 +138,12 @@ class RunFlags:
     def config(self) -> RunConfig:
         """Returns the config from the parsed flags.
 
-        Options of other suites that only name folders are ignored: a flag file may have them.
-
         Raises:
             UserError: the environment is unknown.
         """
         values: Any = self._values
-        known = envs.find_task(values.env_name, values.suite).suite.options
-        options = {
-            option.name: values[option.name].value
-            for option in self._options
-            if values[option.name].present and (option in known or option.decides_result)
-        }
+        suite = envs.find_task(values.env_name, values.suite).suite
+        options = given_options(values, self._options, suite)
         return dataclasses.replace(
             self._usual,
             agent=values.agent,

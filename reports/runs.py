@@ -111,7 +111,7 @@ def read_results(path: pathlib.Path, warn: Warn = warn_user) -> pd.DataFrame:
 
 def _json(path: pathlib.Path) -> Mapping[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text('utf-8'))
     except (OSError, ValueError):
         return {}  # results are often kept without it
 
@@ -119,7 +119,7 @@ def _json(path: pathlib.Path) -> Mapping[str, Any]:
 def _rows(path: pathlib.Path) -> tuple[pd.DataFrame, int]:
     """Returns the complete rows of a CSV file, as text, and the number of damaged ones."""
     try:
-        text, _, rest = path.read_text(errors='replace').rpartition('\n')
+        text, _, rest = path.read_text('utf-8', errors='replace').rpartition('\n')
     except OSError:
         text = rest = ''
     names, *rows = [*csv.reader(io.StringIO(text))] or [[]]
@@ -157,8 +157,8 @@ def newest(table: pd.DataFrame, key: list[str], warn: Warn = lambda _: None) -> 
 def scores(table: pd.DataFrame, warn: Warn = warn_user) -> pd.DataFrame:
     """Returns the score of each evaluation: success in % where the task has it, else the return.
 
-    Within a `GROUP`, seeds that end earlier than others are dropped, as are steps that a seed
-    lacks.
+    Within a `GROUP`, seeds that end earlier than half of them are dropped, as are steps that one of
+    the others lacks, such as those that only some seeds were trained to.
 
     Args:
         table: of evaluations.
@@ -169,7 +169,8 @@ def scores(table: pd.DataFrame, warn: Warn = warn_user) -> pd.DataFrame:
     table = table.assign(value=table['value'] * np.where(table['metric'] == 'success', 100, 1))
     for (method, task, *_), group in table.groupby(GROUP):
         last = group.groupby('seed')['total_step'].max()
-        short = last.index[last < last.max()].tolist()
+        reached = last.sort_values(ascending=False).iloc[(len(last) - 1) // 2]  # by half of them
+        short = last.index[last < reached].tolist()
         whole = group[~group['seed'].isin(short)]
         seeds = whole.groupby(['phase', 'step'])['seed'].transform('nunique')
         gaps = whole[seeds < whole['seed'].nunique()]

@@ -87,7 +87,7 @@ def test_the_identity_is_a_hash_of_what_decides_the_result():
         'accept_code', 'collect_episodes', 'method', 'seed', 'num_seeds', 'save_dir', 'run_group',
         'save_minutes', 'save_interval', 'keep_checkpoints', 'compilation_cache_dir', 'wandb_mode',
         'wandb_project', 'wandb_entity', 'wandb_tags', 'eval_envs', 'worker_timeout',
-        'video_episodes', 'video_frame_skip',
+        'video_episodes', 'video_frame_skip', 'online_steps',
     }  # fmt: skip
     for field in dataclasses.fields(RunConfig):
         if field.name in ('agent', 'agent_file', 'env_options'):
@@ -98,6 +98,14 @@ def test_the_identity_is_a_hash_of_what_decides_the_result():
     collected = dataclasses.replace(config, dataset_source='collect')
     few = dataclasses.replace(collected, collect_episodes=3)
     assert len({config.identity, collected.identity, few.identity}) == 3
+
+
+def test_the_steps_that_end_a_run_are_its_length_and_not_part_of_its_identity():
+    def identity(offline, online):
+        return RunConfig(env_name=ENV_NAME, offline_steps=offline, online_steps=online).identity
+
+    assert identity(10, 20) == identity(10, 30) != identity(11, 20)
+    assert identity(10, 0) == identity(20, 0) not in (identity(10, 20), identity(0, 20))
 
 
 def test_options_that_only_say_where_files_lie_or_what_is_default_anyway_change_no_identity():

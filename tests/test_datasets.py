@@ -1,6 +1,7 @@
 """Offline data: where it comes from, what it must look like, what is loaded."""
 
 import functools
+import hashlib
 import json
 import logging
 
@@ -14,6 +15,7 @@ import envs
 from envs import DatasetError, make_env
 from envs.datasets import find_files
 from envs.layouts import ACTION_LIMIT
+from envs.ogbench.data import SHA256
 from envs.ogbench.data import find_files as find_cubes
 from envs.ogbench.tasks import make_env as make_scene
 from utils.errors import UserError
@@ -190,16 +192,30 @@ def test_missing_data_is_downloaded_once(tmp_path, monkeypatch):
     directory = tmp_path / 'new' / 'directory'
     dataset = make_dataset(TASK, directory)
     assert dataset.provenance['source'] == 'downloaded'
+    assert dataset.provenance['url'] == served.as_uri()
     content = served.read_bytes()
     served.unlink()
     again = make_dataset(TASK, directory, source='download')
     assert again.provenance['source'] == 'on disk'
+    sums = {x.provenance['sha256'] for x in (dataset, again)}
+    assert sums == {hashlib.sha256(content).hexdigest()}
     assert [path.read_bytes() for path in directory.iterdir()] == [content]
+
+
+def test_another_file_than_the_published_one_is_not_kept(tmp_path, monkeypatch):
+    served = write(tmp_path / 'mirror' / f'{NAME}.npz')
+    monkeypatch.setenv('OGBENCH_DATASET_URL', served.parent.as_uri())
+    monkeypatch.setattr('envs.ogbench.data.HOSTS', ())
+    monkeypatch.setitem(SHA256, f'{NAME}.npz', 'abc')
+    with pytest.raises(UserError, match=r'another file was sent, of SHA-256 \w+, not abc'):
+        make_dataset(TASK, tmp_path / 'data')
+    assert list((tmp_path / 'data').iterdir()) == []
 
 
 def test_what_cannot_be_downloaded_says_what_to_run_and_leaves_nothing(tmp_path, monkeypatch):
     """Data of 100M is never downloaded."""
     monkeypatch.setenv('OGBENCH_DATASET_URL', (tmp_path / 'mirror').as_uri())
+    monkeypatch.setattr('envs.ogbench.data.HOSTS', ())
     for name, message in (
         ('cube-double-play', 'double.*OGBENCH_DATASET_URL.*--num_episodes=1000 --save_dir='),
         ('cube-quadruple-play-100m', '--num_episodes=100000 --num_shards=100 --save_dir='),
@@ -262,7 +278,7 @@ def test_plain_data_is_not_taken_for_100m_data(tmp_path, folder):
     assert find_cubes(tmp_path, NAME) == paths
     with pytest.raises(
         DatasetError,
-        match=rf'{LARGE}: not in {tmp_path}.*by hand into \S+/{LARGE} \({NAME}-000.npz and so on',
+        match=rf'{LARGE}: not in {tmp_path}.*download it: \S+ -m envs.download --dataset={LARGE}',
     ):
         make_dataset(LARGE_TASK, tmp_path)
     (tmp_path / LARGE).mkdir()

@@ -3,8 +3,10 @@
 import sys
 
 import jax
+import pytest
 
 from training import devices
+from utils.errors import UserError
 
 
 def test_the_machine_is_described(monkeypatch):
@@ -22,3 +24,13 @@ def test_the_machine_is_described(monkeypatch):
     for number, text in ((1, 'NVIDIA H100'), (4, '4 x NVIDIA H100')):
         monkeypatch.setattr(jax, 'local_devices', lambda number=number: [Device()] * number)
         assert devices.describe_machine()['device'] == text
+
+
+def test_a_platform_that_is_not_installed_is_named_with_what_to_do(monkeypatch):
+    def local_devices():
+        raise AssertionError  # as JAX 0.10 does without the plugin
+
+    monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+    monkeypatch.setattr(jax, 'local_devices', local_devices)
+    with pytest.raises(UserError, match=r'^JAX_PLATFORMS=cuda: .*not installed.*JAX_PLATFORMS=cpu'):
+        devices.describe_machine()

@@ -1,5 +1,6 @@
 """Downloads: whole or not at all, from where they stopped, by one process at a time."""
 
+import hashlib
 import http.server
 import re
 import threading
@@ -8,8 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from envs import locks
+from envs import download, locks
 from envs.downloads import download_file
+from envs.ogbench import data
 from utils.errors import UserError
 
 
@@ -20,25 +22,37 @@ class Server:
         body: of the file.
         drops: how many bytes each answer gives before the connection breaks; then all.
         ranges: whether it can answer with a part.
+        index: what folders list.
         asked: what was asked for, as the value of the header Range.
     """
 
     def __init__(self, body, ranges=True):
-        self.body, self.ranges, self.drops, self.asked = body, ranges, [], []
+        self.body, self.ranges, self.drops, self.asked, self.index = body, ranges, [], [], b''
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 server.answer(self)
 
+            def do_HEAD(self):
+                self.send_response(200)
+                self.send_header('Content-Length', str(len(server.body)))
+                self.end_headers()
+
             def log_message(self, *_):
                 pass
 
         self.server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-        self.url = f'http://127.0.0.1:{self.server.server_port}/x.npz'
+        self.host = f'http://127.0.0.1:{self.server.server_port}'
+        self.url = f'{self.host}/x.npz'
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def answer(self, handler):
+        if handler.path.endswith('/'):
+            handler.send_response(200)
+            handler.end_headers()
+            handler.wfile.write(self.index)
+            return
         asked = handler.headers.get('Range')
         self.asked.append(asked)
         start = int(re.fullmatch(r'bytes=(\d+)-', asked)[1]) if asked and self.ranges else 0
@@ -66,15 +80,28 @@ def body(tmp_path):
 
 
 @pytest.fixture
-def server(body):
-    server = Server(body)
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
+def serve():
+    servers = []
+
+    def start(body):
+        servers.append(Server(body))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.server.shutdown()
+        server.server.server_close()
+
+
+@pytest.fixture
+def server(serve, body):
+    return serve(body)
 
 
 def fetch(server, tmp_path):
-    return download_file(server.url, tmp_path / 'data' / 'x.npz', 'collect it')
+    path = tmp_path / 'data' / 'x.npz'
+    assert download_file([server.url], path, 'collect it') in (server.url, None)
+    return path
 
 
 def names(tmp_path):
@@ -110,12 +137,70 @@ def test_a_server_without_parts_sends_all_again(tmp_path, server):
         fetch(server, tmp_path)
 
 
-def test_what_was_left_of_another_file_is_removed_and_the_next_try_is_right(tmp_path, server):
-    leave_a_part(tmp_path, b'x' * 100)
-    with pytest.raises(UserError, match=r'download failed .*Try again'):
-        fetch(server, tmp_path)
-    assert names(tmp_path) == []
+@pytest.mark.parametrize('size', [100, 20_000])
+def test_what_was_left_of_another_file_costs_a_second_try(tmp_path, server, size):
+    leave_a_part(tmp_path, b'x' * size)
     assert fetch(server, tmp_path).read_bytes() == server.body
+    assert server.asked == [f'bytes={size}-', None]
+    assert names(tmp_path) == ['x.npz']
+
+
+def test_of_many_servers_the_first_that_sends_the_file_is_taken(tmp_path, serve, body, caplog):
+    """One is down, one cuts off, one sends another file."""
+    np.savez(tmp_path / 'other.npz', x=np.zeros(2000))
+    cuts, other, good = serve(body), serve((tmp_path / 'other.npz').read_bytes()), serve(body)
+    cuts.drops = [3000, 0]
+    path = tmp_path / 'data' / 'x.npz'
+    urls = ['http://127.0.0.1:9/x.npz', cuts.url, other.url, good.url]
+    came_from = download_file(urls, path, '', sha256=hashlib.sha256(body).hexdigest())
+    assert (came_from, path.read_bytes()) == (good.url, body)
+    lines = [record.getMessage() for record in caplog.records]
+    reasons = ('Connection refused', f'3000 of {len(body)} bytes', 'another file was sent, of SHA')
+    for line, url, after, reason in zip(lines, urls[:-1], urls[1:], reasons, strict=True):
+        assert line.startswith(f'{url}: download failed (')
+        assert reason in line
+        assert line.endswith(f'trying {after}')
+
+
+def test_all_files_of_a_large_data_set_are_downloaded_where_they_lie(
+    tmp_path, monkeypatch, server, capsys
+):
+    name, files = 'cube-double-play-100m-v0', [f'cube-double-play-v0-00{i}.npz' for i in range(3)]
+    monkeypatch.setattr('envs.ogbench.data.HOSTS', (server.host, 'http://127.0.0.1:9'))
+    monkeypatch.delenv('OGBENCH_DATASET_URL', raising=False)
+    with pytest.raises(UserError, match=f'{server.host}/{name}/: download failed .lists no .npz'):
+        download.download(name, tmp_path)
+    server.index = ''.join(f'<a href="{file}">{file}</a>' for file in files).encode()
+    (tmp_path / name).mkdir()
+    (tmp_path / name / f'{files[1]}.part').write_bytes(server.body[:5000])
+    download.download(name, tmp_path)
+    assert sorted(path.name for path in (tmp_path / name).iterdir()) == files
+    assert server.asked == [None, 'bytes=5000-', None]
+    download.download(name, tmp_path / name)
+    text = capsys.readouterr().out
+    assert f'3 files, 3 of them missing, 0.0 GB to download into {tmp_path / name}' in text
+    assert f'3 files, 0 of them missing, 0.0 GB to download into {tmp_path / name}' in text
+
+
+def test_other_data_sets_have_a_file_to_train_on_and_one_for_validation(
+    tmp_path, monkeypatch, server, programs
+):
+    monkeypatch.setattr('envs.ogbench.data.HOSTS', ('http://127.0.0.1:9', server.host))
+    monkeypatch.delenv('OGBENCH_DATASET_URL', raising=False)
+    download.download('cube-single-play-v0', tmp_path)
+    found = sorted(path.name for path in tmp_path.glob('cube*'))
+    assert found == ['cube-single-play-v0-val.npz', 'cube-single-play-v0.npz']
+    result = programs('envs.download', '--dataset=cube-tenfold-play-v0')
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith('cube-tenfold-play-v0: not a data set; use {cube-')
+
+
+def test_a_mirror_of_ones_own_comes_first_and_the_public_one_has_no_large_data(monkeypatch):
+    monkeypatch.setenv('OGBENCH_DATASET_URL', 'file:///mine/')
+    official, mirror = data.HOSTS
+    assert data.hosts('cube-double-play-v0') == ['file:///mine', official, mirror]
+    assert data.hosts('cube-double-play-100m-v0') == ['file:///mine', official]
 
 
 def test_what_is_damaged_at_the_server_is_refused_and_not_kept(tmp_path, server):

@@ -15,7 +15,7 @@ from training import loop, updates
 from training.config import RunConfig
 from training.loop import Resources, advance
 from training.state import RunState, SeedState
-from utils.errors import NotFinite, UserError
+from utils.errors import NotFinite
 from utils.replay import Replay, Rows
 from utils.seeds import stack
 from utils.spec import Spec
@@ -162,17 +162,18 @@ class Run:
 
 
 def test_the_acting_policy_is_one_chunk_old_and_updates_see_all_data_of_their_time(monkeypatch):
-    run = Run(monkeypatch, [1000]).finish()
+    run = Run(monkeypatch, [1000], online_steps=25).finish()
     # Evaluations at 10 and 20 wait for all updates; else a chunk's updates follow its successor.
-    assert run.seen_by_actions(0) == [0] * 5 + [0] * 5 + [10] * 5 + [10] * 5 + [20] * 3
-    assert run.evaluations == [(0, [0]), (10, [10]), (20, [20]), (23, [23])]
+    assert run.seen_by_actions(0) == [0] * 5 + [0] * 5 + [10] * 5 + [10] * 5 + [20] * 5
+    assert run.evaluations == [(0, [0]), (10, [10]), (20, [20]), (25, [25])]
     for _, updates_made, stored in run.states:
         assert updates_made == stored
 
 
 def test_without_overlap_all_updates_owed_are_made_before_the_next_chunk_is_chosen(monkeypatch):
     run = Run(monkeypatch, [1000], overlap=False).finish()
-    assert run.seen_by_actions(0) == [5 * (i // 5) for i in range(23)]
+    assert run.seen_by_actions(0) == [5 * (i // 5) for i in range(25)]
+    assert run.evaluations[-1] == (23, [23])  # the last chunk is played to its end
 
 
 def test_updates_begin_at_start_training_and_follow_the_ratio(monkeypatch):
@@ -195,7 +196,7 @@ def test_seeds_with_shorter_chunks_are_waited_for(monkeypatch):
         [0, 0], [5, 3], [10, 6], [10, 9], [10, 12], [15, 15],
     ]  # fmt: skip
     rows = [rows for table, _, _, rows in run.log.rows if table == 'online']
-    assert [[row['episodes'] for row in both] for both in rows] == [[0, 4], [0, 3], [0, 0]]
+    assert [[row['episodes'] for row in both] for both in rows] == [[0, 4], [0, 3], [0, 1]]
     assert rows[0][1]['episode_success'] == 1.0
     assert rows[0][0]['episode_success'] is None
     assert [row['count'] for row in rows[1]] == [14.5, 14.5]  # the mean over updates 10 to 19
@@ -271,11 +272,11 @@ def test_a_second_failure_ends_the_episode_and_the_run_which_goes_on_with_the_ne
     assert of_online(run, 'simulator_failures') == [0, 2, 0]
     assert of_online(run, 'episodes') == [0, 0, 0]  # that was not played to its end
     stored = run.state.seeds[0].replays
-    assert int(stored.rows.num_starts[0]) == 23
+    assert int(stored.rows.num_starts[0]) == 25
     assert int(stored.rows.num_episodes[0]) == 1  # that was given up; the open one comes after it
-    ids = np.asarray(stored.rows.episode_ids[0][:25]) - 1  # after the data's
-    assert ids.tolist() == [0] * 11 + [1] * 14
-    assert run.state.play.num_actions.tolist() == [13]
+    ids = np.asarray(stored.rows.episode_ids[0][:27]) - 1  # after the data's
+    assert ids.tolist() == [0] * 11 + [1] * 16
+    assert run.state.play.num_actions.tolist() == [15]
 
 
 @pytest.mark.parametrize('done_before', [0, 1])
@@ -299,25 +300,44 @@ def test_an_episode_that_cannot_begin_is_left_out(monkeypatch, done_before):
     assert run.state.play.episodes.tolist() == [done_before + 1]
     run.resources.failure = run.resources.simulators = None
     run.finish()
-    assert int(run.state.seeds[0].replays.rows.num_starts[0]) == 23
+    assert int(run.state.seeds[0].replays.rows.num_starts[0]) == 26
     assert int(run.state.seeds[0].replays.rows.num_episodes[0]) == 3
 
 
-def test_a_run_that_is_resumed_notices_an_environment_that_does_not_repeat_itself(monkeypatch):
-    run = Run(monkeypatch, [1000])
-    while run.state.play is None or run.state.play.num_actions[0] < 10:
+@pytest.mark.parametrize('is_known', [True, False])
+def test_a_run_that_is_resumed_cuts_off_what_the_environment_does_not_repeat(
+    monkeypatch, caplog, is_known
+):
+    """The first seed is in an episode that never ends, the second between two of ten steps."""
+    run = Run(monkeypatch, [1000, 10])
+    while run.state.play is None or run.state.play.num_actions.tolist() != [10, 0]:
         run.state = advance(run.state, run.resources)
     run.resources.simulators = None
+    make = run.resources.make_simulators
+
+    def make_again():
+        simulators = make()
+        simulators.repeats = not is_known
+        return simulators
+
+    run.resources.make_simulators = make_again
     monkeypatch.setattr(Fixed, 'observation', 0.5)
-    with pytest.raises(UserError, match='the environment is not deterministic'):
-        run.finish()
+    run.finish()
+    (said,) = caplog.messages
+    assert (
+        'is not deterministic, so an open episode cannot continue; it is truncated after 10' in said
+    )
+    assert run.state.play.episodes.tolist() == [1, 2]
+    rows = run.state.seeds[0].replays.rows
+    assert rows.num_starts.tolist() == [25, 25]  # the last chunk is executed whole
+    assert rows.num_episodes.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'observation': np.nan}, 'environment of seed 1 gave an observation that is not finite'),
-        ({'reward': -np.inf}, 'environment of seed 1 gave a reward that is not finite'),
+        ({'observation': np.nan}, 'seed 1 returned an observation that is not finite'),
+        ({'reward': -np.inf}, 'environment of seed 1 returned a reward that is not finite'),
     ],
 )
 def test_what_a_simulator_gives_is_finite_or_the_run_ends(monkeypatch, changes, message):

@@ -9,8 +9,11 @@ import sys
 import pytest
 from small_runs import assert_equal_outcomes, read_table
 
+from envs import make_simulators
 from envs.collect import collect
-from training import RunConfig, train
+from training import RunConfig, load_agent, train
+from training.evaluation import evaluate
+from utils.seeds import stack
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parent.parent
@@ -106,7 +109,7 @@ def test_the_same_command_again_says_that_the_run_is_complete(finished):
     arguments, directory, _ = finished
     before = {path: path.read_bytes() for path in directory.glob('*.csv')}
     result = run(*arguments)
-    assert result.stdout.startswith(f'Complete already: {directory}')
+    assert result.stdout.startswith(f'Complete already: {directory} is at online step 33 (--fresh')
     assert {path: path.read_bytes() for path in directory.glob('*.csv')} == before
 
 
@@ -128,6 +131,42 @@ def test_a_run_evaluates_to_its_score(finished):
     scores = json.loads(result.stdout)
     expected = {name: float(last[name]) for name in ('success', 'return', 'length')}
     assert scores == {'seed': 0, 'simulator_failures': 0} | expected
+
+
+def test_a_run_evaluates_on_another_task_with_another_choice(finished):
+    other = ENV_NAME.replace('task1', 'task2')
+    result = run(
+        f'--restore_path={finished[1]}', '--eval_episodes=2', '--eval_envs=2',
+        f'--env_name={other}', '--success_timing=post', '--num_samples=1',
+        program='evaluate.py',
+    )  # fmt: skip
+    agent, _ = load_agent(finished[1])
+    sampled = agent.replace(config=agent.config._replace(num_samples=1, eval_num_samples=0))
+    simulators = make_simulators(other, 2, 5, success_timing='post')
+    (expected,), _ = evaluate([stack([sampled.policy()])], simulators, 2, [0])
+    simulators.end()
+    assert json.loads(result.stdout) == {'seed': 0} | expected
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (
+            ['--env_name=cube-double-play-singletask-task1-v0'],
+            "has {'observations': (37,), 'actions': (5,)}, but the policy was trained with "
+            f"{{'observations': (28,), 'actions': (5,)}} of {ENV_NAME}; choose a task",
+        ),
+        (['--suite=toy_suite:suite', '--env_name=toy-push-v0'], "has {'observations': (3,)"),
+        (['--suite=robomimic', '--sparse'], "Unknown command line flag 'sparse'"),
+    ],
+)
+def test_a_task_of_other_sizes_or_options_is_refused_in_one_line(
+    finished, programs, arguments, message
+):
+    result = programs('evaluate.py', f'--restore_path={finished[1]}', *arguments)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert message in line
 
 
 def test_seeds_trained_together_are_what_each_would_be_alone(finished, tmp_path):
@@ -175,11 +214,13 @@ def test_bad_input_is_named_in_one_line_before_anything_starts(
 
 
 def test_data_that_cannot_be_had_is_an_error_with_the_command_that_makes_it(tmp_path, monkeypatch):
-    monkeypatch.setenv('OGBENCH_DATASET_URL', 'http://127.0.0.1:9')
+    for name in ('OGBENCH_DATASET_URL', 'https_proxy'):
+        monkeypatch.setenv(name, 'http://127.0.0.1:9')  # where nothing answers
     result = run(
         f'--env_name={ENV_NAME}', f'--ogbench_dataset_dir={tmp_path}', f'--save_dir={tmp_path}',
         check=False,
     )  # fmt: skip
     assert result.returncode != 0
-    last_line = result.stderr.strip().splitlines()[-1]
+    *lines, last_line = result.stderr.strip().splitlines()
+    assert sum('cube-single-play-v0.npz: download failed (' in line for line in lines) == 2
     assert 'python -m envs.collect --env_name=cube-single-play-v0 --num_episodes=1000' in last_line

@@ -9,6 +9,7 @@ from robomimic import DATASET_REGISTRY
 
 import envs
 from envs import DatasetError, find_task
+from envs.downloads import hash_file
 from envs.layouts import ACTION_LIMIT
 from envs.robomimic.data import public_path
 from envs.robomimic.files import default_env_args
@@ -82,6 +83,7 @@ def test_rows_are_stored_once_in_the_order_of_keys(tmp_path):
         'source': 'on disk',
         'directory': str(path.parent),
         'files': ['low_dim_v15.hdf5'],
+        'sha256': hash_file(path),
     }
     data = dataset.load(0)
     keys = ('robot0_eef_pos', 'robot0_eef_quat', 'robot0_gripper_qpos', 'object')
@@ -150,6 +152,7 @@ WITHOUT_ROBOTS = default_env_args(TASK) | {'env_kwargs': {}}
             'is data of Lift, but can-mh-low_dim is PickPlaceCan; replace it with the file',
         ),
         ({'demos': []}, 'has no demonstrations'),
+        ({'demos': make_demos([()])}, 'has no demonstrations'),
         (changed('obs/object', None), 'demo_1 has no obs/object'),
         (changed('actions', np.zeros((3, 7))), r'demo_1: rewards is float64 \(2,\), .* \(3,\)'),
         (changed('actions', np.zeros((2, 6))), r'demo_1: actions is float64 \(2, 6\), .* \(2, 7\)'),
@@ -160,6 +163,13 @@ def test_a_file_that_is_not_what_it_should_be_is_an_error(tmp_path, changes, mes
     path = write(tmp_path, **changes)
     with pytest.raises(DatasetError, match=f'^{path}: .*{message}'):
         make_dataset(tmp_path)
+
+
+def test_an_empty_demonstration_among_others_is_left_out(tmp_path, caplog):
+    path = write(tmp_path, make_demos([(0, 1), (), (0, 0, 1)]))
+    data = make_dataset(tmp_path).load(0)
+    assert np.flatnonzero(data['terminals']).tolist() == [2, 6]
+    assert f'{path}: demo_1 without rows; left out.' in caplog.messages
 
 
 def test_a_damaged_file_is_an_error(tmp_path):

@@ -72,6 +72,15 @@ def test_seeds_are_averaged_only_where_all_of_them_are(tmp_path):
     assert line.startswith('DFP, cube-double: seeds [10] end before the others, steps [5] lack')
 
 
+def test_steps_that_only_few_seeds_were_trained_further_to_are_left_out(tmp_path):
+    further = [*ROWS, *seeds_from(10), ('online', 14, 0, 1.0)]
+    lines = []
+    scores = runs.scores(runs.read([write_run(tmp_path / 'run', further)]), lines.append)
+    assert {*scores['seed']} == {0, 1, 10, 11}
+    assert scores['total_step'].max() == 12
+    assert lines == ['DFP, cube-double: steps [19] lack a seed; skipped']
+
+
 def test_a_task_without_success_has_the_return_as_its_score(tmp_path):
     folders = [write_run(tmp_path / 'a'), write_run(tmp_path / 'maze' / 'FQL-sd0', score='return')]
     (folders[1] / 'flags.json').unlink()

@@ -265,7 +265,7 @@ def test_an_episode_that_always_fails_ends_the_run_and_the_same_command_goes_on_
     (faults / '0-bug-2').unlink()
     result = start(config)
     arrays, tables = outcome(result.directory)
-    assert arrays['replays/rows/num_starts'].tolist() == [60]
+    assert 60 <= arrays['replays/rows/num_starts'][0] < 63  # the last chunk is played to its end
     assert sum(int(row['simulator_failures']) for row in tables['online']) == 4
 
 
@@ -287,10 +287,11 @@ def test_a_run_without_evaluations_starts_no_simulators_for_them(tmp_path, monke
     real = Simulators.__init__
     monkeypatch.setattr(Simulators, '__init__', lambda *args: made.append(args[2]) or real(*args))
     result = start(make_config(tmp_path, eval_episodes=0, eval_envs=7, num_seeds=2))
-    assert made == [2]
+    assert made == [1, 2]  # one looks at the environment before the training
     assert result.scores == ()
     assert (result.directory / 'eval.csv').read_text() == ''
     assert not (result.directory / 'learning_curve.png').exists()
     assert read_status(result.directory)['status'] == 'done'
     again = start(make_config(tmp_path, eval_episodes=0, eval_envs=7, num_seeds=2))
-    assert (again.scores, again.was_complete) == ((), True)
+    assert again.was_complete
+    assert not again.scores

@@ -15,6 +15,7 @@ from gymnasium.spaces import Box, Discrete
 import envs
 from envs import DatasetError, Option, Suite, Task, check_options, find_task, load_suite
 from envs.datasets import npz_dataset
+from envs.downloads import hash_file
 from envs.layouts import ACTION_LIMIT
 
 TOY = find_task(toy_suite.ENV_NAME, 'toy_suite:suite')
@@ -254,3 +255,19 @@ def run_python(path):
         text=True,
         check=True,
     ).stdout
+
+
+def test_ones_own_suite_collects_what_it_is_asked_for(tmp_path):
+    directory = tmp_path / 'toy'
+    dataset = envs.make_dataset(
+        TOY, source='collect', num_episodes=4, seed=2, num_workers=1, toy_dataset_dir=str(directory)
+    )
+    assert dataset.load(0)['terminals'].sum() == 4
+    assert dataset.provenance == {
+        'source': 'collected',
+        'directory': str(directory),
+        'files': ['toy-data-v0.npz'],
+        'sha256': hash_file(directory / 'toy-data-v0.npz'),
+        'episodes': 4,
+        'seed': 2,
+    }

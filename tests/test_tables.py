@@ -75,6 +75,13 @@ def test_entries_are_mean_and_std_over_seeds_and_averages_over_tasks(plan, resul
     assert entries['seeds'].tolist() == [0, 3, 3, 0, 1, 3, 0, 1, 3]
 
 
+def test_a_plan_of_fewer_steps_reads_runs_that_went_further(results):
+    flags = ('--offline_steps=100', '--online_steps=200')
+    shorter = make_plan('1', methods=['DFP'], tasks=TASKS[:1], seeds=3, flags=flags)
+    _, entries = entries_by(shorter, results)
+    assert entries.loc[TASKS[0], 'DFP']['mean'] == pytest.approx((95 + 80 + 90) / 3)
+
+
 def test_results_of_other_settings_or_data_are_not_those_of_a_plan(plan, results):
     flags = (*STEPS, '--agent.batch_size=32')
     other = make_plan('1', methods=['DFP'], tasks=TASKS, seeds=3, flags=flags)

@@ -128,7 +128,7 @@ class Toy(Suite):
             request,
             num_episodes=100,
             suite=self.reference,
-            download=lambda: write_dataset(directory),
+            download=lambda: str(write_dataset(directory)),
         )
         return npz_dataset(DATASET, paths, self.make_env(task), provenance)
 

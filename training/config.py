@@ -17,7 +17,7 @@ from training import checkpoints
 from training.code import fingerprint
 from utils.errors import UserError
 
-MOST = 10**9  # steps, and rows of replay, that the device counts in 32 bits, two rows for each step
+MAX_STEPS = 10**9  # replay indices are int32, and a step may use two rows
 DEFAULT_ENV_NAME = 'cube-triple-play-singletask-task2-v0'
 
 
@@ -47,78 +47,77 @@ _how = functools.partial(_setting, decides_result=False)
 class RunConfig:
     """Every setting of a run. The fields are the flags of main.py.
 
-    `agent` is an agent's name ('dfp'), the path of its file, or settings that differ
-    from the file's, as a mapping. With settings, `agent_file` is its name or path, by default their
-    `agent_name`. `env_options` are the suite's own settings, such as OGBench's `sparse`.
+    `agent` is an agent's name ('dfp'), the path of its file, or a mapping of settings that override
+    the file's. With a mapping, `agent_file` is the name or path, by default its `agent_name`.
+    `env_options` are the suite's settings, such as OGBench's `sparse`.
 
     Raises:
-        UserError: there is no such agent, or it has no such setting.
+        UserError: the agent or one of its settings is unknown.
     """
 
     agent: Any = 'dfp'
     agent_file: str = ''
     env_name: str = _setting(DEFAULT_ENV_NAME, 'Environment and task.')
-    suite: str | None = _setting(None, "The environment's suite, <module>:<object>, if it is not "
-                                 'one of the project.')  # fmt: skip
+    suite: str | None = _setting(None, 'Suite of your own environments, <module>:<object>.')
     env_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     method: str | None = _how(None, 'Instead of --agent: a method of the paper, with its settings '
                               'for the task (experiments/methods.toml).')  # fmt: skip
-    seed: int = _how(0, 'Of parameters, batches, exploration and evaluation.', 0)
-    num_seeds: int = _how(1, 'Seeds seed, seed + 1, … trained together.', 1)
+    seed: int = _how(0, 'Seed of parameters, batches, exploration and evaluation.', 0)
+    num_seeds: int = _how(1, 'Number of seeds trained together: seed, seed + 1, …', 1)
 
     save_dir: str = _how('exp', 'Runs are written to <save_dir>/<run_group>/….')
     run_group: str = _how('debug', 'Runs that belong together.')
     restore_path: str | None = _setting(None, 'Run or checkpoint whose agent this run starts from.')
-    accept_code: bool = _how(False, 'Continue a run, or take its result, although code that it '
-                             'learns with has changed since.')  # fmt: skip
-    save_minutes: float = _how(10.0, 'Minutes between checkpoints; 0: no such checkpoints.', 0)
-    save_interval: int = _how(0, 'Steps between checkpoints; 0: no such checkpoints.', 0)
-    keep_checkpoints: int = _how(2, 'Newest checkpoints to keep.', 1)
-    compilation_cache_dir: str | None = _how('~/.cache/dfp/jax', 'Compiled programs are kept here '
-                                             'for the next run; empty: nowhere.')  # fmt: skip
+    accept_code: bool = _how(False, 'Continue a run, or accept its result, although the code that '
+                             'it learns with has changed.')  # fmt: skip
+    save_minutes: float = _how(10.0, 'Minutes between checkpoints; 0: off.', 0)
+    save_interval: int = _how(0, 'Steps between checkpoints; 0: off.', 0)
+    keep_checkpoints: int = _how(2, 'Number of newest checkpoints to keep.', 1)
+    compilation_cache_dir: str | None = _how('~/.cache/dfp/jax', 'Folder for compiled programs, '
+                                             'for the next run; empty: none.')  # fmt: skip
     wandb_mode: str = _how('disabled', 'W&B logging.', choices=('disabled', 'offline', 'online'))
-    wandb_project: str = _how('dfp', "W&B project that the run's curves are in.")
+    wandb_project: str = _how('dfp', 'W&B project of the run.')
     wandb_entity: str | None = _how(None, 'W&B user or team; default: yours.')
     wandb_tags: str = _how('', 'W&B tags, separated by commas.')
 
-    offline_steps: int = _setting(1_000_000, 'Updates on the data set alone.', 0, most=MOST)
-    online_steps: int = _setting(1_000_000, 'Environment steps after that.', 0, most=MOST)
+    offline_steps: int = _how(1_000_000, 'Offline updates.', 0, most=MAX_STEPS)
+    online_steps: int = _how(1_000_000, 'Online environment steps.', 0, most=MAX_STEPS)
     horizon_length: int = _setting(5, 'Actions in a chunk (h).', 1)
-    discount: float = _setting(0.99, 'Per environment step.')
-    frame_stack: int = _setting(1, 'Frames of the episode that an image shows to the agent.', 1)
+    discount: float = _setting(0.99, 'Discount per environment step.')
+    frame_stack: int = _setting(1, "Frames in the policy's images.", 1)
     p_aug: float = _setting(0.0, 'Probability that the images of a batch are cropped at random.', 0,
                             most=1)  # fmt: skip
     utd_ratio: int = _setting(1, 'Updates per environment step, online.', 1)
     start_training: int = _setting(5_000, 'Online step at which updates resume.', 0)
-    overlap: bool = _setting(True, 'Update while the environments play, so that the acting policy '
-                             'is one chunk old; if not, they wait for each other.')  # fmt: skip
-    buffer_size: int = _setting(2_000_000, 'Transitions, offline ones included; the last '
-                                'observation of each episode online counts as one.', 1,
-                                most=MOST)  # fmt: skip
-    offline_batch_ratio: float | None = _setting(None, 'Online, part of each batch that is drawn '
-                                                 'from the data set; default: offline and online '
+    overlap: bool = _setting(True, 'Online, update while the environments step; the acting policy '
+                             'is one chunk old.')  # fmt: skip
+    buffer_size: int = _setting(2_000_000, 'Transitions, including offline ones; the last '
+                                'observation of each online episode counts as one.', 1,
+                                most=MAX_STEPS)  # fmt: skip
+    offline_batch_ratio: float | None = _setting(None, 'Online, fraction of each batch drawn from '
+                                                 'the data set; default: offline and online '
                                                  'data are one pool.', 0, most=1)  # fmt: skip
 
     eval_interval: int = _setting(100_000, 'Steps between evaluations; 0: at the end of each '
                                   'phase only.', 0)  # fmt: skip
     eval_episodes: int = _setting(50, 'Episodes per evaluation; the paper: 100. 0: no '
                                   'evaluations.', 0)  # fmt: skip
-    eval_envs: int = _how(10, 'Environments evaluated in parallel, of all seeds together.', 1)
+    eval_envs: int = _how(10, 'Parallel evaluation environments, for all seeds together.', 1)
     worker_timeout: float = _how(120.0, 'Seconds without an answer after which simulators are '
                                  'built anew.', 1, most=86_400)  # fmt: skip
     video_episodes: int = _how(0, 'Episodes of each seed to record at each evaluation, in '
                                '<run>/videos/; 0: none.', 0)  # fmt: skip
-    video_frame_skip: int = _how(3, 'Environment steps between two frames of a video.', 1)
+    video_frame_skip: int = _how(3, 'Environment steps per frame of a video.', 1)
     log_interval: int = _setting(5_000, 'Steps between rows of offline.csv and online.csv; 0: at '
                                  'the end of each phase only.', 0)  # fmt: skip
 
-    dataset_source: str = _setting('auto', 'auto: what is on disk, else download.',
+    dataset_source: str = _setting('auto', 'auto: existing files, else download.',
                                    choices=('auto', 'download', 'collect'))  # fmt: skip
-    dataset_proportion: float = _setting(1.0, "Part of the data set's transitions to use, the "
-                                         'first ones; of each file, if it is in many.',
+    dataset_proportion: float = _setting(1.0, "Fraction of the data set's transitions to use, from "
+                                         'the start of each file.',
                                          most=1)  # fmt: skip
-    dataset_replace_interval: int = _setting(1_000, 'Updates before the next file of a data set '
-                                             'in many files.', 1)  # fmt: skip
+    dataset_replace_interval: int = _setting(1_000, 'Updates per file of a data set in many files.',
+                                             1)  # fmt: skip
     collect_episodes: int | None = _setting(None, 'With --dataset_source=collect; default: as many '
                                             'as the public data.', 1)  # fmt: skip
 
@@ -137,26 +136,31 @@ class RunConfig:
         return list(range(self.seed, self.seed + self.num_seeds))
 
     @property
+    def steps(self) -> dict[str, int]:
+        """The number of steps of each phase."""
+        return {'offline': self.offline_steps, 'online': self.online_steps}
+
+    @property
     def label(self) -> str:
-        """The method's name in folders and pictures: `method`, or else that of the agent's file."""
+        """The name in folders and pictures: `method`, or else the agent's file."""
         return self.method or pathlib.Path(self.agent_file).stem
 
     @property
     def episodes_to_collect(self) -> int | None:
-        """`collect_episodes`, if data must be collected."""
+        """`collect_episodes` if data is collected, else None."""
         return self.collect_episodes if self.dataset_source == 'collect' else None
 
     @functools.cached_property
     def task(self) -> envs.Task:
-        """The task that `env_name` describes.
+        """The task of `env_name`.
 
         Raises:
-            UserError: there is no such environment or suite.
+            UserError: the environment or suite is unknown.
         """
         return envs.find_task(self.env_name, self.suite)
 
     def check(self) -> None:
-        """Raises UserError for settings that cannot work. Starts and writes nothing."""
+        """Raises UserError for invalid settings. Starts and writes nothing."""
         for field in dataclasses.fields(self):
             self._check_field(field)
         if not self.offline_steps + self.online_steps:
@@ -205,23 +209,25 @@ class RunConfig:
             raise UserError(f'--{field.name}={value}: use {" or ".join(limits["choices"])}')
 
     def _check_save_dir(self) -> None:
-        """Raises UserError if the run's folder cannot be made there."""
+        """Raises UserError if the run's folder cannot be created."""
         place = self.directory.absolute()
         while not place.exists():
             place = place.parent
         if not place.is_dir() or not os.access(place, os.W_OK):
             problem = 'cannot be written' if place.is_dir() else 'is not a directory'
             raise UserError(
-                f'--save_dir={self.save_dir}: cannot write {self.directory}, as {place} {problem}; '
-                'choose a directory of yours'
+                f'--save_dir={self.save_dir}: cannot write {self.directory}: {place} {problem}; '
+                'choose a writable directory'
             )
 
     @property
     def identity(self) -> str:
         """A hash of the settings that decide the result, without the seed; 8 hexadecimal digits.
 
-        Runs with the same identity differ at most in their seeds. It does not depend on where files
-        lie, how often a run is saved or how many environments evaluate it. The code of an agent's
+        Runs with the same identity differ at most in their seeds and their length. It does not
+        depend on where files lie, how often a run is saved or how many environments evaluate it.
+        `offline_steps` are part of it if online ones follow: else they are the run's length, as
+        `online_steps` always are. So a longer run continues a shorter one. The code of an agent's
         file outside the project is part of it; of the project's code a run keeps hashes itself
         (`training/code.py`).
         """
@@ -231,9 +237,10 @@ class RunConfig:
             if field.metadata.get('decides', True)
         }
         file = pathlib.Path(decisive.pop('agent_file'))
-        code = fingerprint(file.read_text()) if file.is_absolute() else str(file)
+        code = fingerprint(file.read_text('utf-8')) if file.is_absolute() else str(file)
         decisive['agent'] = self.agent | {'agent_name': code}
         decisive['collect_episodes'] = self.episodes_to_collect
+        decisive['offline_steps'] = self.offline_steps if self.online_steps else None
         if self.restore_path:
             decisive['restore_path'] = str(pathlib.Path(self.restore_path).expanduser().resolve())
         suite = self.task.suite
@@ -258,12 +265,12 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> 'RunConfig':
-        """Returns the config that `to_json` described.
+        """Returns the config from the output of `to_json`.
 
         Raises:
-            UserError: there is a setting of an unknown name.
+            UserError: a setting is unknown.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(settings) - known):
-            raise UserError(f'{unknown[0]}: not a setting of a run; there are {sorted(known)}')
+            raise UserError(f'{unknown[0]}: not a setting of a run; use one of {sorted(known)}')
         return cls(**settings)

@@ -1,8 +1,8 @@
 """Both phases of a run, one step after the other.
 
-`advance` takes a state to the next one: a block of updates, a chunk in the environments, a report
-(rows of the tables, evaluation), or the change of phase. Between two of these a run can be saved
-and left. `RunState.reported` tells whether the report of a step has been made.
+`advance` makes one step: a block of updates, a chunk in the environments, a report (table rows,
+evaluation), or the change of phase. Between steps a run can be saved and interrupted.
+`RunState.reported` records the last report.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from envs.simulators import Simulators, Start
 from envs.workers import SimulatorError
 from training import updates
 from training.config import RunConfig
-from training.evaluation import evaluate
+from training.evaluation import evaluate, headline
 from training.logs import RunLog
 from training.shards import ShardReader
 from training.state import PHASES, Play, RunState, SeedState, begin_online
@@ -31,46 +31,46 @@ from utils.replay import Rows
 from utils.seeds import unstack
 
 OFFLINE_GROUP = 32  # updates that run without the host, see `updates.update_many`
-FAR_BEYOND = 10  # times what rewards allow: a critic with such values diverges
-Row = Mapping[str, float | None]  # None: there is no such number; an empty cell in the tables
+DIVERGENCE_FACTOR = 10  # warn when |Q| exceeds this multiple of r_max / (1 − γ)
+Row = Mapping[str, float | None]  # None: an empty cell in the tables
 Metrics = Callable[[str, str, int, list[Row]], None]
 
 
 @dataclasses.dataclass
 class Resources:
-    """What a run works with and does not save: data, files, environments, the progress bar."""
+    """What a run uses but does not save: data, files, environments, the progress bar."""
 
     config: RunConfig
     data: list[Rows]  # the data set, on each device
     shards: ShardReader
     log: RunLog
     eval_simulators: Simulators | None  # None: no evaluations
-    make_simulators: Callable[[], Simulators]  # one for each seed, for the online phase
-    check: Callable[[], None]  # raises where a run is to be left
+    make_simulators: Callable[[], Simulators]  # one per seed, for the online phase
+    check: Callable[[], None]  # raises if the run should stop
     on_metrics: Metrics = lambda *_: None
     show_progress: bool = True
     bar: tqdm | None = None
-    simulators: Simulators | None = None  # once they are made
-    failure: SimulatorError | None = None  # that the run stops for
-    block: int = 1  # updates in one dispatch of the offline phase
+    simulators: Simulators | None = None  # once created
+    failure: SimulatorError | None = None  # stops the run at its next step
+    block: int = 1  # updates per dispatch of the offline phase
     exploration_keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
     record_videos: Callable[..., None] = lambda *_: None  # see `RunVideos.record`
-    largest_reward: float = 0.0  # absolute, of all that were seen
+    largest_reward: float = 0.0  # largest |reward| so far
     has_warned_of_values: bool = False
 
     def write(self, table: str, state: RunState, rows: Sequence[Row]) -> None:
-        """Writes rows to a table, and hands them to the callback."""
+        """Writes rows to a table, and passes them to the callback."""
         self.log.write(table, state.phase, state.step, rows)
         self.on_metrics(table, state.phase, state.step, list(rows))
 
     def clear_bar(self, _: object = None) -> bool:
-        """Makes room for a message on a line of its own; a filter of log handlers."""
+        """Clears the progress bar for a log message; a filter of log handlers."""
         if self.bar is not None:
             self.bar.clear()
         return True
 
     def close_bar(self) -> None:
-        """Ends the line of the progress bar, so that what is printed next has one of its own."""
+        """Closes the progress bar and ends its line."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
@@ -79,16 +79,16 @@ class Resources:
 def advance(state: RunState, run: Resources) -> RunState | None:
     """Makes the next step of a run; returns None at its end.
 
-    The arrays that `state` holds on the device are used up; go on with the state returned. Only a
-    report can be interrupted. Then `state` is as it was, and the report is made again later.
+    The device buffers of `state` are donated. Only a report can be interrupted; then `state` stays
+    valid, and the report is repeated later.
 
     Raises:
-        SimulatorError: a simulator failed again and again. `state` is whole, and where the same
-            would not happen again: an episode that cannot go on has ended.
+        SimulatorError: a simulator failed repeatedly. `state` is valid, and the failing episode has
+            ended in it, so that the run can continue.
     """
     if run.failure is not None:
         raise run.failure
-    if not _num_steps(run.config, state.phase):
+    if not run.config.steps[state.phase]:
         return _next_phase(state, run)
     _show(state, run)
     stop = next_report(state, run.config)
@@ -104,12 +104,12 @@ def advance(state: RunState, run: Resources) -> RunState | None:
 
 
 def next_report(state: RunState, config: RunConfig) -> int | None:
-    """Returns the step of the phase at which rows or an evaluation are due next, None at its end.
+    """Returns the step of the phase at which the next report is due, None at the phase's end.
 
-    These are step 0, the multiples of `eval_interval` and `log_interval`, and the last step. An
-    interval of 0 has no multiples.
+    Reports are due at step 0, at multiples of `eval_interval` and `log_interval` (if not 0), and at
+    the last step.
     """
-    end = _num_steps(config, state.phase)
+    end = config.steps[state.phase]
     if state.reported >= end:
         return None
     if state.reported < 0:
@@ -125,12 +125,20 @@ def next_stop(step: int, intervals: Sequence[int], end: int) -> int:
 
 def ends_phase(state: RunState, config: RunConfig) -> bool:
     """Tells whether a phase is complete except for its last report."""
-    is_last = state.step == _num_steps(config, state.phase) > state.reported
+    is_last = state.step == config.steps[state.phase] > state.reported
     return is_last and (state.play is None or bool((state.play.trained_steps == state.step).all()))
 
 
-def _num_steps(config: RunConfig, phase: str) -> int:
-    return config.offline_steps if phase == 'offline' else config.online_steps
+def is_between_reports(state: RunState, config: RunConfig, end: int) -> bool:
+    """Whether a run that ended at online step `end` is in a state that a longer one never has.
+
+    At the end all updates owed are done. With `overlap`, a longer run executes a chunk meanwhile,
+    unless it reports at that step.
+    """
+    if state.play is None or not config.overlap or not state.step == end < config.online_steps:
+        return False
+    due = next_report(state.replace(reported=end - 1), config)
+    return due != end and bool((state.play.trained_steps == end).all())
 
 
 def _next_phase(state: RunState, run: Resources) -> RunState | None:
@@ -145,7 +153,7 @@ def _next_phase(state: RunState, run: Resources) -> RunState | None:
 def _show(state: RunState, run: Resources) -> None:
     """Moves the progress bar."""
     if run.bar is None:
-        total = _num_steps(run.config, state.phase)
+        total = run.config.steps[state.phase]
         run.bar = tqdm(
             total=total, initial=state.step, desc=state.phase, unit='step', smoothing=0.05,
             disable=not run.show_progress,
@@ -160,9 +168,9 @@ def report(state: RunState, run: Resources) -> RunState:
     """Writes the rows and makes the evaluation that are due at this step.
 
     Raises:
-        NotFinite: something of the updates or the evaluation is not.
+        NotFinite: a result of the updates or the evaluation is not finite.
     """
-    config, end = run.config, _num_steps(run.config, state.phase)
+    config, end = run.config, run.config.steps[state.phase]
     seeds, play, scores = state.seeds, state.play, state.scores
     summaries = check_updates(state, run) if state.step else []  # also before an evaluation
     if summaries and is_due(state.step, config.log_interval, end):
@@ -171,14 +179,14 @@ def report(state: RunState, run: Resources) -> RunState:
         if play is not None:
             rows = [_of_episodes(play, i) | row for i, row in enumerate(rows)]
             zeros = np.zeros_like(play.finished)
-            play = play.replace(finished=zeros, succeeded=zeros, failures=zeros)
+            play = play.replace(finished=zeros, judged=zeros, succeeded=zeros, failures=zeros)
         run.write(state.phase, state, rows)
         seeds = tuple(
             part.replace(totals=updates.zero_totals(part.agents, part.replays, rows))
             for part, rows in zip(seeds, run.data, strict=True)
         )
     if run.eval_simulators is not None and is_due(state.step, config.eval_interval, end):
-        if state.step or not scores:  # else the agents are still those that ended the offline phase
+        if state.step or not scores:  # else the agents have not changed since the offline phase
             policies = [part.agents.policy() for part in seeds]
             found, failure = evaluate(
                 policies, run.eval_simulators, config.eval_episodes, config.seeds, run.check
@@ -186,9 +194,8 @@ def report(state: RunState, run: Resources) -> RunState:
             run.record_videos(policies, state.phase, state.step, run.check)
             scores, run.failure = tuple(found), failure
         run.write('eval', state, scores)
-        success = np.mean([score['success'] for score in scores])
         if run.bar is not None:
-            run.bar.set_postfix(success=f'{100 * success:.0f}%')
+            run.bar.set_postfix_str('='.join(headline(scores)))
     return state.replace(
         seeds=seeds, play=play, scores=scores, reported=state.step, tables=run.log.sizes
     )
@@ -200,18 +207,18 @@ def largest(rewards: Any) -> float:
 
 
 def check_updates(state: RunState, run: Resources) -> list[updates.Summary]:
-    """Returns what each seed's updates since the last row came to.
+    """Returns a summary of each seed's updates since the last row.
 
-    Waits for them. Warns once of values that diverge.
+    Waits for them. Warns once if values diverge.
 
     Raises:
-        NotFinite: a loss or another logged scalar is not.
+        NotFinite: a loss or another logged scalar is not finite.
     """
     config, summaries = run.config, []
     for summary in (x for part in state.seeds for x in updates.summaries(part.totals)):
         i = len(summaries)
         if summary.first_bad is not None:
-            # The last update made is that of the last step trained.
+            # The last update belongs to the last trained step.
             trained = state.step if state.play is None else int(state.play.trained_steps[i])
             per_step = 1 if state.play is None else config.utd_ratio
             step = trained - (summary.updates - 1 - summary.first_bad) // per_step
@@ -225,10 +232,10 @@ def check_updates(state: RunState, run: Resources) -> list[updates.Summary]:
 
 
 def diagnoses(state: RunState, run: Resources) -> list[dict[str, float]]:
-    """Returns what `Agent.diagnose` says of each seed.
+    """Returns the results of `Agent.diagnose` for each seed.
 
     Raises:
-        NotFinite: a number of it is not.
+        NotFinite: one of them is not finite.
     """
     found = [
         updates.diagnose(part.agents, part.replays, rows)
@@ -255,7 +262,7 @@ def _warn_of_values(seed: int, averages: Row, state: RunState, run: Resources) -
     limit = run.largest_reward / (1 - config.discount)
     for name in ('critic/q_min', 'critic/q_max'):
         value = averages.get(name)
-        if value is not None and abs(value) > FAR_BEYOND * limit:
+        if value is not None and abs(value) > DIVERGENCE_FACTOR * limit:
             run.has_warned_of_values = True
             logging.warning(
                 '%s: %s of seed %d is %.4g at %s step %s, but with rewards up to %.4g and '
@@ -266,13 +273,13 @@ def _warn_of_values(seed: int, averages: Row, state: RunState, run: Resources) -
 
 
 def is_due(step: int, interval: int, end: int) -> bool:
-    """Tells whether something done every `interval` steps (0: never) and at the end is due."""
+    """Whether something done every `interval` steps (0: never) and at the end is due."""
     return step == end or bool(interval and step % interval == 0)
 
 
 def _of_episodes(play: Play, seed: int) -> dict[str, float | None]:
     episodes = int(play.finished[seed])
-    success = float(play.succeeded[seed] / episodes) if episodes else None
+    success = float(play.succeeded[seed] / episodes) if play.judged[seed] else None
     failures = int(play.failures[seed])
     return {'episodes': episodes, 'episode_success': success, 'simulator_failures': failures}
 
@@ -281,17 +288,17 @@ def _of_episodes(play: Play, seed: int) -> dict[str, float | None]:
 
 
 def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
-    """Makes a block of updates on the data set, then takes the next shard if that is due.
+    """Makes a block of updates on the data set, then takes the next shard if it is due.
 
-    The block's size doubles until a block takes half a second, so that dispatching costs nothing,
-    and is halved above two seconds, so that the progress bar moves and a run can be left.
+    The block's size doubles until a block takes half a second, to hide the cost of dispatch, and is
+    halved above two seconds, so that the progress bar moves and the run can be interrupted.
     """
     config = run.config
     streams = len(run.shards) > 1
     intervals = [config.save_interval, config.dataset_replace_interval if streams else 0]
     num_updates = min(run.block, next_stop(state.step, intervals, stop) - state.step)
     if streams:
-        run.shards.read_ahead()  # the shard before was dropped when this one was taken
+        run.shards.read_ahead()  # the previous shard has been dropped
     start = time.perf_counter()
     seeds = []
     for part, data in zip(state.seeds, run.data, strict=True):
@@ -319,44 +326,40 @@ def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
 
 
 def place_simulators(state: RunState, run: Resources) -> RunState:
-    """Begins the episodes of seeds whose simulators are in none: all at first, then the next ones.
+    """Begins the next episodes in simulators that have none.
 
-    An open episode of a run that is resumed goes on where it was.
-
-    Raises:
-        UserError: an environment leads to another observation than the run has.
+    A resumed run continues its open episode. If its environment does not reproduce it, the episode
+    is truncated there, and the next one begins.
     """
     play, seeds = state.online, run.config.seeds
     if run.simulators is None:
         run.simulators = run.make_simulators()
         run.exploration_keys = np.stack([key_for(seed, 'exploration') for seed in seeds])
-    starts = {}
-    for i in set(range(len(seeds))) - run.simulators.playing:
-        starts[i] = Start(episode_seed(seeds[i], int(play.episodes[i])))
-        if len(actions := play.episode_actions[i]):
-            known = unstack(play.observations, i)
-            starts[i] = starts[i]._replace(chunks=[actions], observation=known)
-    if not starts:
-        return state
-    begun = run.simulators.begin(starts)
-    found = {i: observation for i, observation in begun.items() if observation is not None}
-    play = play.replace(observations=_put(play.observations, found))
-    play = _give_up_episodes(play, begun, run)
-    _check_finite('an observation', play.observations, play, run)
+    while run.failure is None and (idle := set(range(len(seeds))) - run.simulators.playing):
+        starts = {}
+        for i in idle:
+            starts[i] = Start(episode_seed(seeds[i], int(play.episodes[i])))
+            if len(actions := play.episode_actions[i]):
+                known = unstack(play.observations, i)
+                starts[i] = starts[i]._replace(chunks=[actions], observation=known)
+        begun = run.simulators.begin(starts)
+        found = {i: observation for i, observation in begun.items() if observation is not None}
+        play = play.replace(observations=_put(play.observations, found))
+        play = _give_up_episodes(play, begun, run)
+        _check_finite('an observation', play.observations, play, run)
     return state.replace(play=play)
 
 
 def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
-    """Lets each seed that is not at `stop` yet execute a chunk.
+    """Executes a chunk for each seed that has not reached `stop`.
 
-    With `overlap`, the updates that a chunk owes run while the environments play the next chunk. So
-    the policy that chooses a chunk has made the updates, and seen the data, of all chunks but the
-    last one. The end of an episode cuts a chunk short, so seeds need not have the same step; those
-    that reach `stop` wait for the others.
+    With `overlap`, the updates due for a chunk run while the environments execute the next one. So
+    the policy that chooses a chunk was trained on all chunks but the last. An episode's end cuts a
+    chunk short, so seeds may be at different steps; those that reach `stop` wait for the others.
 
-    Simulators that fail are built anew, and execute the same chunk. A seed whose simulator fails
-    again takes no step; its episode ends where it was, as one cut off by a time limit, and is not
-    counted among those finished. The next `advance` raises the error.
+    Simulators that fail are rebuilt and execute the same chunk. A seed whose simulator fails again
+    takes no step; its episode is truncated there and not counted as finished. The next `advance`
+    raises the error.
     """
     state = place_simulators(state, run)
     if run.failure is not None:
@@ -371,13 +374,12 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
     chunks = updates.on_each_device(
         updates.act, policies, play.observations, run.exploration_keys, play.env_steps
     )
-    lengths = np.minimum(config.horizon_length, config.online_steps - play.env_steps) * playing
-    run.simulators.ask({i: chunks[i, : lengths[i]] for i in np.flatnonzero(lengths).tolist()})
+    run.simulators.ask({i: chunks[i] for i in np.flatnonzero(playing).tolist()})
     if config.overlap:
         state = learn(state, run, due)
     try:
         answers = run.simulators.answers()
-    except SimulatorError as error:  # they cannot be made again; the state before is used up
+    except SimulatorError as error:  # cannot be rebuilt, and the previous state was donated
         run.failure = error
         return state
     transitions = {i: answer[0] for i, answer in answers.items() if answer is not None}
@@ -388,21 +390,22 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
     run.largest_reward = max(run.largest_reward, largest(pending['rewards']))
     done, taken = pending['done'], pending['length']
     reached = {i: answer[1] for i, answer in answers.items() if answer is not None}
-    succeeded = [i for i, answer in answers.items() if answer is not None and answer[2]]
+    told = {i: x[2] for i, x in answers.items() if x is not None and x[0]['done']}
     play = state.online.with_actions(pending['actions'], taken, done).replace(
         observations=_put(play.observations, reached),
         env_steps=play.env_steps + taken,
         episodes=play.episodes + done,
         pending=pending,
         finished=play.finished + done,
-        succeeded=play.succeeded + np.isin(np.arange(len(done)), succeeded),
+        judged=play.judged + [told.get(i) is not None for i in range(len(done))],
+        succeeded=play.succeeded + [told.get(i) is True for i in range(len(done))],
     )
     play = _give_up_episodes(play, answers, run)
-    return state.replace(play=play, step=int(play.env_steps.min()))
+    return state.replace(play=play, step=min(int(play.env_steps.min()), stop))
 
 
 def _put(stacked: Any, trees: Mapping[int, Any]) -> Any:
-    """Returns a tree `[S, ...]` with the trees of some seeds, by number, put in their places."""
+    """Returns a tree `[S, ...]` with the trees of some seeds replaced, by number."""
 
     def put(array: np.ndarray, *new: Any) -> np.ndarray:
         array = array.copy()
@@ -414,12 +417,12 @@ def _put(stacked: Any, trees: Mapping[int, Any]) -> Any:
 
 
 def _give_up_episodes(play: Play, answers: Mapping[int, Any], run: Resources) -> Play:
-    """Ends the episodes of seeds without an answer where they are, and counts the failures."""
+    """Truncates the episodes of seeds without an answer, and counts the failures."""
     assert run.simulators is not None
     failures, run.failure = run.simulators.take_failures()
-    if not failures.any():
-        return play
     lost = np.isin(np.arange(len(failures)), [i for i, x in answers.items() if x is None])
+    if not (failures.any() or lost.any()):
+        return play
     play = play.with_actions(play.pending['actions'], np.zeros_like(play.num_actions), lost)
     return play.replace(
         episodes=play.episodes + lost,
@@ -429,27 +432,27 @@ def _give_up_episodes(play: Play, answers: Mapping[int, Any], run: Resources) ->
 
 
 def _check_finite(what: str, tree: Any, play: Play, run: Resources) -> None:
-    """Raises NotFinite if something that simulators gave, `[S, ...]`, is not finite."""
+    """Raises NotFinite if an output of the simulators, `[S, ...]`, is not finite."""
     for values in jax.tree.leaves(tree):
         if values.dtype.kind == 'f' and not np.isfinite(values).all():
             seed = int(np.argwhere(~np.isfinite(values))[0, 0])
             raise NotFinite(
-                f'{run.config.env_name}: the environment of seed {run.config.seeds[seed]} gave '
+                f'{run.config.env_name}: the environment of seed {run.config.seeds[seed]} returned '
                 f'{what} that is not finite, in the chunk after online step '
                 f'{play.env_steps[seed]:,}'
             )
 
 
 def catch_up(state: RunState, run: Resources, stop: int) -> RunState:
-    """Makes all updates that are owed once every seed has reached `stop`."""
+    """Makes all due updates once every seed has reached `stop`."""
     state = learn(state, run, np.full_like(state.online.env_steps, stop))
     return state.replace(step=stop)
 
 
 def learn(state: RunState, run: Resources, until: np.ndarray) -> RunState:
-    """Stores pending transitions, and makes the updates owed for the steps up to `until [S]`.
+    """Stores pending transitions, and makes the updates due for the steps up to `until [S]`.
 
-    This gives the device its work and does not wait for it.
+    It dispatches the work without waiting for it.
     """
     config, play = run.config, state.online
     owed = np.maximum(until - np.maximum(play.trained_steps, config.start_training - 1), 0)

@@ -1,10 +1,12 @@
-"""A run, from its config to its result: started, saved, interrupted, continued, ended."""
+"""A run from its config to its result: start, save, interrupt, continue, end."""
 
 import contextlib
 import dataclasses
 import logging
 import pathlib
+import shutil
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -17,7 +19,7 @@ from training import checkpoints, code, loop
 from training import state as states
 from training.checkpoints import Arrays, Checkpoints
 from training.config import RunConfig
-from training.devices import describe_machine, device_memory, set_up_jax
+from training.devices import describe_machine, device_memory, set_up_jax, start_jax
 from training.interruption import Interrupted, Interruption
 from training.logs import (
     RunFolder,
@@ -25,6 +27,7 @@ from training.logs import (
     cannot_write,
     newest_copy,
     next_copy,
+    read_json,
     read_status,
     versions,
     write_json,
@@ -33,9 +36,10 @@ from training.shards import ShardReader
 from training.state import RunState
 from training.videos import RunVideos
 from utils.errors import NotFinite, UserError
+from utils.host import settle
 from utils.spec import Spec
 
-GROUPS = ('agents', 'replays', 'totals', 'play')  # of a checkpoint; 'play' is there online only
+GROUPS = ('agents', 'replays', 'totals', 'play')  # of a checkpoint; 'play' only online
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +48,14 @@ class Result:
 
     Attributes:
         directory: the run's folder.
-        scores: of each seed at the last evaluation: success, return, length.
-        was_complete: whether there was nothing left to do.
+        scores: of each seed at the last evaluation: success (None if the environment does not tell
+            it), return, length.
+        was_complete: where the run was, such as 'online step 60', if there was nothing left to do.
     """
 
     directory: pathlib.Path
-    scores: tuple[dict[str, float], ...]
-    was_complete: bool = False
+    scores: tuple[dict[str, float | None], ...]
+    was_complete: str = ''
 
 
 def train(
@@ -61,6 +66,9 @@ def train(
 ) -> Result:
     """Trains the run that a config describes, or continues it where it was left.
 
+    A finished run continues if the config asks for more steps. An offline run that gets its first
+    online steps becomes another run, in a folder of its own.
+
     Args:
         config: of the run.
         on_metrics: called with every row of the tables, as `(table, phase, step, rows)`: table
@@ -70,28 +78,60 @@ def train(
 
     Raises:
         UserError: a setting cannot work, data or a checkpoint is not what is needed, or the code
-            has changed since the run learned something.
+            or the data has changed since the run learned something.
         SimulatorError: a simulator failed again and again, see `envs.simulators.Simulators`.
         Interrupted: a signal asked the run to stop. Its state is saved; call again to continue.
+
+    Whatever `on_metrics` raises is raised here, too, after the run's state is saved.
     """
+    settle()
     config.check()
     place = next_copy(config.directory) if fresh else newest_copy(config.directory)
-    if problem := code_problem(config, place):
-        raise UserError(problem)
     status = read_status(place)
-    if status.get('status') == 'done':
-        return Result(place, tuple(status['scores']), was_complete=True)
+    complete = is_complete(config, status)
+    origin = None if fresh or complete else _offline_run(config, place)
+    if problem := code_problem(config, origin.parents[1] if origin else place):
+        raise UserError(problem)
+    if complete:
+        if problem := data_problem(config, place):
+            raise UserError(problem)
+        where = f'{status["phase"]} step {status["step"]:,}'
+        return Result(place, tuple(status.get('scores', ())), was_complete=where)
+    if status.get('status') == 'done' and not _checkpoints_in(place):
+        raise UserError(f'{place}: its checkpoints are gone; start anew with --fresh')
     set_up_jax(config.num_seeds, config.compilation_cache_dir)
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         try:
-            run = _Run(config, place, interruption, on_metrics, show_progress, stack)
+            run = _Run(config, place, origin, interruption, on_metrics, show_progress, stack)
         except Exception:
             if not interruption.received:
                 raise
-            # Libraries may have changed the exception on its way here.
+            # Libraries may have replaced the exception.
             raise interruption.while_starting() from None
         return Result(place, run.advance_to_the_end())
+
+
+def is_complete(config: RunConfig, status: Mapping[str, Any]) -> bool:
+    """Whether a run with this status has all the steps that a config asks for, or more."""
+    more = status.get('step', 0) - config.steps.get(status.get('phase', ''), 0)
+    return more > 0 or (more == 0 and status.get('status') == 'done')
+
+
+def _checkpoints_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(folder.glob('checkpoints/[!.]*'))
+
+
+def _offline_run(config: RunConfig, place: pathlib.Path) -> pathlib.Path | None:
+    """Returns a checkpoint that saves a new run at `place` offline steps, or None.
+
+    It is the last one, within this run's offline steps, of the same run without an online phase.
+    """
+    if not config.online_steps or _checkpoints_in(place):
+        return None
+    alone = newest_copy(dataclasses.replace(config, online_steps=0).directory)
+    end = f'offline-{config.offline_steps:09d}.npz'
+    return max((path for path in _checkpoints_in(alone) if path.name <= end), default=None)
 
 
 def code_problem(config: RunConfig, folder: pathlib.Path) -> str:
@@ -102,8 +142,8 @@ def code_problem(config: RunConfig, folder: pathlib.Path) -> str:
         folder: of the run. As long as it has no checkpoint, the run begins anew anyway.
     """
     status = read_status(folder)
-    done = status.get('status') == 'done'
-    if config.accept_code or not (done or any(folder.glob('checkpoints/[!.]*'))):
+    done = is_complete(config, status)
+    if config.accept_code or not (done or _checkpoints_in(folder)):
         return ''
     files = code.changed(status.get('code', {}), code.fingerprints(config.agent_file))
     if not files:
@@ -116,23 +156,49 @@ def code_problem(config: RunConfig, folder: pathlib.Path) -> str:
     )
 
 
+def data_problem(config: RunConfig, folder: pathlib.Path) -> str:
+    """Returns in one line that a run was made with other data than is here; '' if it was not.
+
+    Data that is not here, and would have to be downloaded or collected, is not compared.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+    """
+    known = read_json(folder / 'flags.json').get('data', {}).get('fingerprint')
+    try:
+        dataset = envs.make_dataset(config.task, source='here', **config.env_options)
+    except (envs.DatasetError, OSError):
+        return ''
+    return _other_data(folder) if known not in (None, dataset.fingerprint) else ''
+
+
+def _other_data(folder: pathlib.Path) -> str:
+    return (
+        f'{folder}: this run was made with other data of the same name; restore it, or start a new '
+        'run with --fresh'
+    )
+
+
 class _Run:
-    """A run at work: its `state`, and the `resources` that it works with."""
+    """A running run: its `state` and `resources`."""
 
     def __init__(
         self,
         config: RunConfig,
         place: pathlib.Path,
+        origin: pathlib.Path | None,
         interruption: Interruption,
         on_metrics: loop.Metrics,
         show_progress: bool,
         stack: contextlib.ExitStack,
     ):
-        """Opens everything, what is slow first, so that it starts up meanwhile.
+        """Opens everything; what is slow starts first, in the background.
 
         Args:
             config, on_metrics, show_progress: see `train`.
             place: of the run's folder.
+            origin: checkpoint of another run that this one goes on from.
             interruption: tells whether to stop.
             stack: closes what is opened here.
         """
@@ -142,7 +208,9 @@ class _Run:
         self.folder = RunFolder(place)
         stack.callback(self.folder.close)
         stack.push(self._note_error)
-        eval_simulators = self._open_eval_simulators()  # they get ready while the data is read
+        self.repeats = True  # whether the environment is deterministic
+        eval_simulators = self._open_eval_simulators()  # they start while the data is read
+        probe = eval_simulators or (self._open_simulators(1) if config.online_steps else None)
         self.machine = describe_machine()
         say('On {host}: {device}, Python {python}: {command}'.format(**self.machine))
         dataset = envs.make_dataset(
@@ -154,7 +222,7 @@ class _Run:
         self.fingerprint = dataset.fingerprint
         self.checkpoints = Checkpoints(place / 'checkpoints', config.keep_checkpoints)
         stack.callback(self.checkpoints.close)
-        saved = self._newest_checkpoint()
+        saved = self._newest_checkpoint(origin)
         first = saved[0]['shard'] if saved else 0
         shards = ShardReader(
             dataset,
@@ -170,7 +238,7 @@ class _Run:
         self.description = describe(config, Spec.of(rows.fields))
         data = [jax.device_put(rows, device) for device in jax.local_devices()[: config.num_seeds]]
         self.state = self._first_state(saved, data, shard)
-        self.saved = self._identify(self.state) if saved else None
+        self.saved = self._identify(self.state) if saved and not origin else None
         self.last_save = time.monotonic()
         self.log = RunLog(
             place,
@@ -200,10 +268,13 @@ class _Run:
         for handler in logging.getLogger().handlers:
             handler.addFilter(self.resources.clear_bar)
             stack.callback(handler.removeFilter, self.resources.clear_bar)
-        stack.push(self._note_error)  # first of all that is closed, which may take a while
-        if eval_simulators is not None:
-            eval_simulators.wait()
-        say(f'Resuming at {self.where} in {place}' if saved else f'Writing to {place}')
+        stack.push(self._note_error)  # called first: the other callbacks may block
+        if probe is not None:
+            self._look_at_environment(probe)
+            if probe is not eval_simulators:
+                probe.end()
+        whence = f' from {origin}' if origin else ''
+        say(f'Resuming at {self.where}{whence} in {place}' if saved else f'Writing to {place}')
         interruption.wait_for_check()
 
     def _open_eval_simulators(self) -> envs.Simulators | None:
@@ -225,34 +296,60 @@ class _Run:
             **config.env_options,
         )
         self._stack.callback(simulators.end)
+        simulators.repeats = self.repeats
         return simulators
 
+    def _look_at_environment(self, simulators: envs.Simulators) -> None:
+        """Waits for simulators; warns if the environment is not deterministic."""
+        self.repeats = simulators.check_repeats()
+        if not self.repeats:
+            logging.warning(
+                '%s: the environment is not deterministic: reset(seed=0) and the same action had '
+                'another outcome the second time. A resumed run truncates its open episode, and '
+                'ends with other bits than an uninterrupted one.',
+                self.config.env_name,
+            )
+
     def _note_error(self, kind: type | None, error: BaseException | None, _) -> None:
-        """Writes into the status why the run is left, if it began and is left by an exception."""
-        if error is None or not read_status(self.folder.path):
+        """Writes the exception that ended the run into its status."""
+        if error is None or read_status(self.folder.path).get('status', 'done') == 'done':
             return
-        with contextlib.suppress(UserError):  # what cannot be written now is told already
+        with contextlib.suppress(UserError):  # a disk that fails has been reported already
             if isinstance(error, Interrupted):
                 self.folder.write_status('interrupted')
             else:
                 self.folder.write_status('failed', error=f'{type(error).__name__}: {error}')
 
-    def _newest_checkpoint(self) -> tuple[dict, Arrays] | None:
-        saved = self.checkpoints.newest(*GROUPS)
-        if saved and saved[0]['data'] != self.fingerprint:
+    def _newest_checkpoint(self, origin: pathlib.Path | None) -> tuple[dict, Arrays] | None:
+        place, config = self.folder.path, self.config
+        saved = checkpoints.load(origin, *GROUPS) if origin else self.checkpoints.newest(*GROUPS)
+        if not saved:
+            return None
+        phase, step = saved[0]['phase'], saved[0]['step']
+        if saved[0]['data'] != self.fingerprint:
+            raise UserError(_other_data(origin.parents[1] if origin else place))
+        if step > config.steps[phase]:
             raise UserError(
-                f'{self.folder.path}: this run began with other data of the same name; put that '
-                'back, or start anew with --fresh'
+                f'{place}: is at {phase} step {step:,} already, beyond --{phase}_steps='
+                f'{config.steps[phase]}; set more steps, or start a new run with --fresh'
             )
+        for table in origin.parents[1].glob('*.csv') if origin else ():
+            shutil.copy(table, place)
         return saved
 
     def _first_state(self, saved: tuple[dict, Arrays] | None, data: list, shard: int) -> RunState:
-        """Returns the state that was saved, or that the run begins with."""
+        """Returns the saved state, or the initial one."""
         config = self.config
         state = states.create(self.description, config.seeds, data, config.buffer_size)
         if saved:
             where = str(self.folder.path)
             state = states.from_arrays(*saved, state, data, config, where)
+            if loop.is_between_reports(state, config, saved[0]['config']['online_steps']):
+                logging.warning(
+                    '%s: ended at online step %s, which is no multiple of --log_interval or '
+                    '--eval_interval. A longer run does not wait for its updates there, so this '
+                    'one continues, but its bits will differ.', where, f'{state.step:,}',
+                )  # fmt: skip
             return state.replace(shard=shard)
         if config.restore_path:
             agent, _ = load_agent(config.restore_path, config.seed, self.description)
@@ -262,13 +359,15 @@ class _Run:
     def _describe(self, provenance: dict) -> None:
         """Writes `flags.json` and `status.json`, and starts W&B."""
         path, found = self.folder.path, versions()
-        if not (path / 'flags.json').exists():
-            settings = self.config.to_json()
-            settings = {'agent': settings.pop('agent'), 'flags': settings}
-            settings |= {'identity': self.config.identity, 'data': provenance, 'versions': found}
-            settings['machine'] = self.machine
-            with cannot_write(path):
-                write_json(path / 'flags.json', settings)
+        settings = self.config.to_json()
+        settings = {'agent': settings.pop('agent'), 'flags': settings}
+        settings |= {'identity': self.config.identity, 'data': provenance, 'versions': found}
+        settings['machine'] = self.machine
+        if self.saved:
+            settings |= read_json(path / 'flags.json')  # how it began stays, but for its length
+        settings['flags'] |= {f'{phase}_steps': n for phase, n in self.config.steps.items()}
+        with cannot_write(path):
+            write_json(path / 'flags.json', settings)
         start = {'time': time.strftime('%Y-%m-%d %H:%M:%S %z'), 'commit': found['commit']}
         start |= {name: self.machine[name] for name in ('host', 'device', 'command')}
         starts = [*read_status(path).get('starts', []), start | self.position]
@@ -284,15 +383,15 @@ class _Run:
 
     @property
     def where(self) -> str:
-        """Where the run is, in words."""
+        """The same in words."""
         return f'{self.state.phase} step {self.state.step:,}'
 
-    def advance_to_the_end(self) -> tuple[dict[str, float], ...]:
-        """Makes the rest of the run; returns the scores of its last evaluation.
+    def advance_to_the_end(self) -> tuple[dict[str, float | None], ...]:
+        """Runs to the end; returns the scores of the last evaluation.
 
         Raises:
-            UserError: the run must not go on, or cannot.
-            Interrupted: a signal asked it to stop; its state is saved.
+            UserError: the run cannot continue.
+            Interrupted: a signal stopped it; its state is saved.
         """
         try:
             while (state := self._advance()) is not None:
@@ -309,7 +408,7 @@ class _Run:
         return scores
 
     def _advance(self) -> RunState | None:
-        """Saves if that is due, and makes the next step."""
+        """Saves if due, and makes the next step."""
         if self._save_is_due():
             self._save()
         try:
@@ -323,10 +422,17 @@ class _Run:
             else:
                 error.args = (f'{error}. At {self.where} {how}; start it again to continue',)
             raise
+        except UserError:
+            raise
+        except BaseException:  # of `on_metrics`, for one; updates that fail leave no state
+            if not any(x.is_deleted() for x in jax.tree.leaves(self.state.seeds)):
+                with contextlib.suppress(UserError):
+                    self._save_and_wait()
+            raise
 
     @staticmethod
     def _identify(state: RunState) -> tuple:
-        """Returns what tells a state of this run from every other."""
+        """Returns a value that identifies a state within this run."""
         play = state.play
         steps = play and [x.tolist() for x in (play.env_steps, play.trained_steps, play.episodes)]
         return state.phase, state.step, state.reported, steps
@@ -334,7 +440,7 @@ class _Run:
     def _save_is_due(self) -> bool:
         config, step = self.config, self.state.step
         if loop.next_report(self.state, config) is None:
-            return False  # the end of the phase is saved already
+            return False  # the phase's end is saved already
         if loop.ends_phase(self.state, config):
             return True
         if config.save_minutes and time.monotonic() - self.last_save > 60 * config.save_minutes:
@@ -346,10 +452,10 @@ class _Run:
         return step // config.save_interval > last // config.save_interval
 
     def _save(self) -> None:
-        """Starts to write a checkpoint of the state, unless it is the one saved last.
+        """Starts to write a checkpoint of the state, unless it was saved last.
 
         Raises:
-            NotFinite: a loss or a parameter is not. Nothing is saved then.
+            NotFinite: a loss or a parameter is not finite. Nothing is saved then.
         """
         identity = self._identify(self.state)
         if identity == self.saved:
@@ -370,7 +476,7 @@ class _Run:
         self.saved, self.last_save = identity, time.monotonic()
 
     def _save_and_wait(self) -> str:
-        """Saves the state; returns what came of it, in words."""
+        """Saves the state; returns the outcome in words."""
         self._save()
         if self.checkpoints.wait():
             return 'its state is saved'
@@ -382,7 +488,7 @@ class _Run:
 
 
 def describe(config: RunConfig, spec: Spec) -> dict[str, Any]:
-    """Returns what `make_agent` needs to make the agents of a run on data with this spec."""
+    """Returns the description of a run's agents, for `make_agent`, on data with this spec."""
     return {
         'agent': config.agent,
         'agent_file': config.agent_file,
@@ -399,13 +505,13 @@ def load_agents(path: str | pathlib.Path) -> tuple[list[Agent], dict]:
 
 
     Args:
-        path: of a checkpoint, or of a run, whose newest whole checkpoint is taken.
+        path: of a checkpoint, or of a run, for its newest intact checkpoint.
 
     Returns:
         The agents, in the order of the metadata's `seeds`, and the checkpoint's metadata.
 
     Raises:
-        CheckpointError: there is no whole checkpoint.
+        CheckpointError: there is no intact checkpoint.
     """
     agents, metadata = _load_stacked(path)
     return [_pick(agents, i) for i in range(len(metadata['seeds']))], metadata
@@ -418,14 +524,14 @@ def load_agent(
 
     Args:
         path: see `load_agents`.
-        seed: one of the seeds trained together. By default, or if it is none of them, the first.
+        seed: one of the seeds trained together; if None or not among them, the first.
         description: of the agent that the arrays must fit; by default the checkpoint's.
 
     Returns:
         The agent, and the checkpoint's metadata.
 
     Raises:
-        CheckpointError: there is no whole checkpoint, or it is of another agent.
+        CheckpointError: there is no intact checkpoint, or it is of another agent.
     """
     agents, metadata = _load_stacked(path, description)
     seeds = metadata['seeds']
@@ -433,8 +539,9 @@ def load_agent(
 
 
 def _load_stacked(path: str | pathlib.Path, description: dict | None = None) -> tuple[Agent, dict]:
-    """Returns the agents of all seeds as one of arrays [S, …], and the metadata."""
+    """Returns the agents of all seeds, stacked [S, …], and the metadata."""
     metadata, arrays = checkpoints.load(path, 'agents')
+    start_jax()
     num_seeds = len(metadata['seeds'])
     one = jax.eval_shape(partial(make_agent, description or metadata['description'], 0))
     template = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_seeds, *x.shape), x.dtype), one)
@@ -446,7 +553,7 @@ def _pick(agents: Agent, index: int) -> Agent:
 
 
 def load_policy(path: str | pathlib.Path, seed: int | None = None) -> Agent:
-    """Loads what acts: `sample_actions(observations [..., d_s], rng)` gives chunks `[..., h, d_a]`.
+    """Loads the evaluation policy, with `sample_actions(observations, rng) -> [..., h, d_a]`.
 
     Args, raises: see `load_agent`.
     """

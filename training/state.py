@@ -1,7 +1,7 @@
-"""All that changes in a run, as one value: what is saved, and what a run continues from.
+"""Everything that changes in a run, as one value that is saved and restored.
 
 The data set does not change and is not part of it. Functions take a state and return the next; the
-arrays that the old state holds on the device may be used up then.
+device buffers of the old state may be donated.
 """
 
 import dataclasses
@@ -36,22 +36,22 @@ class SeedState(flax.struct.PyTreeNode):
 
 
 class Play(flax.struct.PyTreeNode):
-    """Where each of S seeds is in its environment, as NumPy arrays.
+    """Rollout state of S seeds, as NumPy arrays.
 
-    The simulators are not part of it: an episode with the same seed and the same actions is the
-    same episode again.
+    Simulators are not part of it: the same seed and actions reproduce an episode.
     """
 
-    observations: Any  # [S, ...], where the next chunk begins, but not of a new episode
-    env_steps: np.ndarray  # [S], taken
-    trained_steps: np.ndarray  # [S], of those whose updates are made
-    episodes: np.ndarray  # [S], number of the episode being played
-    actions: np.ndarray  # [S, n, d_a], of the episode being played
+    observations: Any  # [S, ...], of the next chunk; not set at the start of an episode
+    env_steps: np.ndarray  # [S], steps taken
+    trained_steps: np.ndarray  # [S], steps whose updates are done
+    episodes: np.ndarray  # [S], number of the current episode
+    actions: np.ndarray  # [S, n, d_a], of the current episode
     num_actions: np.ndarray  # [S], how many of the n are real
     pending: dict[str, Any]  # transitions of the last chunks [S, …], not in replay yet
     finished: np.ndarray  # [S], episodes ended since the last row of the tables
-    succeeded: np.ndarray  # [S], of those
-    failures: np.ndarray  # [S], of simulators since then
+    judged: np.ndarray  # [S], those of which the environment reported success or failure
+    succeeded: np.ndarray  # [S], successful ones among them
+    failures: np.ndarray  # [S], of simulators since the last row
 
     @classmethod
     def create(cls, num_seeds: int, horizon: int, spec: Spec) -> 'Play':
@@ -71,6 +71,7 @@ class Play(flax.struct.PyTreeNode):
             num_actions=count,
             pending=steps | nothing,
             finished=count,
+            judged=count,
             succeeded=count,
             failures=count,
         )
@@ -89,7 +90,7 @@ class Play(flax.struct.PyTreeNode):
         after = np.where(done, 0, self.num_actions + lengths)
         room = self.actions.shape[1]
         while room < after.max():
-            room *= 2  # seldom, so that a long episode is not copied at every chunk
+            room *= 2  # so that a long episode is not copied at every chunk
         actions = np.zeros((len(after), room, self.actions.shape[2]), np.float32)
         actions[:, : self.actions.shape[1]] = self.actions
         for i in np.flatnonzero(after):
@@ -103,11 +104,12 @@ class RunState:
 
     Attributes:
         phase: 'offline' or 'online'.
-        step: updates made (offline), or environment steps taken by the seed that took fewest.
-        reported: last step of the phase whose rows and evaluation are written; −1: none.
+        step: updates made (offline), or environment steps of the seed that has taken the fewest, at
+            most up to the next report.
+        reported: last step of the phase whose report is written; −1: none.
         shard: number of the data set's file in use.
-        seeds: what learns, one entry for each device.
-        play: where the seeds are; None in the offline phase.
+        seeds: agents and replays, one entry per device.
+        play: rollout state; None in the offline phase.
         scores: of each seed at the last evaluation.
         tables: bytes of each CSV file that belong to this state.
     """
@@ -118,7 +120,7 @@ class RunState:
     reported: int = -1
     shard: int = 0
     play: Play | None = None
-    scores: tuple[dict[str, float], ...] = ()
+    scores: tuple[dict[str, float | None], ...] = ()
     tables: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def replace(self, **changes) -> 'RunState':
@@ -133,13 +135,13 @@ class RunState:
 
     @property
     def slices(self) -> list[slice]:
-        """Which seeds each device has."""
+        """The seeds of each device."""
         ends = np.cumsum([0, *(x.num_seeds for x in self.seeds)])
         return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
 def create(description: dict, seeds: list[int], data: list[Rows], buffer_size: int) -> RunState:
-    """Returns the state that a run begins with.
+    """Returns the initial state of a run.
 
     Args:
         description: of the agent, see `agents.make_agent`.
@@ -159,8 +161,8 @@ def create(description: dict, seeds: list[int], data: list[Rows], buffer_size: i
 def with_agent(state: RunState, agent: Any, seed: int) -> RunState:
     """Returns the state of a single seed with the arrays of another agent `agent`.
 
-    Later draws have a key of their own, of `seed` and of where that agent was: runs of several
-    seeds that start from it differ, and none repeats draws of the run that it is from.
+    Later draws use a new key, made from `seed` and the agent's own key, so runs of several seeds
+    that start from it differ, and none repeats the draws of the original run.
     """
     (part,) = state.seeds
     agent = agent.replace(rng=jax.random.fold_in(key_for(seed, 'restart'), agent.rng[0]))
@@ -170,8 +172,8 @@ def with_agent(state: RunState, agent: Any, seed: int) -> RunState:
 
 
 def begin_online(state: RunState, data: list[Rows], play: Play, config: Any) -> RunState:
-    """Returns the state that the online phase of the run with this `RunConfig` begins with."""
-    num_transitions = max(config.online_steps, config.horizon_length)  # room for a padded chunk
+    """Returns the state at the start of the online phase of the run with this `RunConfig`."""
+    num_transitions = config.online_steps + config.horizon_length  # the last chunk is full
     seeds = []
     for part, rows in zip(state.seeds, data, strict=True):
         agents, replays = updates.begin_online(
@@ -187,14 +189,14 @@ def begin_online(state: RunState, data: list[Rows], play: Play, config: Any) -> 
 def to_arrays(state: RunState) -> tuple[dict[str, Arrays], dict]:
     """Copies a state to the host, as groups of arrays and metadata for `checkpoints.save`.
 
-    Waits for the device. Rows of the replays that were never written are left out.
+    Waits for the device. Rows of the replays that were never written are omitted.
     """
 
     def join(*parts):
-        return np.concatenate([np.asarray(x) for x in parts])  # a copy: the state may be used up
+        return np.concatenate([np.asarray(x) for x in parts])  # a copy: buffers may be donated
 
     rows = [part.replays.rows for part in state.seeds]
-    # One more than written: the state that an open episode has reached.
+    # One more than written: the current state of an open episode.
     written = min(1 + max(int(x.num_rows.max()) for x in rows), rows[0].size)
     written_rows = [
         jax.tree.map(lambda x: np.asarray(x)[:, :written] if x.ndim > 1 else x, each)
@@ -236,7 +238,7 @@ def from_arrays(
 
     Args:
         metadata, arrays: from the checkpoint.
-        fresh: the state that this run would begin with.
+        fresh: the run's initial state.
         data: the data set on each device.
         config: the run's `RunConfig`.
         where: names the checkpoint in errors.
@@ -270,7 +272,7 @@ def from_arrays(
 
 
 def _padded(array: np.ndarray, name: str, part: slice, state: RunState) -> np.ndarray:
-    """Returns the part of some seeds, with room for the rows that were never written."""
+    """Returns the slice of some seeds, padded for the rows that were never written."""
     array = array[part]
     if not name.startswith('replays/rows/') or array.ndim < 2:
         return array

@@ -130,6 +130,6 @@ def _kept_id(folder: pathlib.Path) -> str:
     path = folder / 'wandb.json'
     if not path.exists():
         part = path.with_name('.wandb.json.part')
-        part.write_text(json.dumps({'id': secrets.token_hex(4)}))
+        part.write_text(json.dumps({'id': secrets.token_hex(4)}), 'utf-8')
         part.replace(path)
-    return json.loads(path.read_text())['id']
+    return json.loads(path.read_text('utf-8'))['id']

@@ -6,6 +6,7 @@ button_states [R, buttons]. The last two determine the rewards of a task.
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ from envs.npz import Column, DataFile
 from envs.ogbench.names import PlayTask, is_large, large_name, plain_name, scene_of
 from envs.ogbench.tasks import make_env
 
+# OGBench's server, and the copy that its author recommends, which lacks the 100M data:
+# github.com/seohongpark/ogbench/issues/49.
+HOSTS = (DATASET_URL, 'https://huggingface.co/datasets/zhouzypaul/ogbench_datasets/resolve/main')
+SHA256 = {
+    'cube-double-play-v0.npz': 'a73d1a33d029cedb8bc170ef94791ec585fa2d9450096f4f2a02b8cfbcf608c9',
+    'cube-double-play-v0-val.npz': (
+        'b1fcdf4bd40750351a58d0d491d6be198366ce898f0c6a2e4cb5db331966013e'
+    ),
+}
 STATE = {'qpos', 'button_states'}  # determine the rewards
 RELABEL_ROWS = 100_000  # rows labelled at a time, to bound temporary memory
 PUBLIC_EPISODES = {
@@ -106,26 +116,42 @@ def num_shards(name: str, num_episodes: int) -> int:
     return -(-num_episodes // 1000) if is_large(name) else 1
 
 
-def download(name: str, directory: Path) -> Path:
-    """Downloads the training file of `name` from OGBench's server, or from OGBENCH_DATASET_URL.
+def hosts(name: str) -> list[str]:
+    """Returns the servers to try for a data set, with OGBENCH_DATASET_URL first if it is set."""
+    own = os.environ.get('OGBENCH_DATASET_URL')
+    public = HOSTS[:1] if is_large(name) else HOSTS
+    return [host.rstrip('/') for host in ([own] if own else []) + [*public]]
+
+
+def collect_command(name: str, directory: Path) -> str:
+    """Returns the command to collect as much data as `name` has."""
+    num = public_episodes(name)
+    return as_command(collect_arguments(name, num, num_shards(name, num), save_dir=directory))
+
+
+def download_to(path: Path, urls: Sequence[str], name: str) -> str | None:
+    """Downloads a file of the data set `name`, see `download_file`."""
+    otherwise = 'name a mirror with OGBENCH_DATASET_URL, or collect such data here: '
+    otherwise += collect_command(name, path.parent)
+    return download_file(urls, path, otherwise, sha256=SHA256.get(path.name))
+
+
+def download(name: str, directory: Path) -> str | None:
+    """Downloads the training file of `name`; returns its URL.
 
     Raises:
-        DatasetError: this data set must be downloaded by hand.
+        DatasetError: this data set is only downloaded by `envs.download`.
         UserError: the download failed; the message has the command to collect such data.
     """
-    num_episodes = public_episodes(name)
-    shards = num_shards(name, num_episodes)
-    command = as_command(collect_arguments(name, num_episodes, shards, save_dir=directory))
     if is_large(name):
-        folder = directory if directory.name == name else directory / name
+        arguments = ['-m', 'envs.download', f'--dataset={name}']
+        fetch = as_command([*arguments, f'--save_dir={directory.absolute()}'])
         raise DatasetError(
             f'{name}: not in {directory}, and too large to be downloaded automatically; download '
-            f'its files by hand into {folder} ({plain_name(name)}-000.npz and so on) and pass that '
-            f'as --ogbench_dataset_dir, or collect such data: {command}'
+            f'it: {fetch}, or collect such data: {collect_command(name, directory)}'
         )
-    url = f'{os.environ.get("OGBENCH_DATASET_URL", DATASET_URL).rstrip("/")}/{name}.npz'
-    otherwise = f'name a mirror with OGBENCH_DATASET_URL, or collect such data here: {command}'
-    return download_file(url, directory / f'{name}.npz', otherwise)
+    urls = [f'{host}/{name}.npz' for host in hosts(name)]
+    return download_to(directory / f'{name}.npz', urls, name)
 
 
 def row_columns(env: gymnasium.Env) -> dict[str, Column]:

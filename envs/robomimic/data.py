@@ -13,7 +13,7 @@ import h5py
 
 from envs import datasets
 from envs.datasets import DataRequest, Dataset, DatasetError
-from envs.downloads import download_file
+from envs.downloads import download_file, hash_file
 from envs.robomimic import files
 from envs.robomimic.names import SCRIPTED, SUFFIX, RobomimicTask
 from utils.errors import UserError
@@ -81,7 +81,7 @@ def collect_command(task: RobomimicTask, directory: Path) -> str:
     return datasets.as_command(arguments)
 
 
-def _refuse_download(task: RobomimicTask, directory: Path) -> Path:
+def _refuse_download(task: RobomimicTask, directory: Path) -> str:
     raise DatasetError(
         f'{directory.absolute() / task.dataset}{SUFFIX}: not found, and scripted data is not '
         f'published; collect it with --dataset_source=collect, or: '
@@ -99,12 +99,14 @@ def _obtain_public(
             f'--dataset_source=collect: {task.dataset} are human demonstrations; use '
             f'--env_name={scripted} for scripted ones'
         )
-    path, made = public_path(task, directory), 'on disk'
+    path, made = public_path(task, directory), {'source': 'on disk'}
+    if not path.exists() and source == 'here':
+        raise DatasetError(f'{path}: is not there')
     if not path.exists():
-        made = 'downloaded'
         url = f'{os.environ.get("ROBOMIMIC_DATASET_URL", URL)}/{task.task}/{task.kind}/{FILE}'
+        made = {'source': 'downloaded', 'url': url}
         download_file(
-            url,
+            [url],
             path,
             f'copy the file to {path.absolute()} by hand, or use --env_name={scripted} after: '
             f'{collect_command(task, directory)}',
@@ -116,8 +118,8 @@ def _obtain_public(
                 f'{path}: downloaded, but its environment differs from the default; start the same '
                 'command again'
             )
-    provenance = {'source': made, 'directory': str(path.parent), 'files': [path.name]}
-    return [path], provenance
+    made |= {'directory': str(path.parent), 'files': [path.name], 'sha256': hash_file(path)}
+    return [path], made
 
 
 def _verify(path: Path) -> None:

@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 
 from envs.datasets import DatasetError
+from envs.processes import import_mujoco
 from envs.robomimic.names import ACTION_DIM, RobomimicTask
 
 CAMERA, IMAGE_SIZE = 'agentview', 256
@@ -37,6 +38,7 @@ def _quiet_import() -> Iterator[None]:
 
 
 with _quiet_import():
+    import_mujoco('robosuite')
     import robosuite
 
 

@@ -1,0 +1,104 @@
+"""Runs that ended are trained further, as if they had had all their steps from the start."""
+
+import json
+
+import pytest
+import toy_suite
+from small_runs import assert_equal_outcomes, make_config, outcome, read_table
+
+from experiments.progress import look
+from training import train
+from training.logs import read_status
+from utils.errors import UserError
+
+
+def start(config, on_metrics=lambda *_: None, **options):
+    return train(config, on_metrics, show_progress=False, **options)
+
+
+@pytest.fixture(scope='module')
+def ended(tmp_path_factory):
+    """A run of 20 updates and 25 environment steps: how to ask for it with changes, its result."""
+    tmp_path = tmp_path_factory.mktemp('ended')
+
+    def ask(**changes):
+        return make_config(tmp_path, **({'online_steps': 25} | changes))
+
+    return ask, start(ask())
+
+
+@pytest.mark.parametrize('num_seeds', [1, 2])
+def test_a_run_in_pieces_is_the_whole_run_also_where_its_replay_wraps(tmp_path, num_seeds):
+    """Room for some 30 rows online, which 10 steps do not fill and 60 overwrite."""
+    toy_suite.write_dataset(tmp_path / 'data', 10)
+    settings = {'num_seeds': num_seeds, 'buffer_size': 3, 'save_minutes': 0}
+    lines = []
+    for offline, online in ((12, 0), (20, 0), (20, 10), (20, 60)):
+        changes = {'offline_steps': offline, 'online_steps': online}
+        pieces = start(make_config(tmp_path, **settings, **changes), lambda *row: lines.append(row))
+        assert not pieces.was_complete
+        written = json.loads((pieces.directory / 'flags.json').read_text())['flags']
+        assert changes.items() <= written.items()
+    whole = start(make_config(tmp_path, **settings, save_dir=str(tmp_path / 'whole')))
+    assert pieces.scores == whole.scores
+    assert_equal_outcomes(pieces.directory, whole.directory)
+    arrays, _ = outcome(whole.directory)
+    assert arrays['replays/rows/num_rows'].min() > arrays['replays/rows/starts'].shape[1] > 27
+    steps = [(phase, step) for table, phase, step, _ in lines if table == phase]
+    assert steps == [
+        *(('offline', step) for step in (10, 12, 20, 20)),
+        *(('online', step) for step in (10, 10, 20, 30, 40, 50, 60)),
+    ]
+
+
+@pytest.mark.parametrize('overlap', [True, False])
+def test_where_a_longer_run_would_not_have_paused_a_line_says_what_that_costs(
+    tmp_path, caplog, overlap
+):
+    config = make_config(tmp_path, overlap=overlap, online_steps=33)
+    start(config)
+    longer = start(make_config(tmp_path, overlap=overlap))
+    assert ('ended at online step 33, which is no multiple of --log' in caplog.text) == overlap
+    assert [row['step'] for row in read_table(longer.directory / 'eval.csv')] == [
+        '0', '20', '0', '25', '50', '60',
+    ]  # fmt: skip
+    if not overlap:
+        whole = start(make_config(tmp_path, overlap=False, save_dir=str(tmp_path / 'whole')))
+        assert_equal_outcomes(longer.directory, whole.directory)
+
+
+def test_a_run_that_has_more_steps_than_are_asked_for_is_complete(ended):
+    ask, result = ended
+    again = start(ask(online_steps=20))
+    assert (again.directory, again.was_complete) == (result.directory, 'online step 25')
+
+
+def test_a_plan_counts_what_each_run_still_owes(ended):
+    ask, _ = ended
+    assert look(ask()).status == look(ask(online_steps=20)).status == 'done'
+    longer = look(ask(online_steps=60))
+    assert (longer.status, longer.part) == ('interrupted', 45 / 80)
+    assert look(ask(offline_steps=21)).status == 'planned'
+
+
+def test_a_run_is_not_cut_to_fewer_steps_than_its_checkpoint_has(ended, tmp_path):
+    def fail(table, phase, step, rows):
+        if (table, phase, step) == ('eval', 'online', 25):
+            raise ZeroDivisionError('by design')
+
+    ask, _ = ended
+    with pytest.raises(ZeroDivisionError):
+        start(ask(save_dir=str(tmp_path), online_steps=60, save_interval=1), fail)
+    with pytest.raises(UserError, match=r'is at online step 2\d already, beyond --online_steps=21'):
+        start(ask(save_dir=str(tmp_path), online_steps=21))
+
+
+def test_a_run_without_checkpoints_keeps_its_results(ended, tmp_path):
+    ask, _ = ended
+    config = ask(save_dir=str(tmp_path), online_steps=0, eval_episodes=0)
+    (checkpoint,) = start(config).directory.glob('checkpoints/*')
+    checkpoint.unlink()
+    with pytest.raises(UserError, match='its checkpoints are gone; start anew with --fresh'):
+        start(ask(save_dir=str(tmp_path), online_steps=0, eval_episodes=0, offline_steps=30))
+    assert read_status(config.directory)['status'] == 'done'
+    assert read_table(config.directory / 'offline.csv')
