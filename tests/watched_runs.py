@@ -233,13 +233,13 @@ def catches_signals(process: subprocess.Popen) -> bool:
 
 
 def last_row(path: pathlib.Path) -> tuple[str, str] | None:
-    """Returns phase and step of the last whole row of a table, or None if there is none."""
+    """Returns phase and step of the last complete row of a table, or None."""
     rows = read(path).decode().rpartition('\n')[0].splitlines()[1:]
     return tuple(rows[-1].split(',')[:2]) if rows else None
 
 
 def equal(first: pathlib.Path, second: pathlib.Path, without=('seconds',)) -> bool:
-    """Tells whether two runs came to the same, bit by bit and row by row."""
+    """Whether two runs have the same results, bit by bit and row by row."""
     (arrays, tables), (others, other_tables) = outcome(first, without), outcome(second, without)
     return (
         tables == other_tables
@@ -297,7 +297,7 @@ def resume(struck: list[Strike], run: Run) -> None:
 
 
 def compare(run: Run, reference: Run, struck: list[Strike]) -> list[str]:
-    """Notes whether a run came to the same as the reference; returns what went wrong."""
+    """Records whether a run has the reference's results; returns what went wrong."""
     is_equal = equal(run.folder, reference.folder)
     for strike in struck:
         strike.equal = is_equal
