@@ -17,10 +17,11 @@ from functools import partial
 
 from absl import app, flags, logging
 
+from envs.processes import SIGNALS
 from experiments import command_line
 from experiments.run_flags import RunFlags
 from training import Interrupted, train
-from training.interruption import SIGNALS
+from training.evaluation import headline
 
 FLAGS = flags.FLAGS
 INTERRUPTED = 75  # exit status: start the same command again (EX_TEMPFAIL)
@@ -47,7 +48,8 @@ def main(_, run_flags: RunFlags) -> None:
     elif not result.scores:
         print(f'Done without evaluations: {result.directory}')
     for seed, score in zip(config.seeds, result.scores, strict=False):
-        print(f'Final success of seed {seed}: {100 * score["success"]:.0f}% ({result.directory})')
+        name, value = headline([score])
+        print(f'Final {name} of seed {seed}: {value} ({result.directory})')
 
 
 if __name__ == '__main__':

@@ -8,12 +8,14 @@ python reproduce.py report --table=1
 Tables are 1, 2, 3, 4, 6 and 7; --scale=small is the same pipeline at a size for two CPU cores.
 Instead of a table: --methods=DFP,MVP --tasks=cube-double-play-singletask-task2-v0 --seeds=3. All
 other flags are main.py's and apply to every run. `run` continues stopped runs and skips complete
-ones; `gather` adds results to the file --results, which `report` reads.
+ones; `gather` adds results to the file --results, which `report` reads. Paths are relative to the
+project's folder, wherever this is called from.
 """
 
 import experiments.interruptible  # noqa: F401
 
 # isort: split
+import os
 import pathlib
 import shlex
 import sys
@@ -93,16 +95,15 @@ def command_of(cell: Cell) -> str:
 
 
 def run(plan: Plan) -> None:
-    runs = plan.runs
     if FLAGS.ray_address:
         outcome = engines.run_on_ray(
-            runs, FLAGS.ray_address, log, FLAGS.ray_cpus, FLAGS.ray_gpus, FLAGS.retries
+            plan.runs, FLAGS.ray_address, log, FLAGS.ray_cpus, FLAGS.ray_gpus, FLAGS.retries
         )
     else:
-        places = engines.slots(FLAGS.jobs, runs)
-        outcome = engines.run_here(runs, places, log, FLAGS.minutes, FLAGS.retries)
-    progress.remember([cell.config for cell in runs])
-    log(f'{progress.counts(runs)} of {len(runs)} runs')
+        places = engines.slots(FLAGS.jobs, plan.runs)
+        outcome = engines.run_here(plan.runs, places, log, FLAGS.minutes, FLAGS.retries)
+    progress.remember([cell.config for cell in plan.runs])
+    log(f'{progress.counts(plan.runs)} of {len(plan.runs)} runs')
     for cell in outcome.failed:
         log(f'Failed: {command_of(cell)}')
     if outcome.failed:
@@ -146,6 +147,7 @@ def report(plan: Plan, any_version: bool) -> None:
 
 
 if __name__ == '__main__':
+    os.chdir(pathlib.Path(__file__).absolute().parent)  # of the commands in plans
     with command_line.one_line_errors():
         if command_line.HELP & set(sys.argv):
             print(f'{__doc__}\n{FLAGS.main_module_help()}')

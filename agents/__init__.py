@@ -26,7 +26,7 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 def names() -> list[str]:
     """Returns the names of the agents in this folder: its files with a `get_config()`."""
     return sorted(
-        path.stem for path in FOLDER.glob('*.py') if '\ndef get_config()' in path.read_text()
+        path.stem for path in FOLDER.glob('*.py') if '\ndef get_config()' in path.read_text('utf-8')
     )
 
 
@@ -146,7 +146,7 @@ def _load(agent: str) -> types.ModuleType:
         module = importlib.import_module(f'agents.{path.stem}')
     else:
         try:
-            module = _execute(path, path.read_text())
+            module = _execute(path, path.read_text('utf-8'))
         except (SyntaxError, UnicodeDecodeError) as error:
             raise UserError(f'--agent={agent}: not a Python program ({error})') from error
     if not hasattr(module, 'get_config'):

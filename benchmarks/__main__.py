@@ -59,12 +59,12 @@ def main(_) -> None:
     output = pathlib.Path(FLAGS.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     as_json = output.with_suffix('.json')
-    results = json.loads(as_json.read_text()) if FLAGS.only and as_json.exists() else {}
+    results = json.loads(as_json.read_text('utf-8')) if FLAGS.only and as_json.exists() else {}
     for module in FLAGS.only or BENCHMARKS:
         print(f'\n{module}', flush=True)
         results[module] = results_of(module)
-        as_json.write_text(json.dumps(results, indent=2) + '\n')
-        output.with_suffix('.md').write_text(markdown(results))
+        as_json.write_text(json.dumps(results, indent=2) + '\n', 'utf-8')
+        output.with_suffix('.md').write_text(markdown(results), 'utf-8')
     print(f'\nWrote {output.with_suffix(".md")} and {as_json}')
 
 

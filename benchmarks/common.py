@@ -196,7 +196,7 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 def save(path: str | None, content: dict[str, Any]) -> None:
     """Writes results as JSON, if a path is given."""
     if path:
-        pathlib.Path(path).write_text(json.dumps(machine() | content, indent=2) + '\n')
+        pathlib.Path(path).write_text(json.dumps(machine() | content, indent=2) + '\n', 'utf-8')
 
 
 def results_of(
@@ -216,7 +216,7 @@ def results_of(
         path = pathlib.Path(directory).absolute() / 'results.json'
         command = [sys.executable, '-m', f'benchmarks.{module}', f'--json={path}', *arguments]
         subprocess.run(command, check=True, cwd=checkout)
-        return json.loads(path.read_text())
+        return json.loads(path.read_text('utf-8'))
 
 
 def check_methods(methods: Sequence[str]) -> None:

@@ -62,7 +62,7 @@ def peak() -> int:
 
     It is read from /proc, because getrusage includes the parent's memory at the fork.
     """
-    status = pathlib.Path('/proc/self/status').read_text()
+    status = pathlib.Path('/proc/self/status').read_text('utf-8')
     return 1024 * int(re.search(r'VmHWM:\s*(\d+) kB', status)[1])
 
 

@@ -40,6 +40,7 @@ from envs.processes import (
 from envs.registry import find_collection
 from envs.suite import Script, Suite
 from utils.errors import UserError
+from utils.host import settle
 
 SPLITS = {'train': 0, 'val': 1}
 TIME_TO_CLEAN_UP = 60.0  # seconds
@@ -135,7 +136,7 @@ def collect(
         with _writing(save_dir):
             sizes = {name: (folder / name).stat().st_size for name in names}
             manifest = json.dumps(made_by | {'bytes': sizes}, indent=2)
-            (folder / f'{env_name}.json').write_text(f'{manifest}\n')
+            (folder / f'{env_name}.json').write_text(f'{manifest}\n', 'utf-8')
             return _publish(part, save_dir, env_name, names, suffix)
 
 
@@ -380,6 +381,7 @@ def _stop_on_signals(end_with_stdin: bool) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """The program."""
+    settle()
     if len(argv) > 1:
         sys.exit(f'{argv[1]!r}: not a flag; flags start with --')
     names = ['env_name', 'num_episodes', 'save_dir', 'num_workers', 'seed', 'num_shards']

@@ -27,7 +27,7 @@ from envs.npz import REPLACE, Column, DataFile, DatasetError, bad_file, open_npz
 from envs.processes import python_path
 from utils.errors import UserError
 
-SOURCES = ('auto', 'download', 'collect')
+SOURCES = ('auto', 'download', 'collect', 'here')
 ON_BAD_SHARD = ('fail', 'skip')
 ROOT = Path(__file__).absolute().parents[1]  # of the project
 
@@ -41,7 +41,8 @@ class DataRequest:
     Attributes:
         source: 'auto' uses existing files of any origin, and downloads them if there are none.
             'download' uses or downloads the public files. 'collect' uses or makes a scripted
-            collection of exactly `num_episodes` and `seed`.
+            collection of exactly `num_episodes` and `seed`. 'here' uses existing files, and raises
+            DatasetError if there are none.
         num_episodes: episodes to collect; None: as many as the public data set has.
         seed: of the collection.
         num_workers: processes that collect; None: one per core.
@@ -161,6 +162,8 @@ def obtain(
         run_collection(arguments, request.seed, request.num_workers)
         if not (paths := find(directory, name)):
             raise DatasetError(f'{directory}: the collection of {name} left no files there')
+    elif not paths and request.source == 'here':
+        raise DatasetError(f'{directory}: {name} is not there')
     elif not paths:
         url, made = download(), 'downloaded'
         paths = find(directory, name)
@@ -383,8 +386,10 @@ def npz_dataset(
 
     With next_observations [R, ...] each row is a transition instead. An episode ends where
     terminals, terminations or dones (the task ended), or timeouts or truncations (truncated) say
-    so, and where the next row starts in another state. Missing masks are 0 where the task ended
-    without truncation.
+    so, and where the next row starts in another state. Missing masks are 0 where the task ended; if
+    that flag marks every truncation too, only where the episode was not truncated. Without
+    next_observations but with timeouts or truncations, rows are transitions as in D4RL, and the
+    last one of a truncated episode is dropped.
 
     Args:
         name: of the data.

@@ -23,6 +23,15 @@ def map_observation(function: Callable, observation: Any, *others: Any) -> Any:
     return function(observation, *others)
 
 
+def is_same(first: Any, second: Any) -> bool:
+    """Whether two trees of arrays and numbers are equal, bit by bit."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(is_same(first[x], second[x]) for x in first)
+    if isinstance(first, (list, tuple)):
+        return all(map(is_same, first, second))
+    return np.array_equal(first, second)
+
+
 def episode_seed(seed: int, episode: int, mode: str = 'play') -> int:
     """Returns the seed for `reset` of episode number `episode` of the run with seed `seed`.
 
@@ -67,7 +76,12 @@ class ActionChunks:
                 return None
         return self._observe()
 
-    def play(self, chunk: np.ndarray) -> tuple[dict[str, Any], Observation, bool]:
+    def repeats(self) -> bool:
+        """Whether the first step of an episode is the same twice; ends the open episode."""
+        action = np.zeros((1, *self._env.action_space.shape), np.float32)  # pyright: ignore
+        return is_same(*[(self.begin(0), self.play(action)) for _ in range(2)])
+
+    def play(self, chunk: np.ndarray) -> tuple[dict[str, Any], Observation, bool | None]:
         """Executes actions `[n, d_a]`, 1 ≤ n ≤ h, until their end or the end of the episode.
 
         Returns:
@@ -75,7 +89,8 @@ class ActionChunks:
             to ±1), `rewards [h]`, `masks [h]` (0 where the task terminated; a time limit is not a
             termination), `length`, `next_observation [...]` and `done`. Only the first `length` of
             the h are real, the rest are zeros. Observations have the environment's structure.
-            Then the policy's observation at the end, and whether the episode ended with success.
+            Then the policy's observation at the end, and whether the episode ended with success;
+            None if it ended and the environment does not tell.
         """
         chunk = np.clip(chunk, -1.0, 1.0, dtype=np.float32)
         rewards, masks = np.zeros(self._horizon, np.float32), np.ones(self._horizon, np.float32)
@@ -97,7 +112,7 @@ class ActionChunks:
             'next_observation': self._frames[-1],
             'done': done,
         }
-        return transitions, self._observe(), bool(done and info['success'])
+        return transitions, self._observe(), info['success'] if done else False
 
     def _observe(self) -> Observation:
         def stack(*frames: np.ndarray) -> np.ndarray:

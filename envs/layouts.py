@@ -1,9 +1,12 @@
-"""The two layouts of data files, and warnings about suspicious data.
+"""The layouts of data files, and warnings about suspicious data.
 
 - A row per state: the last row of an episode is its final state, whose action and reward are
   ignored. So each state is stored once, as the next state of the row before it. All data is
   converted to this layout.
-- A row per transition, as in D4RL, with `next_observations`.
+- A row per transition, with `next_observations`.
+- The same without `next_observations`, as in D4RL's own files with `timeouts` or `truncations`. The
+  state after the last action of an episode is unknown then. If that action ended the task, its
+  value is never needed; else the action is dropped, as D4RL does.
 """
 
 import functools
@@ -34,7 +37,7 @@ def nest(arrays: Arrays) -> dict[str, Any]:
 
 
 def check(file: DataFile, columns: Mapping[str, Column], env_name: str) -> int:
-    """Checks a file of either layout, as far as possible without reading all of it.
+    """Checks a file, as far as possible without reading all of it if it has a row per state.
 
     Args:
         file: to check.
@@ -45,17 +48,20 @@ def check(file: DataFile, columns: Mapping[str, Column], env_name: str) -> int:
         The number of rows that `read` returns.
 
     Raises:
-        DatasetError: it has neither layout, or does not fit the environment.
+        DatasetError: it has another layout, or does not fit the environment.
     """
+    if flags := [key for key in (*ENDED[1:], *CUT) if key in file]:
+        _check_minari(file, columns)
     if _has_transitions(file, columns):
         flags = _flags(file, (*ENDED, *CUT, 'masks'))
-        file.check({**columns, **_next(columns), **flags}, env_name)
+        next_columns = _next(columns) if _has_next(file, columns) else {}
+        file.check({**columns, **next_columns, **flags}, env_name)
         return len(read(file, columns)['terminals'])
-    if flags := [key for key in (*ENDED[1:], *CUT) if key in file]:
+    if flags:
         raise file.error(
-            f'has {flags[0]}, so each row is a transition as in D4RL, but no next_observations, so '
-            'the state after the last action of an episode is unknown; add next_observations, or a '
-            'final row per episode, marked by terminals'
+            f'has {flags[0]}, so each row is a transition, but neither next_observations nor '
+            'timeouts (or truncations), so it is unknown where an episode is truncated; add '
+            'next_observations, or a final row per episode, marked by terminals'
         )
     flags = {'terminals': Column((), bool), **_flags(file, ('masks',))}
     num_rows = file.check({**columns, **flags}, env_name)
@@ -63,7 +69,22 @@ def check(file: DataFile, columns: Mapping[str, Column], env_name: str) -> int:
     return num_rows
 
 
+def _check_minari(file: DataFile, columns: Mapping[str, Column]) -> None:
+    first = next(iter(_next(columns))).removeprefix('next_')
+    if first in file and 'actions' in file:
+        more = (file.header(first)[0] or (0,))[0] - (file.header('actions')[0] or (0,))[0]
+        if more > 0:
+            raise file.error(
+                f'has {more} more observations than actions, one for each episode as in Minari; '
+                'write the next one of each transition to next_observations'
+            )
+
+
 def _has_transitions(file: DataFile, columns: Mapping[str, Column]) -> bool:
+    return _has_next(file, columns) or any(key in file for key in CUT)
+
+
+def _has_next(file: DataFile, columns: Mapping[str, Column]) -> bool:
     return any(key in file for key in _next(columns))
 
 
@@ -76,7 +97,7 @@ def _flags(file: DataFile, keys: tuple[str, ...]) -> dict[str, Column]:
 
 
 def read(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
-    """Reads a file of either layout.
+    """Reads a file of any of the layouts.
 
     Args:
         file: that passed `check`.
@@ -113,7 +134,7 @@ def _read_states(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
         )
     final, others = arrays['rewards'][terminals], arrays['rewards'][~terminals]
     if final.max() > others.max() and final.min() < final.max():  # not a constant filler
-        _warn(
+        warn_once(
             f'{file.path}: the largest rewards are in rows that terminals marks. They are ignored, '
             'because such a row is the final state of an episode. If these rows are transitions, '
             'add next_observations.'
@@ -123,7 +144,8 @@ def _read_states(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
 
 def _read_transitions(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
     flags = {key: file.read(key, bool) for key in _flags(file, (*ENDED, *CUT))}
-    arrays = file.read_finite({**columns, **_next(columns)})
+    has_next = _has_next(file, columns)
+    arrays = file.read_finite({**columns, **(_next(columns) if has_next else {})})
     num_rows = len(arrays['rewards'])
     cut = np.zeros(num_rows, bool)
     for key in CUT:
@@ -131,13 +153,30 @@ def _read_transitions(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
     masks = np.ones(num_rows, np.float32)
     if 'masks' in file:
         masks = file.read('masks', bool).astype(np.float32)
-    elif ended := [key for key in ENDED if key in flags]:
-        masks[flags[ended[0]] & ~cut] = 0
+    elif key := next((key for key in ENDED if key in flags), None):
+        ended = flags[key]
+        masks[ended & ~cut if ended[cut].all() else ended] = 0  # it may mark whatever ends
     ends = functools.reduce(np.logical_or, flags.values(), np.zeros(num_rows, bool))
+    ends[-1] = True
+    arrays['masks'] = masks
+    if not has_next:
+        return rows_from_transitions(*_add_next(file, arrays, ends))
     for key in _next(columns):
         ends[:-1] |= _differ(arrays[key][:-1], arrays[key.removeprefix('next_')][1:])
-    ends[-1] = True
-    return rows_from_transitions({**arrays, 'masks': masks}, ends)
+    return rows_from_transitions(arrays, ends)
+
+
+def _add_next(file: DataFile, arrays: Arrays, ends: np.ndarray) -> tuple[Arrays, np.ndarray]:
+    """Adds next_observations to transitions, and leaves out those whose next state is unknown."""
+    solved = arrays['masks'] == 0
+    ends, unknown = ends | solved, ends & ~solved
+    if unknown.all():
+        raise file.error('an episode ends in every row, so there is no transition')
+    following = np.where(ends, np.arange(len(ends)), np.arange(len(ends)) + 1)
+    for key in [key for key in arrays if key.startswith('observations')]:
+        arrays[f'next_{key}'] = arrays[key][following]
+    ends = ends | np.roll(unknown, -1)
+    return {key: rows[~unknown] for key, rows in arrays.items()}, ends[~unknown]
 
 
 def _differ(states: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -186,7 +225,7 @@ def clip_actions(actions: np.ndarray, path: Path) -> np.ndarray:
     """Clips actions [R, d_a] to ±ACTION_LIMIT in place; warns about any outside [−1, 1]."""
     largest = np.maximum(actions.max(axis=1), -actions.min(axis=1))
     if number := int((largest > 1 + OUTSIDE).sum()):
-        _warn(
+        warn_once(
             f'{path}: {number:,} of {len(actions):,} actions lie outside [-1, 1], by up to '
             f'{largest.max() - 1:.3g}; they are clipped.'
         )
@@ -198,18 +237,18 @@ def _warn_of_inversion(path: Path, arrays: Arrays) -> None:
     last = np.roll(final, -1)  # the transition into a final state
     inside, others = ended[~final & ~last], rewards[~final & ~ended]
     if inside.sum() > len(inside) / 2:
-        _warn(
+        warn_once(
             f'{path}: masks is 0 in {inside.mean():.0%} of the rows inside episodes. 0 means that '
             'the action ended the task; is it inverted?'
         )
     elif ended.any() and len(others) and rewards[ended].max() < others.min():
-        _warn(
+        warn_once(
             f'{path}: all rewards of actions that end the task (at most {rewards[ended].max():g}) '
             f'are below all others (at least {others.min():g}); is the sign right?'
         )
 
 
 @functools.cache
-def _warn(message: str) -> None:
+def warn_once(message: str) -> None:
     """Warns once, however often a file is read."""
     logging.warning(message)

@@ -17,6 +17,9 @@ from utils.errors import UserError
 
 REPLACE = 'delete it and download or collect it again'
 
+HDF5 = b'\x89HDF\r\n\x1a\n'  # the first bytes of such a file
+TO_NPZ = 'write its arrays to an .npz: numpy.savez(path, observations=file["observations"][()], …)'
+
 # Exceptions of NumPy, zipfile and zlib for damaged files.
 DAMAGE = (
     *(OSError, EOFError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError),
@@ -85,6 +88,9 @@ def open_npz(path: Path, fix: str = REPLACE) -> Iterator['DataFile']:
     with contextlib.ExitStack() as stack:
         with _reading(path, fix):
             raw = stack.enter_context(path.open('rb'))
+            if raw.read(8) == HDF5:
+                raise bad_file(path, 'is an HDF5 file, as those of D4RL and Minari', TO_NPZ)
+            raw.seek(0)
             if not zipfile.is_zipfile(raw):
                 raise ValueError('not a zip file, as .npz files are')
             file = stack.enter_context(np.load(raw, allow_pickle=False))
@@ -96,6 +102,8 @@ def _reading(path: Path, fix: str) -> Iterator[None]:
     """Turns errors while reading a file into a DatasetError that names it."""
     try:
         yield
+    except DatasetError:
+        raise
     except FileNotFoundError as error:
         fix = 'put it there, or download or collect it again'
         raise bad_file(path, 'is missing', fix) from error

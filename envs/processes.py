@@ -1,6 +1,7 @@
 """Shared by the processes of simulators and of data collection."""
 
 import contextlib
+import importlib
 import importlib.util
 import multiprocessing
 import os
@@ -8,11 +9,16 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# What a terminal, a scheduler or a quota sends before it kills.
+SIGNALS = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2),
+    signal.SIGXCPU,
+    *((signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else ()),  # nohup
+)
 
 
 @contextlib.contextmanager
@@ -47,18 +53,36 @@ def signals_held_back() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def environment_variables(**values: str) -> Iterator[None]:
-    """Sets environment variables inside this context, for processes started there."""
+def environment_variables(**values: str | None) -> Iterator[None]:
+    """Sets environment variables (None: unsets) in this context, for processes started there."""
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    _set(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def import_mujoco(*names: str) -> None:
+    """Imports modules that import MuJoCo, also where MUJOCO_GL names what does not work here.
+
+    Then nothing can be rendered in this process, which whoever tries is told.
+    """
+    try:
+        for name in names:
+            importlib.import_module(name)
+    except Exception:  # whatever the renderer's own import raises
+        with environment_variables(MUJOCO_GL='disable', MUJOCO_EGL_DEVICE_ID=None):
+            for name in names:
+                importlib.import_module(name)
 
 
 def glfw_found() -> dict[str, str]:

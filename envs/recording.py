@@ -87,7 +87,7 @@ class Recording:
         """Executes a chunk `[h, d_a]`, until its end or the end of the episode."""
         transitions, observation, success = self._chunks.play(chunk)
         reward = float(transitions['rewards'].sum())
-        return self._played(observation, transitions['done'], success, reward)
+        return self._played(observation, transitions['done'], bool(success), reward)
 
     def _played(self, observation: Observation, done: bool, success: bool, reward: float) -> Played:
         frames, self._frames.frames = self._frames.frames, []

@@ -141,9 +141,10 @@ def make_env(task: Task | str, *, render: bool = False, **options) -> gymnasium.
     """Makes an environment.
 
     Observations are arrays of any shape, float32 or uint8, or dicts of them; actions are [d_a]
-    float32 in [−1, 1] (mapped to the environment's own bounds), and the info of an episode's last
-    step has 'success' (bool). All are plain values and copies (`PlainValues`). `reset(seed=s)`
-    makes the episode reproducible, bit by bit.
+    float32 in [−1, 1] (mapped to the environment's own bounds), and the info of each step has
+    'success' (bool, or None if the environment does not tell). All are plain values and copies
+    (`PlainValues`). `reset(seed=s)` makes the episode reproducible, bit by bit, if the environment
+    is deterministic.
 
     Args:
         task: from `find_task`, or the name of a registered suite's environment.
@@ -157,7 +158,8 @@ def make_env(task: Task | str, *, render: bool = False, **options) -> gymnasium.
     """
     task = _as_task(task)
     env = task.suite.make_env(task, render=render, **check_options(task, options))
-    return _with_unit_actions(PlainValues(env, task.env_name), task.env_name)
+    env = PlainValues(env, task.env_name, task.suite.score)
+    return _with_unit_actions(env, task.env_name)
 
 
 def _as_task(task: Task | str) -> Task:

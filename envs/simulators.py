@@ -2,7 +2,8 @@
 
 Environments are deterministic, so an episode is its seed and the actions executed in it. When a
 simulator dies, hangs or raises, all simulators of its set are rebuilt where they were by replaying
-those. A resumed run starts in the same way.
+those. A resumed run starts in the same way. If an environment is not deterministic, its open
+episodes are truncated instead.
 """
 
 import atexit
@@ -15,13 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.episodes import ActionChunks, Observation, map_observation
+from envs.episodes import ActionChunks, Observation, is_same
 from envs.suite import Task
 from envs.workers import SimulatorError, Worker, start_fork_server
-from utils.errors import UserError
 
 WORKER_TIMEOUT = 120.0  # seconds
-Answer = tuple[dict[str, Any], Observation, bool] | None  # of `ActionChunks.play`; None: failed
+ENDLESS = 2_000  # steps of an episode that may never end
+# Of `ActionChunks.play`; None: the episode ended where it was.
+Answer = tuple[dict[str, Any], Observation, bool | None] | None
 
 _open: weakref.WeakSet['Simulators'] = weakref.WeakSet()
 
@@ -90,14 +92,18 @@ class Simulators:
 
     When one dies, raises, or does not answer in time, a warning is logged, all are rebuilt where
     they were, and the request is repeated. If the same one fails again, its episode is abandoned:
-    its answer is None, `take_failures` returns the error, and the others continue.
+    its answer is None, `take_failures` returns the error, and the others continue. Without an error
+    the answer is None if the environment did not reproduce the open episode.
 
     `begin`, `answers`, `play` and `wait` raise
 
     - SimulatorError if a simulator cannot be created, even at the second try;
-    - UserError if an environment raises one, or does not reproduce an observation.
+    - UserError if an environment raises one.
 
     After these errors the simulators can only be ended.
+
+    Attributes:
+        repeats: whether open episodes can be replayed, see `check_repeats`.
     """
 
     def __init__(
@@ -117,13 +123,15 @@ class Simulators:
             timeout: seconds without an answer after which a simulator counts as failed.
             preload: modules that the environment needs, see `start_fork_server`.
         """
-        self.num_envs = num_envs
+        self.num_envs, self.repeats = num_envs, True
         self._make, self._name, self._timeout, self._preload = make, name, timeout, preload
         self._episodes: dict[int, Start] = {}  # the open ones
         self._placed: set[int] = set()  # simulators that have replayed their open episode
         self._chunks: dict[int, np.ndarray] = {}  # to execute
         self._is_asked = False  # whether the chunks have been sent
         self._failures, self._error = np.zeros(num_envs, np.int64), None
+        self._given_up: dict[int, None] = {}  # by the call at work
+        self._has_warned = False
         self._workers: list[Worker] = []
         _open.add(self)
         self._start()
@@ -145,9 +153,23 @@ class Simulators:
         """Waits until all simulators are ready."""
         self._persist(dict)
 
+    def check_repeats(self) -> bool:
+        """Plays the beginning of an episode twice in one simulator, which may have none open.
+
+        Returns:
+            `repeats`: whether it was the same. If not, open episodes are not played again.
+        """
+
+        def look() -> dict[int, bool]:
+            self._send('repeats', {0: ()})
+            return self._receive('repeats', [0])
+
+        self.repeats = self._persist(look)[0]
+        return self.repeats
+
     def begin(self, starts: Mapping[int, Start]) -> dict[int, Observation | None]:
         """Begins an episode in some simulators; returns the observations."""
-        self._episodes |= starts
+        self._episodes |= {i: x._replace(chunks=list(x.chunks)) for i, x in starts.items()}
         self._placed -= starts.keys()
         return self._persist(lambda: self._place(starts))
 
@@ -174,12 +196,22 @@ class Simulators:
             if transitions['done']:
                 del self._episodes[i]
                 continue
-            start = self._episodes[i]
-            chunk = transitions['actions'][: transitions['length']]
-            self._episodes[i] = start._replace(
-                chunks=[*start.chunks, chunk], observation=observation
-            )
+            chunks: Any = self._episodes[i].chunks  # a list of its own, see `begin`
+            chunks.append(transitions['actions'][: transitions['length']])
+            self._episodes[i] = self._episodes[i]._replace(observation=observation)
+            if len(chunks) % 50 == 0:
+                self._warn_of_endless(sum(map(len, chunks)))
         return answers
+
+    def _warn_of_endless(self, steps: int) -> None:
+        if steps >= ENDLESS and not self._has_warned:
+            self._has_warned = True
+            logging.warning(
+                '%s: an episode is longer than %s steps. If it never ends, neither does an '
+                'evaluation: give the environment a time limit, for example '
+                'gymnasium.wrappers.TimeLimit(env, max_episode_steps=1000).',
+                self._name, f'{steps:,}',
+            )  # fmt: skip
 
     def take_failures(self) -> tuple[np.ndarray, SimulatorError | None]:
         """Returns the failures since the last call.
@@ -200,29 +232,33 @@ class Simulators:
     def _persist(self, attempt: Callable[[], dict[int, Any]]) -> dict[int, Any]:
         """Returns the result of `attempt`, which is repeated after each failure."""
         failed: set[tuple[int, str]] = set()
-        given_up: dict[int, None] = {}
+        self._given_up = {}
         while True:
             try:
                 if not self._is_made:
                     self._receive('make', range(self.num_envs))
                     self._is_made = True
-                return attempt() | given_up
+                return attempt() | self._given_up
             except _Failed as failure:
                 (i, name), error = failure.args
             self._failures[i] += 1
             logging.warning('%s; all simulators are rebuilt where they were', error)
             if (i, name) in failed:
-                if name == 'make':
+                if name in ('make', 'repeats'):
                     raise error
-                given_up[i] = None
                 self._give_up(i, error)
             failed.add((i, name))
             self.end()
             self._start()
 
-    def _give_up(self, i: int, error: SimulatorError) -> None:
-        start = self._episodes.pop(i)
+    def _end_episode(self, i: int) -> Start:
+        """Ends an episode where it was."""
+        self._given_up[i] = None
         self._chunks.pop(i, None)
+        return self._episodes.pop(i)
+
+    def _give_up(self, i: int, error: SimulatorError) -> None:
+        start = self._end_episode(i)
         steps = sum(map(len, start.chunks))
         error.args = (f'{error}, twice after {steps} actions of the episode that '
                       f'reset(seed={start.seed}) begins, which ends there',)  # fmt: skip
@@ -231,17 +267,26 @@ class Simulators:
     def _place(self, starts: Iterable[int] = ()) -> dict[int, Any]:
         """Replays the open episodes in simulators that lack them; returns some observations."""
         waiting = {i: x for i, x in self._episodes.items() if i not in self._placed}
+        for i in [i for i, x in waiting.items() if x.chunks and not self.repeats]:
+            self._lose(i)
+            del waiting[i]
         self._send('begin', {i: (start.seed, start.chunks) for i, start in waiting.items()})
         for i, observation in self._receive('begin', waiting).items():
-            start = waiting[i]
-            if observation is None or not _is_same(observation, start.observation):
-                raise UserError(
-                    f'{self._name}: the environment is not deterministic: the same seed and '
-                    'actions led to another observation, so an open episode cannot continue'
-                )
-            self._episodes[i] = start._replace(observation=observation)
+            known = waiting[i].observation
+            if observation is None or not (known is None or is_same(observation, known)):
+                self._lose(i)
+                continue
+            self._episodes[i] = waiting[i]._replace(observation=observation)
             self._placed.add(i)
         return {i: self._episodes[i].observation for i in starts if i in self._episodes}
+
+    def _lose(self, i: int) -> None:
+        start = self._end_episode(i)
+        logging.warning(
+            '%s: the environment is not deterministic, so an open episode cannot continue; it is '
+            'truncated after %s steps.',
+            self._name, f'{sum(map(len, start.chunks)):,}',
+        )  # fmt: skip
 
     def _played(self) -> dict[int, Any]:
         self._place()
@@ -265,13 +310,6 @@ class Simulators:
 
 class _Failed(Exception):
     """The number of the simulator that failed, the method called, and the error."""
-
-
-def _is_same(observation: Any, known: Any) -> bool:
-    if known is None:
-        return True
-    same = map_observation(np.array_equal, observation, known)
-    return all(same.values()) if isinstance(same, dict) else same
 
 
 @atexit.register

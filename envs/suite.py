@@ -9,7 +9,7 @@ import builtins
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from utils.errors import UserError
 
@@ -148,6 +148,8 @@ class Suite:
         dataset_dir: default folder of collected data.
         file_suffix: of collected files.
         preload: modules that its environments need, imported once for all simulator processes.
+        score: what an episode is judged by: 'success' at its last step, 'success_once', at any
+            step, or 'return'. If the environment does not tell success, it is the return.
     """
 
     name: str = ''
@@ -157,6 +159,7 @@ class Suite:
     dataset_dir: str | None = None
     file_suffix: str = '.npz'
     preload: Sequence[str] = ()
+    score: Literal['success', 'success_once', 'return'] = 'success'
 
     def parse(self, env_name: str) -> Task | None:
         """Parses the name of an environment; returns None if it is not one of this suite."""
@@ -166,9 +169,9 @@ class Suite:
         """Makes an environment.
 
         Its observations are a Box of any shape or a Dict of Boxes, its actions [d_a] have finite
-        bounds, and the info of an episode's last step has 'success' (bool). `reset(seed=s)`
-        determines the episode except for the actions: a run resumes by replaying the open
-        episode's actions.
+        bounds, and the info of an episode's last step may have 'success' (bool) or 'is_success'.
+        `reset(seed=s)` should determine the episode except for the actions: then a run resumes by
+        replaying the open episode's actions.
 
         Args:
             task: from `parse`.

@@ -10,27 +10,32 @@ from gymnasium.spaces import Box, Dict
 from envs.episodes import Observation
 from utils.errors import UserError
 
+SUCCESS = ('success', 'is_success', 'goal_achieved', 'solved')  # in info; the first that is there
+
 
 class PlainValues(gymnasium.Wrapper):
     """Returns copies in fixed types, so that an environment may return and reuse any arrays.
 
     Observations are arrays with the shapes of `observation_space`, or a dict of them: uint8 if the
-    space is, else float32. The reward is a float; `terminated`, `truncated` and `info['success']`
-    are bools. The environment gets a copy of the action, too.
+    space is, else float32. The reward is a float; `terminated` and `truncated` are bools, and so is
+    `info['success']`, from whichever of `SUCCESS` the info has, or None if it has none. The
+    environment gets a copy of the action, too.
 
     Args:
         env: with observations in a Box of any shape, or in a Dict of such Boxes.
         env_name: for errors.
+        score: of the suite, see `Suite`. 'success_once': success is kept until the episode ends;
+            'return': what the environment tells of success is left out.
 
     Raises:
         UserError: the observation space is of another kind; in `reset` and `step`, an observation
-            does not fit its space, a reward is not a number, or the last step of an episode lacks
-            'success'.
+            does not fit its space, a reward is not a number, or the number of values is not
+            Gymnasium's.
     """
 
-    def __init__(self, env: gymnasium.Env, env_name: str):
+    def __init__(self, env: gymnasium.Env, env_name: str, score: str = 'success'):
         super().__init__(env)
-        self._name = env_name
+        self._name, self._score, self._succeeded = env_name, score, False
         space: Any = env.observation_space
         boxes = space.values() if isinstance(space, Dict) else [space]
         if not all(isinstance(box, Box) for box in boxes):
@@ -44,22 +49,36 @@ class PlainValues(gymnasium.Wrapper):
             self.observation_space = _plain(space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        observation, info = self.env.reset(seed=seed, options=options)
+        values = self.env.reset(seed=seed, options=options)
+        observation, info = self._values('reset', values, 2)
+        self._succeeded = False
         return self._observation(observation), info
 
     def step(self, action: np.ndarray):
-        observation, reward, terminated, truncated, info = self.env.step(np.array(action))
+        values = self.env.step(np.array(action))
+        observation, reward, terminated, truncated, info = self._values('step', values, 5)
         terminated = self._scalar('terminated', terminated, bool)
         truncated = self._scalar('truncated', truncated, bool)
-        if 'success' in info:
-            info = info | {'success': self._scalar("info['success']", info['success'], bool)}
-        elif terminated or truncated:
-            raise UserError(
-                f"{self._name}: the info of an episode's last step has no 'success'; let the "
-                "environment's step add info['success'] (bool)"
-            )
         reward = self._scalar('the reward', reward, float)
+        info = {**info, 'success': self._success(info)}
         return self._observation(observation), reward, terminated, truncated, info
+
+    def _success(self, info: Mapping[str, Any]) -> bool | None:
+        told = [name for name in SUCCESS if name in info]
+        if not told or self._score == 'return':
+            return None
+        success = self._scalar(f'info[{told[0]!r}]', info[told[0]], bool)
+        self._succeeded = success or (self._succeeded and self._score == 'success_once')
+        return self._succeeded
+
+    def _values(self, method: str, values: Any, number: int) -> Any:
+        if not isinstance(values, tuple) or len(values) != number:
+            found = f'{len(values)} values' if isinstance(values, tuple) else f'a {type(values)}'
+            raise UserError(
+                f"{self._name}: {method} returns {found}, but Gymnasium's returns {number}; "
+                "correct the environment, or wrap one of old gym's in shimmy"
+            )
+        return values
 
     def _observation(self, given: Any) -> Observation:
         space: Any = self.observation_space

@@ -3,8 +3,9 @@
 import contextlib
 import faulthandler
 import multiprocessing
+import multiprocessing.util
 import signal
-import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,6 +24,9 @@ from envs.processes import (
     without_main,
 )
 from utils.errors import UserError
+from utils.host import settle
+
+LONGEST_FOLDER = 70  # characters; a socket in it has a path of 30 more, of 107 at most
 
 forkserver_context = multiprocessing.get_context('forkserver')
 
@@ -43,6 +47,10 @@ def start_fork_server(preload: Sequence[str] = ()) -> None:
     forkserver.set_forkserver_preload(['envs.simulators', 'envs.registry', *preload])
     # Before Python 3.13 the fork server does not get sys.path.
     variables = environment_variables(PYTHONPATH=python_path(), **glfw_found())
+    if len(tempfile.gettempdir()) > LONGEST_FOLDER:
+        before, tempfile.tempdir = tempfile.tempdir, '/tmp'
+        multiprocessing.util.get_temp_dir()  # keeps it, for sockets alone
+        tempfile.tempdir = before
     with signals_held_back(), without_main(), variables:
         forkserver.ensure_running()
 
@@ -75,6 +83,11 @@ class Worker:
             )
             with theirs, signals_held_back(), without_main():
                 self.process.start()
+        except AssertionError as error:
+            raise SimulatorError(
+                f'{name} could not be started: this is a process of multiprocessing.Pool or the '
+                'like, which may start no others; use concurrent.futures.ProcessPoolExecutor'
+            ) from error
         except (EOFError, OSError) as error:
             raise SimulatorError(f'{name} could not be started ({error!r})') from error
 
@@ -123,8 +136,9 @@ class Worker:
 
 def work(pipe: Connection, make: Callable[[], Any]) -> None:
     """Makes an object and calls its methods for the parent, until the parent closes the pipe."""
+    settle()
     obey_parent_alone()
-    if sys.stderr is not None:
+    with contextlib.suppress(ValueError):  # it is no file
         faulthandler.enable()
     made: list[Any] = []
     with contextlib.suppress(EOFError, OSError):  # the parent died or closed the pipe

@@ -11,7 +11,7 @@ import envs
 
 
 def run(folder, num_episodes, rng):
-    about = json.loads((folder / 'policy.json').read_text())
+    about = json.loads((folder / 'policy.json').read_text('utf-8'))
     act = jax.jit(jax.export.deserialize((folder / 'best_of_n.jax').read_bytes()).call)
     env = envs.make_env(envs.find_task(about['env_name'], about['suite']), **about['env_options'])
     shape = 1, about['num_samples'], *about['programs']['best_of_n']['inputs']['noises'][2:]

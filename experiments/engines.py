@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
+from envs.processes import SIGNALS
 from experiments.plans import Cell
 from experiments.progress import Progress, available_gpus, free_gib, look, ram_gib
 from training.devices import num_cores
@@ -82,7 +83,7 @@ class Child:
         self.cell, self.slot = cell, slot
         path = log_path(cell)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._log: IO = path.open('a')
+        self._log: IO = path.open('a', encoding='utf-8')
         self._log.write(f'$ {shlex.join(command(cell))}\n')
         self._log.flush()
         pin = (lambda: os.sched_setaffinity(0, slot.cores)) if slot.cores else None
@@ -112,7 +113,7 @@ class Child:
 def last_line(cell: Cell) -> str:
     """Returns the last line that a run printed, which is its error if it failed."""
     try:
-        lines = log_path(cell).read_text(errors='replace').strip().splitlines()
+        lines = log_path(cell).read_text('utf-8', errors='replace').strip().splitlines()
     except OSError:
         return ''
     return lines[-1].rpartition('\r')[2].strip() if lines else ''
@@ -132,12 +133,11 @@ class Outcome:
 def stopping() -> Iterator[list[int]]:
     """Collects the signals to stop this program, instead of stopping at once."""
     received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda n, _: received.append(n)) for number in numbers]
+    before = [signal.signal(number, lambda n, _: received.append(n)) for number in SIGNALS]
     try:
         yield received
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)
 
 
@@ -152,7 +152,7 @@ def run_here(
     """Runs what is not complete, one run per slot.
 
     A run that fails is restarted from its last checkpoint, up to `retries` times. After `minutes`,
-    or on Ctrl-C or SIGTERM, all runs save their state and exit; the same call continues them.
+    or on one of `SIGNALS`, all runs save their state and exit; the same call continues them.
 
     Args:
         cells: the runs, in the order of their start.
@@ -356,7 +356,7 @@ def execute(arguments: Sequence[str], root: str, log: str, folder: str) -> int:
     while is_at_work(pathlib.Path(folder)) and time.monotonic() < deadline:
         time.sleep(1)
     pathlib.Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, 'a') as file:
+    with open(log, 'a', encoding='utf-8') as file:
         process = subprocess.Popen(
             [sys.executable, '-m', 'experiments.with_parent', 'main.py', *arguments],
             cwd=root,

@@ -10,7 +10,7 @@ from typing import Any
 from training import RunConfig
 from utils.errors import UserError
 
-METHODS = tomllib.loads((pathlib.Path(__file__).parent / 'methods.toml').read_text())
+METHODS = tomllib.loads((pathlib.Path(__file__).parent / 'methods.toml').read_text('utf-8'))
 
 
 def method_settings(method: str, env_name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from experiments.run_flags import parse
 from training import RunConfig
 from utils.errors import UserError
 
-TABLES = tomllib.loads((pathlib.Path(__file__).parent / 'tables.toml').read_text())
+TABLES = tomllib.loads((pathlib.Path(__file__).parent / 'tables.toml').read_text('utf-8'))
 SCALES = ('paper', 'small')
 
 

@@ -109,7 +109,7 @@ def remember(configs: Iterable[RunConfig], path: pathlib.Path = RATES) -> None:
 def read_rates(path: pathlib.Path = RATES) -> dict[str, dict[str, dict[str, float]]]:
     """Returns the rates of each host, by `rate_key`."""
     try:
-        found = json.loads(path.expanduser().read_text())
+        found = json.loads(path.expanduser().read_text('utf-8'))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -149,7 +149,7 @@ def cores_wanted(config: RunConfig) -> int:
 def free_gib() -> float:
     """Returns the memory that is free on this machine, in GiB; infinity where nothing tells."""
     try:
-        text = pathlib.Path('/proc/meminfo').read_text()
+        text = pathlib.Path('/proc/meminfo').read_text('utf-8')
     except OSError:
         return math.inf
     found = re.search(r'MemAvailable: +(\d+) kB', text)

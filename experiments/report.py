@@ -274,7 +274,7 @@ def write(
     paths = []
     for suffix, text in texts.items():
         paths.append(directory / f'{name}.{suffix}')
-        paths[-1].write_text(text)
+        paths[-1].write_text(text, 'utf-8')
     paths.append(directory / f'{name}-results.csv')
     results[runs.COLUMNS].drop_duplicates().to_csv(paths[-1], index=False)
     for kind, figure in figures.items():

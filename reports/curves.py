@@ -22,6 +22,7 @@ from matplotlib.ticker import EngFormatter
 from reports import aggregates, runs, tables
 from reports.style import colours
 from utils.errors import UserError
+from utils.host import settle
 
 # Line style of each source of published curves.
 STYLES = {'DFP': ('--', 'DFP paper'), 'QC': (':', 'QC'), 'QAM': ('-.', 'QAM')}
@@ -140,7 +141,7 @@ def summary(scores: pd.DataFrame) -> str:
     key = ['task', 'method', 'phase']
     ends = scores[scores['step'] == scores.groupby(key)['step'].transform('max')]
     texts = ends.sort_values('seed').groupby(key)['value'].apply(_each).unstack('phase')
-    texts = texts.reindex(columns=['offline', 'online']).fillna('')
+    texts = texts.reindex(columns=['offline', 'online']).astype(object).fillna('')
     if scores['task'].nunique() == 1:
         texts = texts.droplevel('task')
     else:
@@ -157,6 +158,7 @@ def _each(values: pd.Series) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
+    settle()
     output, title = flags.FLAGS.output, flags.FLAGS.title
     try:
         table = runs.read(pathlib.Path(name).expanduser() for name in argv[1:])

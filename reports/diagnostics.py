@@ -24,6 +24,7 @@ from reports import runs
 from reports.curves import boundary
 from reports.style import BLUE, GREEN, OTHERS, RED
 from utils.errors import UserError
+from utils.host import settle
 
 
 class Panel(NamedTuple):
@@ -128,6 +129,7 @@ def _finish(axis: Axes, panel: Panel, styles: dict[str, str]) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
+    settle()
     folders, output = [pathlib.Path(name).expanduser() for name in argv[1:]], flags.FLAGS.output
     try:
         if not folders:

@@ -111,7 +111,7 @@ def read_results(path: pathlib.Path, warn: Warn = warn_user) -> pd.DataFrame:
 
 def _json(path: pathlib.Path) -> Mapping[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text('utf-8'))
     except (OSError, ValueError):
         return {}  # results are often kept without it
 
@@ -119,7 +119,7 @@ def _json(path: pathlib.Path) -> Mapping[str, Any]:
 def _rows(path: pathlib.Path) -> tuple[pd.DataFrame, int]:
     """Returns the complete rows of a CSV file, as text, and the number of damaged ones."""
     try:
-        text, _, rest = path.read_text(errors='replace').rpartition('\n')
+        text, _, rest = path.read_text('utf-8', errors='replace').rpartition('\n')
     except OSError:
         text = rest = ''
     names, *rows = [*csv.reader(io.StringIO(text))] or [[]]

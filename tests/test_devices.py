@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from training import devices
+from utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +67,13 @@ def test_a_driver_without_a_gpu_is_no_gpu(tmp_path, caplog):
     command.chmod(0o755)
     devices.warn_of_unused_gpu()
     assert not caplog.messages
+
+
+def test_a_platform_that_is_not_installed_is_named_with_what_to_do(monkeypatch):
+    def local_devices():
+        raise AssertionError  # as JAX 0.10 does without the plugin
+
+    monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+    monkeypatch.setattr(jax, 'local_devices', local_devices)
+    with pytest.raises(UserError, match=r'^JAX_PLATFORMS=cuda: .*not installed.*JAX_PLATFORMS=cpu'):
+        devices.describe_machine()

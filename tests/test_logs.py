@@ -21,6 +21,12 @@ def test_rows_are_on_disk_as_soon_as_they_are_written(tmp_path):
     assert len(read_table(tmp_path / 'eval.csv')) == 2
 
 
+def test_a_clock_that_is_set_does_not_change_how_long_a_run_took(tmp_path, monkeypatch):
+    log = logs.RunLog(tmp_path, 'title', [0], {}, seconds=5.0)
+    monkeypatch.setattr('time.time', lambda: 0.0)
+    assert 5.0 <= log.seconds < 65.0
+
+
 def test_a_table_goes_on_after_the_rows_that_are_to_be_kept(tmp_path):
     path = tmp_path / 'eval.csv'
     table = logs.Table(path)

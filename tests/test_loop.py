@@ -15,7 +15,7 @@ from training import loop, updates
 from training.config import RunConfig
 from training.loop import Resources, advance, next_stop
 from training.state import RunState, SeedState
-from utils.errors import NotFinite, UserError
+from utils.errors import NotFinite
 from utils.replay import Replay, Rows
 from utils.seeds import stack
 from utils.spec import Spec
@@ -304,14 +304,33 @@ def test_an_episode_that_cannot_begin_is_left_out(monkeypatch, done_before):
     assert int(run.state.seeds[0].replays.rows.num_episodes[0]) == 3
 
 
-def test_a_run_that_is_resumed_notices_an_environment_that_does_not_repeat_itself(monkeypatch):
-    run = Run(monkeypatch, [1000])
-    while run.state.play is None or run.state.play.num_actions[0] < 10:
+@pytest.mark.parametrize('is_known', [True, False])
+def test_a_run_that_is_resumed_cuts_off_what_the_environment_does_not_repeat(
+    monkeypatch, caplog, is_known
+):
+    """The first seed is in an episode that never ends, the second between two of ten steps."""
+    run = Run(monkeypatch, [1000, 10])
+    while run.state.play is None or run.state.play.num_actions.tolist() != [10, 0]:
         run.state = advance(run.state, run.resources)
     run.resources.simulators = None
+    make = run.resources.make_simulators
+
+    def make_again():
+        simulators = make()
+        simulators.repeats = not is_known
+        return simulators
+
+    run.resources.make_simulators = make_again
     monkeypatch.setattr(Fixed, 'observation', 0.5)
-    with pytest.raises(UserError, match='the environment is not deterministic'):
-        run.finish()
+    run.finish()
+    (said,) = caplog.messages
+    assert (
+        'is not deterministic, so an open episode cannot continue; it is truncated after 10' in said
+    )
+    assert run.state.play.episodes.tolist() == [1, 2]
+    rows = run.state.seeds[0].replays.rows
+    assert rows.num_starts.tolist() == [25, 25]  # the last chunk is executed whole
+    assert rows.num_episodes.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import logging
 
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 import toy_suite
@@ -233,8 +234,7 @@ def test_dones_alone_end_the_task_and_no_flags_cut_it_off(tmp_path):
 @pytest.mark.parametrize(
     ('keys', 'message'),
     [
-        (('terminals', 'timeouts'), 'has timeouts, so each row is a transition as in D4RL'),
-        (('dones',), 'has dones, so each row is a transition .*; add next_observations, or'),
+        (('dones',), 'has dones, so each row is a transition, .*; add next_observations, or'),
         (('ends', 'masks'), 'masks is 0 exactly in the rows that terminals marks'),
     ],
 )
@@ -242,6 +242,44 @@ def test_transitions_without_their_next_states_are_refused(tmp_path, keys, messa
     arrays = transitions(episodes(solved=True), *keys)
     np.savez(tmp_path / 'x.npz', **{key: rows[:14] for key, rows in arrays.items()})
     refuses(tmp_path / 'x.npz', message)
+
+
+@pytest.mark.parametrize('keys', [('terminals', 'timeouts'), ('masks', 'timeouts')])
+@pytest.mark.parametrize('kind', [bool, np.float32])
+def test_files_of_d4rl_lose_what_leads_nowhere_and_keep_what_ends_the_task(tmp_path, keys, kind):
+    """Two of four episodes end with success, two are cut off, the last of them without a flag."""
+    whole = episodes()
+    arrays = transitions(whole, *keys)
+    arrays['timeouts'][-1] = False
+    arrays |= {key: arrays[key].astype(kind) for key in keys}
+    np.savez(tmp_path / 'x.npz', **arrays)
+    data, starts = load(tmp_path / 'x.npz'), [0, 5, 11, 17]
+    ends = np.flatnonzero(data['terminals'])
+    assert ends.tolist() == [4, 9, 15, 20]  # of 4, 4, 5 and 4 transitions
+    for start, first, end in zip(starts, [0, *ends[:-1] + 1], ends, strict=True):
+        states = whole['observations'][start : start + end - first + 1]
+        solved = data['masks'][end - 1] == 0
+        np.testing.assert_array_equal(data['observations'][first:end], states[:-1])
+        np.testing.assert_array_equal(data['observations'][end], states[-2 if solved else -1])
+    assert np.flatnonzero(data['masks'] == 0).tolist() == [3, 14]
+    assert np.flatnonzero(data['rewards'][~data['terminals']] == 0).tolist() == [3, 12]
+
+
+def test_a_task_may_end_at_the_step_that_would_cut_it_off(tmp_path):
+    arrays = transitions(episodes(), 'next_observations', 'terminals', 'timeouts')
+    arrays['timeouts'] |= arrays['terminals'] & (np.arange(len(arrays['rewards'])) < 5)
+    np.savez(tmp_path / 'x.npz', **arrays)
+    assert (load(tmp_path / 'x.npz')['masks'] == 0).sum() == 2
+
+
+def test_other_layouts_are_named(tmp_path):
+    arrays = transitions(episodes(), 'terminals', 'timeouts')
+    arrays['observations'] = np.zeros((len(arrays['actions']) + 4, 3))
+    np.savez(tmp_path / 'x.npz', **arrays)
+    refuses(tmp_path / 'x.npz', 'has 4 more observations than actions, one for .* as in Minari')
+    with h5py.File(tmp_path / 'x.npz', 'w') as file:
+        file['observations'] = arrays['observations']
+    refuses(tmp_path / 'x.npz', r'is an HDF5 file, as those of D4RL and Minari; write its .*savez')
 
 
 # ---- what looks wrong ---------------------------------------------------------------------------

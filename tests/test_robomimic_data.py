@@ -163,7 +163,7 @@ WITHOUT_ROBOTS = default_env_args(TASK) | {'env_kwargs': {}}
             'is data of Lift, but can-mh-low_dim is PickPlaceCan; replace it with the file',
         ),
         ({'demos': []}, 'has no demonstrations'),
-        ({'demos': make_demos([()])}, 'demo_0 has no rows'),
+        ({'demos': make_demos([()])}, 'has no demonstrations'),
         (changed('obs/object', None), 'demo_1 has no obs/object'),
         (changed('next_obs/object', None), 'demo_1 has no next_obs/object'),
         (changed('actions', np.zeros((3, 7))), 'demo_1: row counts differ: rewards 2, actions 3'),
@@ -178,6 +178,13 @@ def test_a_file_that_is_not_what_it_should_be_is_an_error(tmp_path, changes, mes
     path = write(tmp_path, **changes)
     with pytest.raises(DatasetError, match=f'^{path}: .*{message}'):
         make_dataset(tmp_path)
+
+
+def test_an_empty_demonstration_among_others_is_left_out(tmp_path, caplog):
+    path = write(tmp_path, make_demos([(0, 1), (), (0, 0, 1)]))
+    data = make_dataset(tmp_path).load(0)
+    assert np.flatnonzero(data['terminals']).tolist() == [2, 6]
+    assert f'{path}: demo_1 without rows; left out.' in caplog.messages
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ import toy_suite
 from small_runs import assert_equal_outcomes, make_config, outcome, read_table
 
 from envs.collect import collect
+from envs.processes import SIGNALS
 from training import Interrupted, checkpoints, load_agent, load_policy, train
+from training.evaluation import headline
 from training.interruption import Interruption
 from training.logs import RunFolder, read_status
 
 ROOT = pathlib.Path(__file__).parent.parent
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def start(config, on_metrics=lambda *_: None, **options):
@@ -244,6 +245,7 @@ def test_an_error_is_in_the_status_and_the_run_goes_on_after_it(finished, tmp_pa
         start(config, fail)
     status = read_status(config.directory)
     assert (status['status'], status['error']) == ('failed', 'ZeroDivisionError: by design')
+    assert checkpoints.find(config.directory).name == 'online-000000025.npz'
     result = start(config)
     assert read_status(result.directory)['error'] is None
     assert_equal_outcomes(finished[1].directory, result.directory)
@@ -262,14 +264,60 @@ def test_two_processes_do_not_make_the_same_run(finished, tmp_path):
 
 def test_other_data_of_the_same_name_is_refused(finished, tmp_path):
     config = make_config(tmp_path)
-    with pytest.raises(Interrupted, match=r'by SIGINT at offline step \d+; its state is saved'):
+    with pytest.raises(Interrupted, match=r'by SIG\w+ at offline step \d+; its state is saved'):
         start(config, Interrupter(2))
-    data = tmp_path / 'data' / 'toy-data-v0.npz'
-    with np.load(data) as file:
-        arrays = dict(file)
-    np.savez(data, **arrays | {'rewards': arrays['rewards'] - 1})
-    with pytest.raises(ValueError, match='began with other data of the same name'):
+    change_rewards(tmp_path)
+    with pytest.raises(ValueError, match='was made with other data of the same name'):
         start(config)
+
+
+def change_rewards(tmp_path):
+    path = tmp_path / 'data' / 'toy-data-v0.npz'
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | {'rewards': arrays['rewards'] - 1})
+
+
+def test_a_complete_run_is_one_of_the_data_that_is_here(tmp_path):
+    config = make_config(tmp_path, offline_steps=5, online_steps=0, eval_episodes=0)
+    first = start(config)
+    change_rewards(tmp_path)
+    with pytest.raises(
+        ValueError, match=r'was made with other data of the same name; restore .*--fresh'
+    ):
+        start(config)
+    prints = [json.loads((each.directory / 'flags.json').read_text())['data']['fingerprint']
+              for each in (first, start(config, fresh=True))]  # fmt: skip
+    assert prints[0] != prints[1]
+    (tmp_path / 'data' / 'toy-data-v0.npz').unlink()
+    assert start(config).was_complete  # of data that is not here nothing is known, or fetched
+    assert not list((tmp_path / 'data').iterdir())
+
+
+def test_a_run_that_begins_anew_says_of_which_data(tmp_path):
+    config = make_config(tmp_path, offline_steps=5, online_steps=0, eval_episodes=0)
+    path = config.directory / 'flags.json'
+    path.parent.mkdir(parents=True)
+    path.write_text('{"data": {"fingerprint": "of a run that was killed before it was saved"}}')
+    start(config)
+    assert len(json.loads(path.read_text())['data']['fingerprint']) == 16
+
+
+def test_a_robot_that_tells_no_success_is_trained_and_scored_by_its_return(tmp_path, caplog):
+    """Its episodes do not repeat themselves, so a resumed run cuts off the one that was open."""
+    config = make_config(tmp_path, suite='odd_suites:restless')
+    with pytest.raises(Interrupted):
+        start(config, lambda table, *_: table == 'online' and os.kill(os.getpid(), signal.SIGHUP))
+    result = start(config)
+    said = [text for text in caplog.messages if 'is not deterministic' in text]
+    assert ['reset(seed=0)' in text for text in said][:2] == [True, True]
+    arrays, tables = outcome(result.directory)
+    assert arrays['replays/rows/num_starts'].tolist() == [60]
+    assert {row['success'] for row in tables['eval']} == {''}
+    assert {row['episode_success'] for row in tables['online']} == {''}
+    assert result.scores[0]['success'] is None
+    assert headline(result.scores) == ('return', f'{result.scores[0]["return"]:.4g}')
+    assert (result.directory / 'learning_curve.png').exists()
 
 
 def test_metrics_are_the_rows_of_the_tables(finished, tmp_path):

@@ -344,7 +344,7 @@ def test_a_run_without_evaluations_starts_no_simulators_for_them(tmp_path, monke
     real = Simulators.__init__
     monkeypatch.setattr(Simulators, '__init__', lambda *args: made.append(args[2]) or real(*args))
     result = start(make_config(tmp_path, eval_episodes=0, eval_envs=7, num_seeds=2))
-    assert made == [2]
+    assert made == [1, 2]  # one looks at the environment before the training
     assert result.scores == ()
     assert (result.directory / 'eval.csv').read_text() == ''
     assert not (result.directory / 'learning_curve.png').exists()

@@ -8,11 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import toy_suite
+from gymnasium.spaces import Box
+from near_simulators import NearSimulators
 
-from envs import Simulators, find_task, make_simulators
+from envs import SimulatorError, Simulators, find_task, make_simulators
+from envs.episodes import ActionChunks
 from envs.simulators import Start, _make_chunks
 
 ROOT = Path(__file__).parents[1]
@@ -144,7 +148,7 @@ def test_simulators_end_without_a_word_when_the_program_is_killed(start):
 
 
 @on_linux
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
 def test_signals_to_all_processes_are_left_to_the_program(start, number):
     code = f"""
 import os, signal
@@ -193,6 +197,112 @@ def test_a_program_that_fails_ends_simulators_at_work(start):
 def test_unknown_options_are_errors_before_anything_is_started():
     with pytest.raises(ValueError, match='--sparse=True: not an option of suite toy; its options'):
         make_simulators(TOY, 1, HORIZON, sparse=True)
+
+
+class Counter(gymnasium.Env):
+    """Its observation is the number of all steps ever taken, as with running statistics."""
+
+    observation_space = action_space = Box(-1, 1, (1,), np.float32)
+    steps = 0
+    faults: list = []  # noqa: RUF012
+
+    def reset(self, *, seed=None, options=None):
+        return np.float32([self.steps]), {}
+
+    def step(self, action):
+        if self.faults:
+            raise self.faults.pop()
+        self.steps += 1
+        return np.float32([self.steps]), 0.0, False, False, {'success': False}
+
+
+class Repeating(Counter):
+    """Each episode is the same, and none ever ends."""
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return super().reset()
+
+
+@pytest.fixture
+def near():
+    """Simulators of an environment, without processes."""
+    return lambda make: NearSimulators([lambda: ActionChunks(make(), HORIZON)] * 2)
+
+
+@pytest.mark.parametrize('make', [Counter, Repeating])
+def test_an_environment_that_does_not_repeat_itself_is_noticed_and_nothing_is_played_again(
+    near, make, caplog, monkeypatch
+):
+    simulators = near(make)
+    assert simulators.check_repeats() is (make is Repeating)
+    simulators.begin({0: Start(1), 1: Start(2)})
+    chunk = np.zeros((2, 1), np.float32)
+    simulators.play({0: chunk})
+    monkeypatch.setattr(Counter, 'faults', [ZeroDivisionError])
+    answers = simulators.play({1: chunk})
+    assert (answers.get(0, '') is None) is (make is Counter)  # it had an open episode, too
+    assert answers[1][0]['length'] == 2
+    ended = [said for said in caplog.messages if 'it is truncated after 2 steps' in said]
+    assert len(ended) == (make is Counter)
+
+
+def test_an_episode_that_may_never_end_is_warned_of_once(near, caplog, monkeypatch):
+    monkeypatch.setattr('envs.simulators.ENDLESS', 300)
+    simulators = near(Repeating)
+    simulators.begin({0: Start(1), 1: Start(2)})
+    for _ in range(200):
+        simulators.play({0: np.zeros((3, 1)), 1: np.zeros((3, 1))})
+    (said,) = caplog.messages
+    assert 'near: an episode is longer than 300 steps.' in said
+    assert 'gymnasium.wrappers.TimeLimit(env, max_episode_steps=1000)' in said
+
+
+def test_a_long_path_of_temporary_files_does_not_matter(start, tmp_path):
+    folder = tmp_path / ('long-' * 20)
+    folder.mkdir()
+    code = f'import tempfile; tempfile.tempdir = {str(folder)!r}\n'
+    output, errors = start(code + SLEEPER_PROGRAM).communicate(timeout=60)
+    assert len(output.split()) == 2, errors
+
+
+def make_in_a_pool(_):
+    try:
+        Simulators(Sleeper, 1, 'mine', 90)
+    except SimulatorError as error:
+        return str(error)
+
+
+def test_a_process_that_may_start_no_others_is_told_what_may():
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        (said,) = pool.map(make_in_a_pool, [0])
+    assert 'mine: simulator 1 of 1 could not be started: ' in said
+    assert said.endswith('use concurrent.futures.ProcessPoolExecutor')
+
+
+@pytest.mark.parametrize(
+    ('name', 'hostile'),
+    [
+        (CUBE, {'MUJOCO_GL': 'osmesa'}),
+        (CUBE, {'MUJOCO_GL': 'nonsense'}),
+        ('lift-scripted-low_dim', {'CUDA_VISIBLE_DEVICES': '3', 'MUJOCO_EGL_DEVICE_ID': '0'}),
+    ],
+)
+def test_simulators_that_render_nothing_need_nothing_to_render_with(name, hostile):
+    code = f"""
+import envs
+envs.make_env({name!r})
+simulators = envs.make_simulators({name!r}, 1, 5)
+print(len(simulators.begin({{0: envs.Start(0)}})))
+"""
+    run = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=ROOT,
+        env=os.environ | hostile,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == '1\n', run.stderr
 
 
 def test_processes_play_what_one_process_plays():

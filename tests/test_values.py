@@ -35,8 +35,8 @@ class Line(gymnasium.Env):
 class Lines(Suite):
     name = names = 'lines'
 
-    def __init__(self, **changes):
-        self.changes = changes
+    def __init__(self, score='success', **changes):
+        self.score, self.changes = score, changes
 
     def make_env(self, task, *, render=False, **options):
         return Line(**self.changes)
@@ -93,6 +93,33 @@ def test_numbers_may_be_those_of_numpy(kind):
         assert types == [float, bool, bool, bool]
 
 
+@pytest.mark.parametrize(
+    ('score', 'name', 'expected'),
+    [
+        ('success', 'success', [False, True, False]),
+        ('success', 'is_success', [False, True, False]),
+        ('success', 'goal_achieved', [False, True, False]),
+        ('success_once', 'success', [False, True, True]),
+        ('return', 'success', [None] * 3),
+        ('success', 'other', [None] * 3),
+    ],
+)
+def test_success_has_many_names_and_a_suite_says_when_it_counts(score, name, expected):
+    """The environment says that it succeeds at the second of three steps."""
+
+    def step(observation, reward, terminated, truncated, info):
+        return observation, reward, terminated, truncated, {name: observation[0] == 2}
+
+    env = make(score=score, step=step)
+    for _ in range(2):  # the second episode knows nothing of the first
+        env.reset()
+        assert [env.step(np.zeros(1))[4]['success'] for _ in range(3)] == expected
+    chunks = ActionChunks(env, 2)
+    chunks.begin(0)
+    success = [chunks.play(np.zeros((2, 1)))[2] for _ in range(2)]
+    assert success == [False, expected[-1]]
+
+
 @pytest.mark.parametrize('dtype', [np.float32, np.float64, np.int64])
 @pytest.mark.parametrize('returned', [np.float32, np.float64, np.int64, list])
 def test_vectors_are_float32_whatever_the_environment_says_and_returns(dtype, returned):
@@ -137,8 +164,8 @@ def test_images_stay_bytes_and_observations_may_be_a_dict():
             r'the reward of a step has shape \(2,\), but must be one float',
         ),
         (
-            {'step': lambda *values: (*values[:4], {})},
-            r"info of an episode's last step has no 'success'; let .* add info\['success'\]",
+            {'step': lambda observation, reward, done, _, info: (observation, reward, done, info)},
+            r"step returns 4 values, but Gymnasium's returns 5; correct the environment, or wrap",
         ),
     ],
 )

@@ -36,7 +36,7 @@ def fingerprints(agent: str) -> dict[str, str]:
     while waiting:
         path = waiting.pop()
         if path not in found:
-            found[path], imported = _read(path.read_text())
+            found[path], imported = _read(path.read_text('utf-8'))
             waiting += [place for name in imported if (place := root / name).is_file()]
     return {
         str(path.relative_to(root)): value

@@ -239,7 +239,7 @@ class RunConfig:
             if field.metadata.get('decides', True)
         }
         file = pathlib.Path(decisive.pop('agent_file'))
-        code = fingerprint(file.read_text()) if file.is_absolute() else str(file)
+        code = fingerprint(file.read_text('utf-8')) if file.is_absolute() else str(file)
         decisive['agent'] = self.agent | {'agent_name': code}
         decisive['collect_episodes'] = self.episodes_to_collect
         decisive['offline_steps'] = self.offline_steps if self.online_steps else None

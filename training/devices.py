@@ -10,8 +10,11 @@ import shutil
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import jax
+
+from utils.errors import UserError
 
 DEVICE_FILES = '/dev'  # not /proc/driver/nvidia: a container without a GPU sees its host's
 
@@ -48,7 +51,7 @@ def num_cores() -> int:
 
 def describe_machine() -> dict[str, str]:
     """Returns host, devices, Python and command line of this process; starts JAX."""
-    kinds = [device.device_kind for device in jax.local_devices()]
+    kinds = [device.device_kind for device in start_jax()]
     if jax.default_backend() == 'cpu':
         kinds = [f'CPU ({platform.machine()}, {num_cores()} cores)']
     counts = [f'{kinds.count(kind)} x {kind}' for kind in dict.fromkeys(kinds)]
@@ -58,6 +61,22 @@ def describe_machine() -> dict[str, str]:
         'host': socket.gethostname(),
         'command': shlex.join(sys.argv),
     }
+
+
+def start_jax() -> list[Any]:
+    """Starts JAX if it does not run; returns its devices here.
+
+    Raises:
+        UserError: it cannot start on the platform that it was told to use.
+    """
+    try:
+        return jax.local_devices()
+    except (AssertionError, RuntimeError) as error:  # of a plugin that is missing, or finds nothing
+        raise UserError(
+            f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: JAX {jax.__version__} cannot '
+            f'start there ({" ".join(str(error).split()) or "its plugin is not installed"}); '
+            f'install that, such as "jax[cuda13]=={jax.__version__}", or set JAX_PLATFORMS=cpu'
+        ) from error
 
 
 def device_memory() -> dict[str, float]:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ class _Episode:
     chunks: int = 0
     reward: float = 0.0
     length: int = 0
-    success: bool = False
+    success: bool | None = False  # None: it ended, and the environment does not tell
 
 
 def evaluate(
@@ -50,7 +50,7 @@ def evaluate(
     num_episodes: int,
     seeds: Sequence[int],
     between_steps: Callable[[], None] = lambda: None,
-) -> tuple[list[dict[str, float]], SimulatorError | None]:
+) -> tuple[list[dict[str, float | None]], SimulatorError | None]:
     """Plays `num_episodes` episodes with each policy and averages their outcomes.
 
     Start states depend only on the seed and the episode's number, noise also on the chunk's number.
@@ -70,10 +70,11 @@ def evaluate(
         SimulatorError: a simulator cannot be rebuilt.
 
     Returns:
-        For each policy `success` (fraction of episodes successful at their last step), `return` and
-        `length` (environment steps), averaged over episodes, and `simulator_failures`, how often
-        its simulators failed. An episode in which a simulator failed twice counts with its steps so
-        far, without success; then the error is returned with the scores.
+        For each policy `success` (fraction of episodes successful by the suite's `score`; None if
+        the environment does not tell), `return` and `length` (environment steps), averaged over
+        episodes, and `simulator_failures`, how often its simulators failed. An episode that could
+        not continue counts with its steps so far, without success; if a simulator failed in it
+        twice, the error is returned with the scores.
     """
     num, per_seed = simulators.num_envs, simulators.num_envs // len(seeds)
     queues = [
@@ -139,7 +140,7 @@ def evaluate(
     failures, error = simulators.take_failures()
     scores = [
         {
-            'success': _mean([episode.success for episode in episodes]),
+            'success': _success(episodes),
             'return': _mean([episode.reward for episode in episodes]),
             'length': _mean([episode.length for episode in episodes]),
             'simulator_failures': int(failures[i * per_seed : (i + 1) * per_seed].sum()),
@@ -147,6 +148,19 @@ def evaluate(
         for i, episodes in enumerate(outcomes)
     ]
     return scores, error
+
+
+def headline(scores: Sequence[Mapping[str, float | None]]) -> tuple[str, str]:
+    """Returns name and mean of what policies are judged by: success, or else the return."""
+    success = [score['success'] for score in scores]
+    if None not in success:
+        return 'success', f'{100 * np.mean(success):.0f}%'  # pyright: ignore
+    return 'return', f'{np.mean([score["return"] for score in scores]):.4g}'  # pyright: ignore
+
+
+def _success(episodes: Sequence[_Episode]) -> float | None:
+    found = [episode.success for episode in episodes]
+    return None if None in found and True not in found else _mean(list(map(bool, found)))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: SIGINT (Ctrl-C), SIGTERM, and SIGUSR1 (Slurm's warning)."""
+"""Signals that ask a run to stop: Ctrl-C, a closed terminal, a scheduler's warnings, a quota."""
 
 import contextlib
 import multiprocessing
@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+from envs.processes import SIGNALS
 
 
 class Interrupted(Exception):

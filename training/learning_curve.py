@@ -12,18 +12,18 @@ def draw(table: pathlib.Path, picture: pathlib.Path, title: str) -> None:
     """Draws the score of each seed (thin) and their mean against steps; the offline phase is grey.
 
     Args:
-        table: `eval.csv`; the score is `success` if it has that column, else `return`.
+        table: `eval.csv`; the score is `success` if some row has it, else `return`.
         picture: PNG to write.
         title: of the picture.
     """
-    with table.open(newline='') as file:
+    with table.open(newline='', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
-    score = 'success' if 'success' in rows[0] else 'return'
+    score = 'success' if any(row.get('success') for row in rows) else 'return'
     boundary = max((int(row['step']) for row in rows if row['phase'] == 'offline'), default=0)
     points: dict[int, dict[str, float]] = {}
     for row in rows:
         step = int(row['step']) + (boundary if row['phase'] == 'online' else 0)
-        points.setdefault(step, {})[row['seed']] = float(row[score])
+        points.setdefault(step, {})[row['seed']] = float(row[score] or 'nan')
     steps = sorted(points)
     values = np.array([list(points[step].values()) for step in steps])  # [T, seeds]
     figure = Figure(figsize=(6.4, 4.0), layout='constrained')

@@ -47,7 +47,7 @@ class Table:
         """
         self._path = path
         with cannot_write(path):
-            self._file = path.open('a+', newline='')
+            self._file = path.open('a+', newline='', encoding='utf-8')
         found = path.stat().st_size
         if found < size:
             raise UserError(
@@ -192,7 +192,7 @@ def read_status(folder: pathlib.Path) -> dict[str, Any]:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Returns the object in a JSON file, or {} if there is none."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text('utf-8'))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -242,7 +242,7 @@ class RunLog:
         """
         self._folder, self._title, self._seeds = folder, title, seeds
         self._tables = {name: Table(folder / f'{name}.csv', sizes.get(name, 0)) for name in TABLES}
-        self._start = time.time() - seconds
+        self._start = time.monotonic() - seconds  # clocks are set, by days at times
         self._last_drawing = time.monotonic()
         self._outdated = bool(sizes.get('eval'))  # a killed process may not have drawn it
         self._wandb: WandbRuns | None = None
@@ -264,7 +264,7 @@ class RunLog:
     @property
     def seconds(self) -> float:
         """Duration of the run so far in seconds, including earlier processes."""
-        return time.time() - self._start
+        return time.monotonic() - self._start
 
     def write(
         self, table: str, phase: str, step: int, rows: Iterable[Mapping[str, float | None]]
@@ -340,7 +340,7 @@ def write_json(path: pathlib.Path, content: Mapping) -> None:
     """Writes a JSON file atomically: readers see the old content or the new."""
     part = path.with_name(f'.{path.name}.part')
     try:
-        part.write_text(json.dumps(content, indent=2, default=str) + '\n')
+        part.write_text(json.dumps(content, indent=2, default=str) + '\n', 'utf-8')
         part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from envs.simulators import Simulators, Start
 from envs.workers import SimulatorError
 from training import updates
 from training.config import RunConfig
-from training.evaluation import evaluate
+from training.evaluation import evaluate, headline
 from training.logs import RunLog
 from training.shards import ShardReader
 from training.state import PHASES, Play, RunState, SeedState, begin_online
@@ -179,7 +179,7 @@ def report(state: RunState, run: Resources) -> RunState:
         if play is not None:
             rows = [_of_episodes(play, i) | row for i, row in enumerate(rows)]
             zeros = np.zeros_like(play.finished)
-            play = play.replace(finished=zeros, succeeded=zeros, failures=zeros)
+            play = play.replace(finished=zeros, judged=zeros, succeeded=zeros, failures=zeros)
         run.write(state.phase, state, rows)
         seeds = tuple(
             part.replace(totals=updates.zero_totals(part.agents, part.replays, rows))
@@ -194,9 +194,8 @@ def report(state: RunState, run: Resources) -> RunState:
             run.record_videos(policies, state.phase, state.step, run.check)
             scores, run.failure = tuple(found), failure
         run.write('eval', state, scores)
-        success = np.mean([score['success'] for score in scores])
         if run.bar is not None:
-            run.bar.set_postfix(success=f'{100 * success:.0f}%')
+            run.bar.set_postfix_str('='.join(headline(scores)))
     return state.replace(
         seeds=seeds, play=play, scores=scores, reported=state.step, tables=run.log.sizes
     )
@@ -280,7 +279,7 @@ def is_due(step: int, interval: int, end: int) -> bool:
 
 def _of_episodes(play: Play, seed: int) -> dict[str, float | None]:
     episodes = int(play.finished[seed])
-    success = float(play.succeeded[seed] / episodes) if episodes else None
+    success = float(play.succeeded[seed] / episodes) if play.judged[seed] else None
     failures = int(play.failures[seed])
     return {'episodes': episodes, 'episode_success': success, 'simulator_failures': failures}
 
@@ -329,28 +328,25 @@ def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
 def place_simulators(state: RunState, run: Resources) -> RunState:
     """Begins the next episodes in simulators that have none.
 
-    A resumed run replays its open episodes.
-
-    Raises:
-        UserError: an environment does not reproduce the run's observation.
+    A resumed run continues its open episode. If its environment does not reproduce it, the episode
+    is truncated there, and the next one begins.
     """
     play, seeds = state.online, run.config.seeds
     if run.simulators is None:
         run.simulators = run.make_simulators()
         run.exploration_keys = np.stack([key_for(seed, 'exploration') for seed in seeds])
-    starts = {}
-    for i in set(range(len(seeds))) - run.simulators.playing:
-        starts[i] = Start(episode_seed(seeds[i], int(play.episodes[i])))
-        if len(actions := play.episode_actions[i]):
-            known = unstack(play.observations, i)
-            starts[i] = starts[i]._replace(chunks=[actions], observation=known)
-    if not starts:
-        return state
-    begun = run.simulators.begin(starts)
-    found = {i: observation for i, observation in begun.items() if observation is not None}
-    play = play.replace(observations=_put(play.observations, found))
-    play = _give_up_episodes(play, begun, run)
-    _check_finite('an observation', play.observations, play, run)
+    while run.failure is None and (idle := set(range(len(seeds))) - run.simulators.playing):
+        starts = {}
+        for i in idle:
+            starts[i] = Start(episode_seed(seeds[i], int(play.episodes[i])))
+            if len(actions := play.episode_actions[i]):
+                known = unstack(play.observations, i)
+                starts[i] = starts[i]._replace(chunks=[actions], observation=known)
+        begun = run.simulators.begin(starts)
+        found = {i: observation for i, observation in begun.items() if observation is not None}
+        play = play.replace(observations=_put(play.observations, found))
+        play = _give_up_episodes(play, begun, run)
+        _check_finite('an observation', play.observations, play, run)
     return state.replace(play=play)
 
 
@@ -394,14 +390,15 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
     run.largest_reward = max(run.largest_reward, largest(pending['rewards']))
     done, taken = pending['done'], pending['length']
     reached = {i: answer[1] for i, answer in answers.items() if answer is not None}
-    succeeded = [i for i, answer in answers.items() if answer is not None and answer[2]]
+    told = {i: x[2] for i, x in answers.items() if x is not None and x[0]['done']}
     play = state.online.with_actions(pending['actions'], taken, done).replace(
         observations=_put(play.observations, reached),
         env_steps=play.env_steps + taken,
         episodes=play.episodes + done,
         pending=pending,
         finished=play.finished + done,
-        succeeded=play.succeeded + np.isin(np.arange(len(done)), succeeded),
+        judged=play.judged + [told.get(i) is not None for i in range(len(done))],
+        succeeded=play.succeeded + [told.get(i) is True for i in range(len(done))],
     )
     play = _give_up_episodes(play, answers, run)
     return state.replace(play=play, step=min(int(play.env_steps.min()), stop))
@@ -423,9 +420,9 @@ def _give_up_episodes(play: Play, answers: Mapping[int, Any], run: Resources) ->
     """Truncates the episodes of seeds without an answer, and counts the failures."""
     assert run.simulators is not None
     failures, run.failure = run.simulators.take_failures()
-    if not failures.any():
-        return play
     lost = np.isin(np.arange(len(failures)), [i for i, x in answers.items() if x is None])
+    if not (failures.any() or lost.any()):
+        return play
     play = play.with_actions(play.pending['actions'], np.zeros_like(play.num_actions), lost)
     return play.replace(
         episodes=play.episodes + lost,

@@ -23,6 +23,7 @@ from training.devices import (
     describe_machine,
     device_memory,
     set_up_jax,
+    start_jax,
     warn_of_unused_gpu,
 )
 from training.interruption import Interrupted, Interruption
@@ -41,6 +42,7 @@ from training.shards import ShardReader
 from training.state import RunState
 from training.videos import RunVideos
 from utils.errors import NotFinite, UserError
+from utils.host import settle
 from utils.spec import Spec
 
 GROUPS = ('agents', 'replays', 'totals', 'play')  # of a checkpoint; 'play' only online
@@ -52,12 +54,13 @@ class Result:
 
     Attributes:
         directory: the run's folder.
-        scores: of each seed at the last evaluation: success, return, length.
+        scores: of each seed at the last evaluation: success (None if the environment does not tell
+            it), return, length.
         was_complete: where the run was, such as 'online step 60', if there was nothing left to do.
     """
 
     directory: pathlib.Path
-    scores: tuple[dict[str, float], ...]
+    scores: tuple[dict[str, float | None], ...]
     was_complete: str = ''
 
 
@@ -81,10 +84,13 @@ def train(
 
     Raises:
         UserError: a setting cannot work, data or a checkpoint is not what is needed, or the code
-            has changed since the run learned something.
+            or the data has changed since the run learned something.
         SimulatorError: a simulator failed again and again, see `envs.simulators.Simulators`.
         Interrupted: a signal asked the run to stop. Its state is saved; call again to continue.
+
+    Whatever `on_metrics` raises is raised here, too, after the run's state is saved.
     """
+    settle()
     config.check()
     place = next_copy(config.directory) if fresh else newest_copy(config.directory)
     status = read_status(place)
@@ -93,6 +99,8 @@ def train(
     if problem := code_problem(config, origin.parents[1] if origin else place):
         raise UserError(problem)
     if complete:
+        if problem := data_problem(config, place):
+            raise UserError(problem)
         where = f'{status["phase"]} step {status["step"]:,}'
         return Result(place, tuple(status.get('scores', ())), was_complete=where)
     if status.get('status') == 'done' and not _checkpoints_in(place):
@@ -154,6 +162,32 @@ def code_problem(config: RunConfig, folder: pathlib.Path) -> str:
     )
 
 
+def data_problem(config: RunConfig, folder: pathlib.Path) -> str:
+    """Returns in one line that a run was made with other data than is here; '' if it was not.
+
+    Data that is not here, and would have to be downloaded or collected, is not compared.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+    """
+    known = read_json(folder / 'flags.json').get('data', {}).get('fingerprint')
+    try:
+        dataset = envs.make_dataset(
+            config.task, source='here', on_bad_shard=config.on_bad_shard, **config.env_options
+        )
+    except (envs.DatasetError, OSError):
+        return ''
+    return _other_data(folder) if known not in (None, dataset.fingerprint) else ''
+
+
+def _other_data(folder: pathlib.Path) -> str:
+    return (
+        f'{folder}: this run was made with other data of the same name; restore it, or start a new '
+        'run with --fresh'
+    )
+
+
 class _Run:
     """A running run: its `state` and `resources`."""
 
@@ -182,7 +216,9 @@ class _Run:
         self.folder = RunFolder(place)
         stack.callback(self.folder.close)
         stack.push(self._note_error)
+        self.repeats = True  # whether the environment is deterministic
         eval_simulators = self._open_eval_simulators()  # they start while the data is read
+        probe = eval_simulators or (self._open_simulators(1) if config.online_steps else None)
         self.machine = describe_machine()
         say('On {host}: {device}, Python {python}: {command}'.format(**self.machine))
         warn_of_unused_gpu()
@@ -244,8 +280,10 @@ class _Run:
             handler.addFilter(self.resources.clear_bar)
             stack.callback(handler.removeFilter, self.resources.clear_bar)
         stack.push(self._note_error)  # called first: the other callbacks may block
-        if eval_simulators is not None:
-            eval_simulators.wait()
+        if probe is not None:
+            self._look_at_environment(probe)
+            if probe is not eval_simulators:
+                probe.end()
         whence = f' from {origin}' if origin else ''
         say(f'Resuming at {self.where}{whence} in {place}' if saved else f'Writing to {place}')
         interruption.wait_for_check()
@@ -269,7 +307,19 @@ class _Run:
             **config.env_options,
         )
         self._stack.callback(simulators.end)
+        simulators.repeats = self.repeats
         return simulators
+
+    def _look_at_environment(self, simulators: envs.Simulators) -> None:
+        """Waits for simulators; warns if the environment is not deterministic."""
+        self.repeats = simulators.check_repeats()
+        if not self.repeats:
+            logging.warning(
+                '%s: the environment is not deterministic: reset(seed=0) and the same action had '
+                'another outcome the second time. A resumed run truncates its open episode, and '
+                'ends with other bits than an uninterrupted one.',
+                self.config.env_name,
+            )
 
     def _note_error(self, kind: type | None, error: BaseException | None, _) -> None:
         """Writes the exception that ended the run into its status."""
@@ -288,10 +338,7 @@ class _Run:
             return None
         phase, step = saved[0]['phase'], saved[0]['step']
         if saved[0]['data'] != self.fingerprint:
-            raise UserError(
-                f'{place}: this run began with other data of the same name; restore it, or start a '
-                'new run with --fresh'
-            )
+            raise UserError(_other_data(origin.parents[1] if origin else place))
         if step > config.steps[phase]:
             raise UserError(
                 f'{place}: is at {phase} step {step:,} already, beyond --{phase}_steps='
@@ -327,7 +374,8 @@ class _Run:
         settings = {'agent': settings.pop('agent'), 'flags': settings}
         settings |= {'identity': self.config.identity, 'data': provenance, 'versions': found}
         settings['machine'] = self.machine
-        settings |= read_json(path / 'flags.json')  # keep the start's settings, except the length
+        if self.saved:
+            settings |= read_json(path / 'flags.json')  # of the run's start, except its length
         settings['flags'] |= {f'{phase}_steps': n for phase, n in self.config.steps.items()}
         with cannot_write(path):
             write_json(path / 'flags.json', settings)
@@ -349,7 +397,7 @@ class _Run:
         """The same in words."""
         return f'{self.state.phase} step {self.state.step:,}'
 
-    def advance_to_the_end(self) -> tuple[dict[str, float], ...]:
+    def advance_to_the_end(self) -> tuple[dict[str, float | None], ...]:
         """Runs to the end; returns the scores of the last evaluation.
 
         Raises:
@@ -384,6 +432,13 @@ class _Run:
                 error.args = (f'{error} at {self.where}; {how}',)
             else:
                 error.args = (f'{error}. At {self.where} {how}; start it again to continue',)
+            raise
+        except UserError:
+            raise
+        except BaseException:  # of `on_metrics`, for one; updates that fail leave no state
+            if not any(x.is_deleted() for x in jax.tree.leaves(self.state.seeds)):
+                with contextlib.suppress(UserError):
+                    self._save_and_wait()
             raise
 
     @staticmethod
@@ -497,6 +552,7 @@ def load_agent(
 def _load_stacked(path: str | pathlib.Path, description: dict | None = None) -> tuple[Agent, dict]:
     """Returns the agents of all seeds, stacked [S, …], and the metadata."""
     metadata, arrays = checkpoints.load(path, 'agents')
+    start_jax()
     num_seeds = len(metadata['seeds'])
     one = jax.eval_shape(partial(make_agent, description or metadata['description'], 0))
     template = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_seeds, *x.shape), x.dtype), one)

@@ -49,6 +49,7 @@ class Play(flax.struct.PyTreeNode):
     num_actions: np.ndarray  # [S], how many of the n are real
     pending: dict[str, Any]  # transitions of the last chunks [S, …], not in replay yet
     finished: np.ndarray  # [S], episodes ended since the last row of the tables
+    judged: np.ndarray  # [S], those of which the environment reported success or failure
     succeeded: np.ndarray  # [S], successful ones among them
     failures: np.ndarray  # [S], of simulators since the last row
 
@@ -70,6 +71,7 @@ class Play(flax.struct.PyTreeNode):
             num_actions=count,
             pending=steps | nothing,
             finished=count,
+            judged=count,
             succeeded=count,
             failures=count,
         )
@@ -118,7 +120,7 @@ class RunState:
     reported: int = -1
     shard: int = 0
     play: Play | None = None
-    scores: tuple[dict[str, float], ...] = ()
+    scores: tuple[dict[str, float | None], ...] = ()
     tables: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def replace(self, **changes) -> 'RunState':

@@ -131,16 +131,16 @@ def _kept_id(folder: pathlib.Path) -> str:
     path = folder / 'wandb.json'
     if not path.exists():
         part = path.with_name('.wandb.json.part')
-        part.write_text(json.dumps({'id': secrets.token_hex(4)}))
+        part.write_text(json.dumps({'id': secrets.token_hex(4)}), 'utf-8')
         part.replace(path)
-    return json.loads(path.read_text())['id']
+    return json.loads(path.read_text('utf-8'))['id']
 
 
 def _problem() -> str | None:
     """Returns why uploads cannot work, or None if they can."""
     netrc = pathlib.Path(os.environ.get('NETRC', '~/.netrc')).expanduser()
     has_key = os.environ.get('WANDB_API_KEY') or (
-        netrc.is_file() and 'wandb' in netrc.read_text(errors='ignore')
+        netrc.is_file() and 'wandb' in netrc.read_text('utf-8', errors='ignore')
     )
     if not has_key:
         return 'no account (run `wandb login`)'

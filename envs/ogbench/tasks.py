@@ -15,8 +15,11 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from envs.processes import import_mujoco
+
 with warnings.catch_warnings():  # MuJoCo's viewer warns if there is no display
     warnings.simplefilter('ignore')
+    import_mujoco('ogbench.manipspace.envs.cube_env')
     import ogbench.manipspace  # noqa: F401  (registers the environments)
     from ogbench.manipspace.envs.cube_env import CubeEnv
     from ogbench.manipspace.envs.manipspace_env import ManipSpaceEnv

@@ -100,6 +100,8 @@ def _obtain_public(
             f'--env_name={scripted} for scripted ones'
         )
     path, made = public_path(task, directory), {'source': 'on disk'}
+    if not path.exists() and source == 'here':
+        raise DatasetError(f'{path}: is not there')
     if not path.exists():
         url = f'{os.environ.get("ROBOMIMIC_DATASET_URL", URL)}/{task.task}/{task.kind}/{FILE}'
         made = {'source': 'downloaded', 'url': url}

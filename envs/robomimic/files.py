@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from robomimic.envs.env_base import EnvType
 
-from envs.layouts import Arrays, clip_actions
+from envs.layouts import Arrays, clip_actions, warn_once
 from envs.npz import bad_file
 from envs.robomimic.names import ACTION_DIM, SCRIPTED, RobomimicTask
 from utils.errors import UserError
@@ -215,6 +215,9 @@ def _demos(file: Node, path: Path, task: RobomimicTask) -> Iterator[tuple[str, N
     """Yields the names and groups of a file's demonstrations, ordered by number."""
     data = file['data']
     names = [name for name in data if name.removeprefix('demo_').isdigit()]
+    if empty := [name for name in names if not len(data[name].get('actions', 'none'))]:
+        warn_once(f'{path}: {", ".join(empty)} without rows; left out.')
+        names = [name for name in names if name not in empty]
     if not names:
         raise bad_file(path, 'has no demonstrations (data/demo_0 and so on)', _fix(task))
     for name in sorted(names, key=lambda name: int(name.removeprefix('demo_'))):
@@ -241,8 +244,6 @@ def _check_demo(name: str, demo: Node, path: Path, task: RobomimicTask) -> int:
             rows = f'{key} {shape[0]}, actions {len(demo["actions"])}'
             raise bad_file(path, f'{name}: row counts differ: {rows}', _fix(task))
     rewards = demo['rewards'][()]
-    if not len(rewards):
-        raise bad_file(path, f'{name} has no rows', _fix(task))
     if not np.isin(rewards, (0, 1)).all():
         raise bad_file(
             path, f'{name}: rewards are not all 0 or 1', 'use the data with sparse rewards'

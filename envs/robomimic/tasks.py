@@ -18,6 +18,7 @@ import gymnasium
 import numpy as np
 
 from envs.datasets import DatasetError
+from envs.processes import import_mujoco
 from envs.robomimic.names import ACTION_DIM, RobomimicTask
 
 CAMERA, IMAGE_SIZE = 'agentview', 256
@@ -38,6 +39,7 @@ def _quiet_import() -> Iterator[None]:
 
 
 with _quiet_import():
+    import_mujoco('robosuite')
     import robosuite
     from robosuite.controllers.composite.composite_controller_factory import (
         refactor_composite_controller_config,

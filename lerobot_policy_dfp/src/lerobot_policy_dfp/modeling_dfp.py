@@ -41,7 +41,7 @@ class DFPPolicy(PreTrainedPolicy):
             FileNotFoundError: the folder has no `policy.json`, or no ONNX program.
         """
         folder = Path(folder)
-        about = json.loads((folder / 'policy.json').read_text())
+        about = json.loads((folder / 'policy.json').read_text('utf-8'))
         if not (folder / PROGRAM).exists():
             raise FileNotFoundError(f'{folder / PROGRAM}: not found; export with --formats=onnx')
         program = np.fromfile(folder / PROGRAM, np.uint8)
