@@ -3,7 +3,7 @@
 python main.py --agent=agents/dfp.py --env_name=cube-double-play-singletask-task2-v0
 python main.py --method=QC-FQL --env_name=cube-double-play-singletask-task2-v0
 
-The same command again continues a run that was stopped, from where it was.
+The same command continues a run that was stopped.
 """
 
 import experiments.interruptible  # noqa: F401
@@ -34,16 +34,16 @@ def main(_, run_flags: RunFlags) -> None:
     try:
         result = train(config, fresh=FLAGS.fresh)
     except Interrupted as error:
-        for number in SIGNALS:  # all is saved; another one must not disturb the end
+        for number in SIGNALS:  # everything is saved; ignore further signals
             signal.signal(number, signal.SIG_IGN)
-        again = ['--nofresh'] if FLAGS.fresh else []  # the last one counts
+        again = ['--nofresh'] if FLAGS.fresh else []  # the last one wins
         command = shlex.join([os.path.relpath(sys.executable), *sys.argv, *again])
         print(f'{error}. Continue with: {command}', file=sys.stderr)
         sys.exit(INTERRUPTED)
     if result.was_complete:
         print(
             f'Complete already: {result.directory} is at {result.was_complete} '
-            '(--fresh starts it anew beside it)'
+            '(--fresh starts a second run)'
         )
     elif not result.scores:
         print(f'Done without evaluations: {result.directory}')
@@ -55,7 +55,7 @@ def main(_, run_flags: RunFlags) -> None:
 if __name__ == '__main__':
     with command_line.one_line_errors():
         run_flags = RunFlags(sys.argv)
-        flags.DEFINE_bool('fresh', False, 'Start anew beside a run of the same settings.')
+        flags.DEFINE_bool('fresh', False, 'Start a second run of the same settings.')
         if command_line.HELP & set(sys.argv):
             print(run_flags.help_text(__doc__))
             sys.exit()

@@ -1,4 +1,4 @@
-"""DriftQL (2026, arXiv 2606.00350): one pass of a network that drifts to the data and climbs Q.
+"""DriftQL (2026, arXiv 2606.00350): a one-step policy that drifts to the data and maximises Q.
 
     L = α · mean (x_i − sg clip(x_i + V_i))² − mean_e Q_e(s, f(s, z)),   x_i = f(s, z_i) = clip net
 
@@ -40,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.num_particles = 32  # G, particles per state
     config.kernel = 'gaussian'  # or laplace
     config.bandwidth = 0.2  # τ, of the kernel, in units of √D
-    config.noise_dim = 0  # numbers of noise for one chunk; 0: as many as in the chunk
+    config.noise_dim = 0  # size of a chunk's noise; 0: that of the chunk
     return config
 
 
@@ -74,7 +74,7 @@ class DriftQLAgent(Agent, kw_only=True):
     def actor_loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
         """Returns the loss in the module's docstring, and scalars to log.
 
-        A chunk that an episode's end cuts short attracts nothing; its state has no drift.
+        A chunk cut short by an episode's end is no positive; its state has no drift.
         """
         config, observations = self.config, batch['observations']
         drift_rng, q_rng = jax.random.split(rng)

@@ -1,4 +1,4 @@
-"""A learnt edit of what a policy proposes, as in QAM-E (arXiv 2601.14234): clip(a + e δ).
+"""A learnt edit of a policy's proposals, as in QAM-E (arXiv 2601.14234): clip(a + e δ).
 
 δ ∈ (−1, 1)^D is the tanh of a Gaussian, whose mean and width are a network's at (s, a). It is
 trained on −Q with an entropy bonus, whose weight α keeps the entropy at −D/2:
@@ -36,7 +36,7 @@ class Edit(nn.Module):
 
 
 class LogWeight(nn.Module):
-    """The logarithm of a weight that is trained, 0 at first."""
+    """The logarithm of a trained weight, initially 0."""
 
     @nn.compact
     def __call__(self) -> jax.Array:

@@ -38,10 +38,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent_name = 'fmq'
     config.num_samples = 32
     config.rank_agg = 'min'  # as online there; offline it ranks by the mean
-    config.warmup_steps = 5_000  # updates by flow matching alone
+    config.warmup_steps = 5_000  # updates by flow matching only
     config.anneal_steps = 50_000  # updates until intervals have their full length
     config.eta = 0.5  # η, length of the step up Q
-    config.caution = 0.0  # β, how much disagreement of the critics shortens it
+    config.caution = 0.0  # β, how much it shrinks where the critics disagree
     return config
 
 
@@ -72,7 +72,7 @@ class FMQAgent(Agent, kw_only=True):
         return super().slow_copies(config, online) | {'actor': 0.0}
 
     def begin_online(self) -> Self:
-        """Returns the agent in its online phase, where u_off is the policy as it is now."""
+        """Returns the agent in its online phase, with u_off equal to the current policy."""
         return super().begin_online().renew_slow('actor')
 
     def aggregate(self, values: jax.Array, agg: str = '') -> jax.Array:
@@ -107,7 +107,7 @@ class FMQAgent(Agent, kw_only=True):
 
     @property
     def progress(self) -> jax.Array:
-        """The part of their full length that intervals have at this update, from 0 to 1."""
+        """The length of the intervals at this update, relative to their full length, 0 to 1."""
         config, count = self.config, optax.tree_utils.tree_get(self.opt_state, 'count')
         duration = config.anneal_steps - config.warmup_steps
         return jnp.clip((count - config.warmup_steps) / duration, 0, 1)

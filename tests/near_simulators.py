@@ -25,7 +25,7 @@ class NearWorker:
 
 
 class NearSimulators(Simulators):
-    """The real ones but for their processes.
+    """The real ones, without processes.
 
     Args:
         makes: each makes the `ActionChunks` of one of them.

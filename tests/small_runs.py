@@ -39,7 +39,7 @@ def read_table(path, without=('seconds',)):
 
 
 def outcome(directory, without=('seconds',)):
-    """Returns all that a run came to: its agents, its replays, and its tables."""
+    """Returns the results of a run: its agents, its replays, and its tables."""
     # Sums since the last row are 0 in a state that was saved after that row.
     _, arrays = checkpoints.load(checkpoints.find(directory), 'agents', 'replays')
     return arrays, {name: read_table(directory / f'{name}.csv', without) for name in

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROGRAMS = ('main', 'evaluate', 'reproduce', 'export')
-# What each may import of ours, besides itself.
+# The project's packages that each may import.
 ALLOWED = {
     'utils': set(),
     'envs': {'utils'},

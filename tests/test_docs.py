@@ -1,4 +1,4 @@
-"""What the documents promise: their code and commands run, their links and files exist."""
+"""The documents: their code and commands run, their links and files exist."""
 
 import functools
 import json
@@ -126,7 +126,7 @@ WITH_COMMANDS = [path for path in DOCUMENTS if path.name not in ('CHANGELOG.md',
 
 
 def code_of(text):
-    """The lines of a document's blocks of code, Python left out, and its code between words."""
+    """Returns the lines of a document's code blocks (except Python), and its inline code."""
     blocks = re.findall(r'^```(\w*)\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
     text = re.sub(r'^```.*?^```', '', text, flags=re.DOTALL | re.MULTILINE)
     shell = [code for language, code in blocks if language in ('', 'bash')]
@@ -136,7 +136,7 @@ def code_of(text):
 
 
 def commands_of(text):
-    """Program or module, and arguments, of each command of ours in a document."""
+    """Yields program or module, and arguments, of the project's commands in a document."""
     lines, phrases = code_of(text)
     for line in [*lines, *phrases]:
         found = re.search(rf'(?<![\w./])({PROGRAMS}|-m {MODULES})(?=\s|$)(.*)', line)

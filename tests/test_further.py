@@ -58,7 +58,7 @@ def test_where_a_longer_run_would_not_have_paused_a_line_says_what_that_costs(
     config = make_config(tmp_path, overlap=overlap, online_steps=33)
     start(config)
     longer = start(make_config(tmp_path, overlap=overlap))
-    assert ('ended at online step 33, which is no multiple of --log' in caplog.text) == overlap
+    assert ('ended at online step 33, which is not a multiple of --log' in caplog.text) == overlap
     assert [row['step'] for row in read_table(longer.directory / 'eval.csv')] == [
         '0', '20', '0', '25', '50', '60',
     ]  # fmt: skip
@@ -98,7 +98,7 @@ def test_a_run_without_checkpoints_keeps_its_results(ended, tmp_path):
     config = ask(save_dir=str(tmp_path), online_steps=0, eval_episodes=0)
     (checkpoint,) = start(config).directory.glob('checkpoints/*')
     checkpoint.unlink()
-    with pytest.raises(UserError, match='its checkpoints are gone; start anew with --fresh'):
+    with pytest.raises(UserError, match='its checkpoints are gone; start a new run with --fresh'):
         start(ask(save_dir=str(tmp_path), online_steps=0, eval_episodes=0, offline_steps=30))
     assert read_status(config.directory)['status'] == 'done'
     assert read_table(config.directory / 'offline.csv')

@@ -94,7 +94,7 @@ def results_of(before, after, info):
 def update_and_play(agent, batch):
     """The agent after an update, what it logs, and the chunks `[B, D]` that it chose before.
 
-    Compiled anew each time: `Agent.update` would keep the draws of the case before.
+    Compiled again each time: `Agent.update` would keep the draws of the previous case.
     """
     update, sample_actions = type(agent).update.__wrapped__, type(agent).sample_actions.__wrapped__
 

@@ -1,4 +1,4 @@
-"""What runs came to, in one long table."""
+"""The results of runs, in one long table."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Simulators that die, hang or raise are built anew where they were, and the run goes on."""
+"""Simulators that die, hang or raise are rebuilt where they were, and the run continues."""
 
 import logging
 import multiprocessing

@@ -98,7 +98,7 @@ def train(
         where = f'{status["phase"]} step {status["step"]:,}'
         return Result(place, tuple(status.get('scores', ())), was_complete=where)
     if status.get('status') == 'done' and not _checkpoints_in(place):
-        raise UserError(f'{place}: its checkpoints are gone; start anew with --fresh')
+        raise UserError(f'{place}: its checkpoints are gone; start a new run with --fresh')
     set_up_jax(config.num_seeds, config.compilation_cache_dir)
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
@@ -198,7 +198,7 @@ class _Run:
         Args:
             config, on_metrics, show_progress: see `train`.
             place: of the run's folder.
-            origin: checkpoint of another run that this one goes on from.
+            origin: checkpoint of another run that this one continues.
             interruption: tells whether to stop.
             stack: closes what is opened here.
         """
@@ -346,7 +346,7 @@ class _Run:
             state = states.from_arrays(*saved, state, data, config, where)
             if loop.is_between_reports(state, config, saved[0]['config']['online_steps']):
                 logging.warning(
-                    '%s: ended at online step %s, which is no multiple of --log_interval or '
+                    '%s: ended at online step %s, which is not a multiple of --log_interval or '
                     '--eval_interval. A longer run does not wait for its updates there, so this '
                     'one continues, but its bits will differ.', where, f'{state.step:,}',
                 )  # fmt: skip
@@ -364,7 +364,7 @@ class _Run:
         settings |= {'identity': self.config.identity, 'data': provenance, 'versions': found}
         settings['machine'] = self.machine
         if self.saved:
-            settings |= read_json(path / 'flags.json')  # how it began stays, but for its length
+            settings |= read_json(path / 'flags.json')  # of the run's start, except its length
         settings['flags'] |= {f'{phase}_steps': n for phase, n in self.config.steps.items()}
         with cannot_write(path):
             write_json(path / 'flags.json', settings)
