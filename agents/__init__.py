@@ -1,7 +1,7 @@
-"""What learns. Any file with a `get_config()` and a subclass of `Agent` is an agent.
+"""Agents. Any file with a `get_config()` and a subclass of `Agent` is one.
 
-Those of this folder are known by name, such as 'dfp'; all others by the path of their file. What
-agents share is in `base.py`, and what DFP and MVP share besides in `top_k.py`.
+Agents in this folder have names, such as 'dfp'; others go by the path of their file. `base.py` has
+what all agents share, `top_k.py` what DFP and MVP share.
 """
 
 import difflib
@@ -34,8 +34,7 @@ def find_file(agent: str) -> pathlib.Path:
     """Returns the file of an agent.
 
     Args:
-        agent: a name such as 'dfp', or a path from the working directory, or else from the
-            project's.
+        agent: a name such as 'dfp', or a path, relative to the working directory or the project.
 
     Raises:
         UserError: there is no such file.
@@ -49,19 +48,19 @@ def find_file(agent: str) -> pathlib.Path:
 
 
 def short_name(agent: str) -> str:
-    """Returns the name of an agent of this folder, or else the absolute path of its file."""
+    """Returns the name of an agent in this folder, or the absolute path of another one's file."""
     path = find_file(agent)
     return path.stem if path.parent == FOLDER else str(path)
 
 
 def find_class(agent: str) -> type[Agent]:
-    """Returns the class of an agent: `agent_class` of its file, or the one `Agent` defined there.
+    """Returns the class of an agent: its file's `agent_class`, or the only `Agent` defined there.
 
     Args:
         agent: see `find_file`.
 
     Raises:
-        UserError: there is no such file, or no such class in it, or several.
+        UserError: the file is missing, or defines no such class, or several.
     """
     module = _load(agent)
     if hasattr(module, 'agent_class'):
@@ -87,10 +86,10 @@ def get_config(agent: str, changes: Mapping[str, Any] | None = None) -> ml_colle
 
     Args:
         agent: see `find_file`.
-        changes: settings that differ from those of its file's `get_config()`.
+        changes: settings that override those of its file's `get_config()`.
 
     Raises:
-        UserError: there is no such agent, or it has no such setting, or not of this type.
+        UserError: the agent or a setting is unknown, or a value has the wrong type.
     """
     config = _load(agent).get_config()
     for name, value in (changes or {}).items():
@@ -105,7 +104,7 @@ def get_config(agent: str, changes: Mapping[str, Any] | None = None) -> ml_colle
 
 
 def unknown_setting(agent: str, setting: str) -> str:
-    """Returns that an agent has no such setting, and what comes near it."""
+    """Returns the error for an unknown setting of an agent, with the nearest known one."""
     problem, config = f'--agent.{setting}: not a setting of {agent}', get_config(agent)
     if owners := [name for name in names() if setting in get_config(name)]:
         return f'{problem}, but of {", ".join(owners)}'
@@ -120,12 +119,11 @@ def make_agent(description: Mapping[str, Any], seed: int) -> Agent:
     Args:
         description: `agent` (settings that differ from the defaults), `agent_file` (see
             `find_file`; by default the settings' `agent_name`), `transition` (`Spec.to_json` of the
-            data), `horizon_length`, `discount`, `frame_stack` and `p_aug`, as `Agent.create` takes
-            them.
+            data), and `horizon_length`, `discount`, `frame_stack` and `p_aug` for `Agent.create`.
         seed: of the run.
 
     Raises:
-        UserError: there is no such agent, or a setting cannot work.
+        UserError: the agent is unknown, or a setting is invalid.
     """
     agent = description.get('agent_file') or description['agent']['agent_name']
     return find_class(agent).create(
@@ -156,7 +154,7 @@ def _load(agent: str) -> types.ModuleType:
 
 @functools.cache
 def _execute(path: pathlib.Path, source: str) -> types.ModuleType:
-    """Returns a file's module; while the file does not change, it is always the same one."""
+    """Returns a file's module, always the same one until the file changes."""
     digest = hashlib.sha256(f'{path}\n{source}'.encode()).hexdigest()[:8]
     module = types.ModuleType(f'agent_{path.stem}_{digest}')
     module.__file__ = str(path)

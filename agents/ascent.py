@@ -1,4 +1,4 @@
-"""Steps up the critic: from a chunk along ∇Q, as long as the ensemble agrees."""
+"""Steps from a chunk along ∇Q, shorter where the critic's ensemble disagrees."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ def steps_up(
         critic: chunks `[..., D]` -> values `[E, ...]`.
         chunks: `[..., D]`.
         caution: β of the paper, at least 0.
-        member: whose Q is climbed; None: the mean of all.
+        member: index of the member whose Q to follow; None: the ensemble's mean.
 
     Returns:
         `[..., D]`, each of length 1 or less.

@@ -6,20 +6,20 @@ the best of N proposals. The critic's targets use the same rule:
     y = R + γ^h · mask · agg_e Q_target,e(s', a*),   a* = argmax_a agg_e Q_e(s', a) over N proposals
 
 agg is the mean, the minimum, or the mean − ρ · standard deviation over the ensemble. Targets and
-ranking may use different ones. The last is how QAM (arXiv 2601.14234) forms targets, with ten
-members and ρ = 0.5. N may differ between targets, online play and evaluation.
+ranking may use different ones. QAM (arXiv 2601.14234) forms targets by the last, with ten members
+and ρ = 0.5. N may differ between targets, online play and evaluation.
 
-A method is a subclass that declares its networks, which of them have a slow copy, how noise becomes
-chunks, and its policy's loss. Making and training parameters, slow copies, the critic, best of N,
-checkpoints and many seeds are shared. Methods whose policy also learns from its best proposals
-derive from `TopKAgent` (agents/top_k.py).
+A method is a subclass. It declares its networks, which of them have a slow copy, how noise becomes
+chunks, and its policy's loss. The rest is shared: parameters and their training, slow copies, the
+critic, best of N, checkpoints, and many seeds. Methods whose policy also learns from its best
+proposals derive from `TopKAgent` (agents/top_k.py).
 
 An agent is a pytree, and everything that changes it is a pure function. So `lax.scan` fuses many
 updates into one dispatch, `vmap` trains many seeds at once, and a checkpoint is one tree.
 
 Shapes: B states in a batch, chunks of h actions of size d_a. D = h · d_a is the size of a flattened
 chunk (d_a without action chunking), E the size of the critic ensemble. `observations [...]` are a
-tree (utils/spec.py), whose arrays have these leading axes before their own.
+tree (utils/spec.py) whose arrays begin with these axes.
 """
 
 import dataclasses
@@ -47,11 +47,11 @@ from utils.spec import Spec, check_tree, is_image
 Info = dict[str, jax.Array]
 Params = Mapping[str, Any]  # of networks, by name
 Q_AGGS = ('mean', 'min', 'mean_std')
-ENCODER = '_encoder'  # ends the name of the network that embeds another one's observations
+ENCODER = '_encoder'  # suffix of the network that embeds another network's observations
 
 
 def static_field(**kwargs: Any) -> Any:
-    """Returns a field that is part of the compiled program: another value compiles it anew."""
+    """Returns a field that is compiled into the program: a new value means a new compilation."""
     return flax.struct.field(pytree_node=False, **kwargs)
 
 
@@ -64,22 +64,22 @@ def base_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
             'lr': 3e-4,  # Adam's learning rate
-            'grad_clip': 0.0,  # largest norm of all gradients together; 0: they are not clipped
+            'grad_clip': 0.0,  # largest global norm of the gradients; 0: no clipping
             'batch_size': 256,
             'tau': 0.005,  # rate of the target critic
             'num_qs': 2,  # E, size of the critic ensemble
-            'q_agg': 'mean',  # mean, min or mean_std (mean - rho * std) over it, in targets
-            'rank_agg': '',  # the same, to rank proposals; empty: q_agg
+            'q_agg': 'mean',  # how targets aggregate it: mean, min or mean_std (mean - rho * std)
+            'rank_agg': '',  # how ranking aggregates it; empty: as q_agg
             'rho': 0.5,  # ρ of mean_std
-            'num_samples': 16,  # N' in the paper: proposals per state, the best of which is played
-            'target_num_samples': 0,  # that of the critic's targets; 0: num_samples
-            'eval_num_samples': 0,  # that of evaluation, videos and export; 0: num_samples
+            'num_samples': 16,  # N' in the paper: proposals per state; the best one is played
+            'target_num_samples': 0,  # the same for the critic's targets; 0: num_samples
+            'eval_num_samples': 0,  # the same for evaluation, videos and export; 0: num_samples
             'actor_hidden_dims': (512, 512, 512, 512),
             'critic_hidden_dims': (512, 512, 512, 512),
             'actor_layer_norm': False,
             'critic_layer_norm': True,
-            'encoder': '',  # impala_small: of images, one for each network
-            # False: policy and critic decide on one action, and h is the n of n-step returns
+            'encoder': '',  # impala_small for images; each network has its own
+            # False: policy and critic see single actions, and h is the n of n-step returns
             'action_chunking': True,
         }
     )
@@ -90,7 +90,7 @@ class Network(NamedTuple):
 
     Attributes:
         module: called with an embedding `[..., d_z]` of the observation, then its `inputs`.
-        inputs: sizes of the last axes of what it takes besides.
+        inputs: sizes of the last axes of its other inputs.
         observes: whether it takes an observation.
     """
 
@@ -100,9 +100,9 @@ class Network(NamedTuple):
 
 
 class Agent(flax.struct.PyTreeNode, kw_only=True):
-    """State and settings of an agent; the module's docstring says how it acts and learns.
+    """State and settings of an agent; the module's docstring explains how it acts and learns.
 
-    `params` holds exactly what the optimiser trains, so nothing else has optimiser state.
+    `params` holds exactly what the optimiser trains.
     """
 
     rng: jax.Array
@@ -121,21 +121,21 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
     @classmethod
     def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:
-        """Returns the method's networks by name, besides the `critic`."""
+        """Returns the method's networks by name, without the `critic`, which the base adds."""
         raise NotImplementedError
 
     @classmethod
     def slow_copies(cls, config: Any, online: bool) -> dict[str, float]:
-        """Returns the networks that have a slow copy in `slow`, and its rate in this phase.
+        """Returns the networks that have a slow copy in `slow`, and their rates in this phase.
 
-        After each update copy ← rate · network + (1 − rate) · copy. With rate 0 it stands still.
+        After each update, copy ← rate · network + (1 − rate) · copy. Rate 0 freezes the copy.
         """
         del online
         return {'critic': config.tau}
 
     @classmethod
     def optimizer(cls, config: Any) -> optax.GradientTransformation:
-        """Returns what makes a step of the gradients of all `params`."""
+        """Returns the optimiser of all `params`."""
         adam = optax.adam(config.lr)
         if not config.grad_clip:
             return adam
@@ -144,29 +144,30 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     def generate(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
         """Turns standard normal `noise [..., N, Z]` into chunks `[..., N, D]` in [-1, 1].
 
-        They are the policy's proposals at `observations [...]`, one for each row of noise.
+        They are the policy's proposals at `observations [...]`, one per row of noise.
         """
         raise NotImplementedError
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """The shape of the noise of one chunk, of size Z in all; by default that of a chunk."""
+        """The shape of one chunk's noise, with Z entries in all; by default the chunk's shape."""
         return self.spec.chunk
 
     @property
     def noise_dim(self) -> int:
-        """Z, the size of the noise of one chunk."""
+        """Z, the size of one chunk's noise."""
         return math.prod(self.noise_shape)
 
     def actor_loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
         """Returns the policy's loss, a scalar, and scalars to log.
 
-        Its gradient trains `params`; `self.params` are constants in it, such as the critic's.
+        Its gradient trains `params`. To hold a network constant in it, such as the critic, use
+        `self.params`.
         """
         raise NotImplementedError
 
     def loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
-        """Returns what an update descends: the losses of critic and policy, and scalars to log."""
+        """Returns the total loss of critic and policy, and scalars to log."""
         critic_rng, actor_rng = jax.random.split(rng)
         targets = self.td_targets(batch, critic_rng)
         critic_loss, critic_info = self.critic_loss(params, batch, targets)
@@ -175,7 +176,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
     @classmethod
     def check_config(cls, config: Any) -> None:
-        """Raises UserError for a setting that cannot work; the error says what can."""
+        """Raises UserError for an invalid setting; the error says which values are valid."""
         for name in ('batch_size', 'num_qs', 'num_samples'):
             value = getattr(config, name)
             require(value >= 1, f'--agent.{name}={value}: must be at least 1')
@@ -203,7 +204,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
     @staticmethod
     def check_horizon(horizon_length: int, discount: float) -> None:
-        """Raises UserError for a chunk length or a discount that cannot work."""
+        """Raises UserError for an invalid chunk length or discount."""
         require(horizon_length >= 1, f'--horizon_length={horizon_length}: must be at least 1')
         require(0 <= discount <= 1, f'--discount={discount}: must be in [0, 1]')
 
@@ -228,11 +229,11 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
             config: the method's `get_config()`, possibly changed.
             horizon_length: h, the number of actions in a chunk.
             discount: γ per environment step.
-            frame_stack: frames that an image shows.
-            p_aug: probability that the images of a batch are cropped at random.
+            frame_stack: number of frames stacked in an image.
+            p_aug: probability of random crops of a batch's images.
 
         Raises:
-            UserError: a setting cannot work.
+            UserError: a setting is invalid.
         """
         cls.check_horizon(horizon_length, discount)
         cls.check_config(config)
@@ -299,7 +300,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         return self.replace(online=True)
 
     def renew_slow(self, name: str) -> Self:
-        """Returns the agent with the slow copy of a network equal to the network."""
+        """Returns the agent with a network's slow copy reset to the network."""
         network = {part: self.params[part] for part in with_encoder(name, self.params)}
         return self.replace(slow=self.slow | jax.tree.map(jnp.copy, network))
 
@@ -311,7 +312,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
         Args:
             name: of the network.
-            params: of the networks; those of `self.slow` make it the slow copy.
+            params: of the networks; pass `self.slow` for the slow copy.
             observations: `[...]`.
         """
         encoder = self.modules.get(f'{name}{ENCODER}')
@@ -333,7 +334,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
             action chunking both hold the first action only.
         """
         valid = batch['valid'][:, : self.spec.horizon]
-        # Not a product: the batch may contain NaN after the end.
+        # Not a product, because the batch may contain NaN after the end.
         actions = jnp.where(valid[..., None], batch['actions'][:, : self.spec.horizon], 0.0)
         return actions.reshape(len(actions), -1), valid
 
@@ -376,7 +377,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     def score(self, observations: Any, chunks: jax.Array) -> jax.Array:
         """Returns values `[..., N]` to rank `chunks [..., N, D]` at `observations [...]`.
 
-        The critic computes them, not the target critic.
+        They come from the critic, not the target critic.
         """
         values = self.network('critic', self.params, observations)(chunks)
         return self.aggregate(values, self.config.rank_agg)
@@ -384,7 +385,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     def best_of_n(self, observations: Any, rng: jax.Array, num: int = 0) -> jax.Array:
         """Returns the best of `num` proposals, `[..., D]`, for `observations [...]`.
 
-        A `num` of 0 stands for `num_samples`.
+        If `num` is 0, it is `num_samples`.
         """
         noise = self.draw_noise(observations, num or self.config.num_samples, rng)
         if noise.shape[-2] == 1:
@@ -392,16 +393,16 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         return self.best_of(observations, noise)[0]
 
     def best_of(self, observations: Any, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the best chunk that can be made of `noise [..., N, Z]`, `[..., D]`.
+        """Returns the best chunk from `noise [..., N, Z]`, `[..., D]`, and its value `[...]`.
 
-        Its value `[...]` comes with it; see `choose`.
+        See `choose`.
         """
         return self.choose(observations, self.generate(self.params, observations, noise))
 
     def choose(self, observations: Any, chunks: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the best of `chunks [..., N, D]`, `[..., D]`, and its value `[...]`.
 
-        The critic values them at `observations [...]`, see `score`.
+        The critic scores them at `observations [...]`, see `score`.
         """
         values = self.score(observations, chunks)
         best = jnp.argmax(values, axis=-1)
@@ -413,7 +414,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         """Returns chunks `[..., h, d_a]` to execute at `observations [...]`.
 
         Raises:
-            ValueError: the observations are not those of the data.
+            ValueError: the observations do not have the shapes of the data.
         """
         shapes = jax.tree.map(lambda x: (..., *x.shape), self.spec.observation)
         check_tree(observations, shapes, 'observations')
@@ -423,8 +424,8 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     def exploration_policy(self) -> Self:
         """Returns the behaviour policy of the online phase: the best of `num_samples` proposals.
 
-        By default the critic's targets take the best of the same number, so the critic learns the
-        values of this policy.
+        By default the critic's targets use the same number, so the critic learns this policy's
+        values.
         """
         arrays = {f.name for f in dataclasses.fields(self) if f.metadata.get('pytree_node', True)}
         return self.replace(**dict.fromkeys(arrays - {'params'}))
@@ -453,8 +454,8 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     ) -> tuple[jax.Array, Info]:
         """Returns the squared TD error for `targets [B]`, and scalars to log.
 
-        It is the mean over the batch and the ensemble. A chunk that an episode's end cuts short
-        counts as zero.
+        It is the mean over the batch and the ensemble. A chunk that is cut short by the end of an
+        episode counts as zero.
         """
         chunks, _ = self.masked_chunks(batch)
         values = self.network('critic', params, batch['observations'])(chunks)
@@ -483,10 +484,9 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
     @jax.jit
     def update(self, batch: Batch) -> tuple[Self, Info]:
-        """Makes one gradient step on critic and actor, then one step of the slow copies.
+        """Takes one gradient step on all networks, then moves the slow copies.
 
-        Proposals and their scores use the parameters before the step. Slow copies follow the
-        parameters after it.
+        Proposals and their scores use the parameters before the step, slow copies those after it.
 
         Args:
             batch: from `Replay.sample`.
@@ -511,11 +511,10 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     def diagnose(self, batch: Batch, rng: jax.Array) -> Info:
         """Returns metrics of the policy at the states of `batch`.
 
-        `policy/q_data`, `q_samples` and `q_best` are the critic's mean values, as it ranks
-        proposals, of the data's chunks (those that an episode's end cuts short are left out), of
-        the policy's N samples, and of the best of them. `policy/diversity` is the standard
-        deviation of the N samples at a state, as the root mean square over states and entries of a
-        chunk. N is `num_samples`, and 2 for the diversity of a method that plays its only sample.
+        `policy/q_data`, `policy/q_samples` and `policy/q_best` are mean values (see `score`) of the
+        data's full chunks, of the policy's N samples, and of the best of them. `policy/diversity`
+        is the standard deviation of the N samples at a state, as a root mean square over states
+        and entries. N is `num_samples`, but at least 2 for the diversity.
         """
         observations = batch['observations']
         num = self.config.num_samples
@@ -532,7 +531,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
         }
 
     def _check_batch(self, batch: Batch) -> None:
-        """Raises ValueError unless the batch has all its arrays, each with its shape."""
+        """Raises ValueError unless the batch has all arrays, in the right shapes."""
         horizon = self.horizon_length
         check_tree(batch, {'valid': (..., horizon)})
         size = len(batch['valid'])
@@ -544,7 +543,7 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
 
 
 def with_encoder(name: str, params: Params) -> list[str]:
-    """Returns the name of a network, and of its encoder if it has one."""
+    """Returns the names of a network and of its encoder, if it has one."""
     return [part for part in (name, f'{name}{ENCODER}') if part in params]
 
 
@@ -555,7 +554,7 @@ def actor_mlp(spec: Spec, config: Any, *inputs: int) -> Network:
 
 
 def freeze(config: ml_collections.ConfigDict) -> Any:
-    """Returns the settings as a named tuple, which jit compares 100 times as fast."""
+    """Returns the settings as a named tuple, which jit compares 100 times faster."""
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     return namedtuple('Config', values)(**values)
 
@@ -567,5 +566,5 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raises UserError unless a setting has one of its possible values."""
+    """Raises UserError unless a setting has one of the given values."""
     require(value in choices, f'--agent.{name}={value}: use {" or ".join(choices)}')

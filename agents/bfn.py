@@ -1,7 +1,7 @@
 """Best-of-N flow policy, BFN; with chunks of actions QC-BFN (Li et al., 2025, arXiv 2507.07969).
 
-A velocity field is trained by flow matching on the data, offline and online: behaviour cloning. The
-policy's loss does not use the critic; all improvement comes from acting by the best of N samples.
+Flow matching on the data trains a velocity field, offline and online: behaviour cloning. The
+policy's loss does not use the critic; all improvement comes from playing the best of N samples.
 """
 
 from typing import Any

@@ -1,33 +1,30 @@
 """Drifting Field Policy (Koo et al., 2026, arXiv 2605.07727).
 
-The policy is one pass of a network: a = clip(f(s, ε)), ε ~ N(0, I). Its samples at a state are
-called particles. A drifting field points from them to positives and away from each other, and the
-network is trained to move its particles along that field (agents/drifting.py).
+The policy turns noise into a chunk of actions in one network pass: a = clip(f(s, ε)), ε ~ N(0, I).
+Its samples at a state are called particles. A drifting field pulls them towards good chunks, the
+positives, and pushes them apart; the network learns to move its particles along that field
+(agents/drifting.py).
 
-    offline  data term: the positive is the data set's chunk, which is behaviour cloning
+    offline  data term: the positive is the data set's chunk, so the policy clones behaviour
     online   1.0 × data term, on chunks from replay
-           + 0.5 × top-K term: the positives are the K best of N chunks that a slow copy of the
-             policy (π_old) proposes, as ranked by the critic
+           + 0.5 × top-K term: a slow copy of the policy (π_old) proposes N chunks, the critic
+             ranks them, and the K best are the positives
 
-Each term has a field of its choice. `normalized` is that of DFP's release: a joint softmax and a
-length fixed over the batch. `mean_shift` is that of the paper: V = (mean shift to the positives) −
-(mean shift to the other particles), each with its own softmax. For the data's one positive y
+The data term skips states whose chunk is cut short by the end of an episode. The top-K term uses
+every state. `topk_phases` can put it in the offline phase too, or only there (the paper's table 7).
+
+Each term uses one of two fields. `normalized`, from DFP's release, has one joint softmax and a
+fixed length over the batch. `mean_shift`, from the paper, subtracts the mean shift to the other
+particles from the mean shift to the positives. With the data's single positive y it is
 
     V_i = (y − x_i) − Σ_{j≠i} w_ij (x_j − x_i),   w_i· = softmax_{j≠i} −‖x_i − x_j‖² / (2 τ² D)
 
-whose pull is the whole displacement: a clone forms several times as fast, but it learns the data's
-mean and not its modes (docs/method.md).
+It pulls by the whole displacement, so it clones several times as fast, but it learns the mean of
+the data instead of its modes (docs/method.md).
 
-`topk_phases` puts the top-K term into the offline phase as well, or there alone, as in the paper's
-pure offline RL (table 7).
-
-A chunk of the data that an episode's end cuts short is no positive, so the data term leaves its
-state out. The other terms ask for no chunk of the data: they use every state of the batch.
-
-Options beyond the paper, all off by default, are described in docs/method.md: an edit of the chunk
-that is played (`edit_scale`), positives moved up Q (`refine_step`), weights of the positives by
-their values (`tilt`) beside the data's chunk (`data_mass`), −Q (`q_weight`), and a trust region in
-place of a fixed λ (`trust_region`).
+Options beyond the paper are off by default (docs/method.md): edit the chunk that is played
+(`edit_scale`), move positives up Q (`refine_step`), weight them by value (`tilt`), add the data's
+chunk to them (`data_mass`), maximise Q (`q_weight`), adapt λ by a trust region (`trust_region`).
 """
 
 from typing import Any
@@ -60,29 +57,29 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the settings of the paper's table on OGBench's cubes; Robomimic's differ."""
     config = base_config()
     config.agent_name = 'dfp'
-    config.data_field = 'normalized'  # or mean_shift: the field of the data term
-    config.topk_field = 'normalized'  # or mean_shift: the field of the top-K term
-    config.temperatures = (0.1,)  # T, of the normalized field's kernel
-    config.data_bandwidths = (0.2,)  # τ, of the data term's mean_shift field, in units of √D
-    config.topk_bandwidths = (0.2,)  # τ, of the top-K term's
-    config.kernel = 'gaussian'  # or laplace: of mean_shift fields
+    config.data_field = 'normalized'  # field of the data term; or mean_shift
+    config.topk_field = 'normalized'  # field of the top-K term; or mean_shift
+    config.temperatures = (0.1,)  # T of the normalized field's kernel
+    config.data_bandwidths = (0.2,)  # τ of the data term's mean_shift field, in units of √D
+    config.topk_bandwidths = (0.2,)  # τ of the top-K term's
+    config.kernel = 'gaussian'  # of mean_shift fields; or laplace
     config.num_particles = 8  # G, particles per state
     config.num_candidates = 16  # N, proposals of π_old per state
-    config.top_k = 4  # K, the best of them, as positives; 0: there is no top-K term
-    config.num_negatives = 0  # M, the worst of them, as explicit negatives of the top-K term
-    config.soft_weights = False  # weigh the K positives by their values
-    config.tilt = 0.0  # temperature of weights softmax(Q); 0: the K positives weigh the same
+    config.top_k = 4  # K, the best of them, used as positives; 0: no top-K term
+    config.num_negatives = 0  # M, the worst of them, used as negatives in the top-K term
+    config.soft_weights = False  # weight the K positives by their values
+    config.tilt = 0.0  # temperature of the weights softmax(Q); 0: equal weights
     config.data_mass = 0.0  # share of the data's chunk among the top-K term's positives
-    config.refine_step = 0.0  # step of the K positives up Q, root mean square over entries
-    config.topk_weight = 0.5  # λ, of the top-K term
-    config.trust_region = 0.0  # distance to π_old that λ is adapted to; 0: λ stays as it is
-    config.topk_phases = 'online'  # or offline, or both: where there is a top-K term
-    config.data_weight = 1.0  # of the data term in the online phase; offline it is 1
-    config.q_weight = 0.0  # of −Q of the particles in the online phase; 0: there is no such term
-    config.normalize_q_loss = False  # divide that term by the batch's mean absolute value of Q
-    config.ema_rate = 1e-4  # of π_old
-    config.edit_scale = 0.0  # e, largest change of an entry by the learnt edit; 0: no edit
-    config.edit_all = False  # edit all N' proposals before the choice, not the chosen one after it
+    config.refine_step = 0.0  # how far the K positives move up Q, root mean square over entries
+    config.topk_weight = 0.5  # λ, weight of the top-K term
+    config.trust_region = 0.0  # λ adapts to keep this distance to π_old; 0: λ is fixed
+    config.topk_phases = 'online'  # phases with a top-K term; or offline, both
+    config.data_weight = 1.0  # weight of the data term online; offline it is 1
+    config.q_weight = 0.0  # weight of −Q of the particles online; 0: no such term
+    config.normalize_q_loss = False  # divide that term by the batch's mean |Q|
+    config.ema_rate = 1e-4  # rate of π_old
+    config.edit_scale = 0.0  # e, how far the learnt edit may change an entry; 0: no edit
+    config.edit_all = False  # edit all N' proposals and then choose, not choose and then edit
     return config
 
 
@@ -108,7 +105,7 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
         require(
             0 <= config.num_negatives <= config.num_candidates - config.top_k,
             f'--agent.num_negatives={config.num_negatives}: must be from 0 to num_candidates - '
-            f'top_k = {config.num_candidates - config.top_k}, so that no candidate is both',
+            f'top_k = {config.num_candidates - config.top_k}, or a candidate would be both',
         )
         for name in ('q_weight', 'tilt', 'refine_step', 'trust_region'):
             value = getattr(config, name)
@@ -118,7 +115,7 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
         )
         require(
             not (config.tilt and config.soft_weights),
-            f'--agent.tilt={config.tilt}: has no meaning with soft_weights; set one of them',
+            f'--agent.tilt={config.tilt}: cannot be combined with soft_weights; set one of them',
         )
 
     @classmethod
@@ -132,14 +129,14 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
         return jnp.clip(self.network('actor', params, observations)(noise), -1, 1)
 
     def propose(self, params: Params, observations: Any, num: int, rng: jax.Array) -> jax.Array:
-        """Draws `num` chunks `[..., num, D]` before any edit, which is for acting alone."""
+        """Draws `num` chunks `[..., num, D]`, unedited: only acting edits them."""
         noise = self.draw_noise(observations, num, rng, self.spec.chunk_dim)
         return self.draft(params, observations, noise)
 
     def best_of(self, observations: Any, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the best chunk of `noise [..., N, Z]` and its value, edited after the choice.
+        """Chooses the best chunk of `noise [..., N, Z]`, edits it, and returns it with its value.
 
-        With `edit_all` all N are edited before it.
+        With `edit_all` it edits all N first.
         """
         if not self.config.edit_scale or self.config.edit_all:
             return super().best_of(observations, noise)
@@ -151,9 +148,9 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
     def actor_loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
         """Returns the sum of the terms in the module's docstring, and scalars to log.
 
-        All terms move the same G particles per state. Each is a mean over the batch. A state that
-        the data term leaves out counts as zero in the normalised field's, and not at all in the
-        mean shift's.
+        All terms move the same G particles per state, and each is a mean over the batch. States
+        that the data term skips count as zero with the normalised field, and not at all with the
+        mean shift.
         """
         config = self.config
         particle_rng, candidate_rng = jax.random.split(rng)
@@ -161,7 +158,7 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
         particles = self.propose(params, observations, config.num_particles, particle_rng)
         chunks, valid = self.masked_chunks(batch)
         is_full = valid[:, -1]
-        played = particles[:, 0]  # a chunk like those that an edit is asked for
+        played = particles[:, 0]  # a chunk like those that the edit sees when acting
         terms, info = {}, {}
 
         if self.data_weight:
@@ -201,14 +198,14 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
         """Returns the drift loss of `particles [B, G, D]` towards `positives [B, P, D]`.
 
         Args:
-            term: 'data' or 'topk', which chooses the field.
+            term: 'data' or 'topk'; its setting selects the field.
             particles: of the policy.
             positives: chunks that attract them.
             **options: of `normalized_drifting_loss` and `mean_shift_loss`.
 
         Returns:
-            The mean over the batch, and to log: `force_<T or τ>` for each temperature or
-            bandwidth, and the normalised field's `scale`.
+            The mean over the batch, and scalars to log: `force_<T or τ>` for each temperature or
+            bandwidth, and `scale` of the normalised field.
         """
         if getattr(self.config, f'{term}_field') == 'normalized':
             widths = self.config.temperatures
@@ -240,12 +237,12 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
             observations: of the batch.
             rng: of the chunks.
             chunks: the data's `[B, D]`.
-            is_full: `[B]`, 0 where the data's chunk is cut short.
+            is_full: `[B]`, 0 where the end of an episode cuts the data's chunk short.
 
         Returns:
-            The K best `[B, K, D]`, with `data_mass` and the data's chunk behind them, and options
-            for `drift_loss`: the positives' weights, if they differ; with `num_negatives` the M
-            worst `[B, M, D]` as negatives.
+            The positives and options for `drift_loss`. The positives are the K best `[B, K, D]`;
+            with `data_mass`, the data's chunk follows them. The options have the positives'
+            weights if these differ, and with `num_negatives` the M worst `[B, M, D]` as negatives.
         """
         config = self.config
         candidates, values = self.ranked_candidates(observations, rng)
@@ -267,11 +264,11 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
         return positives, options
 
     def weights_of_positives(self, values: jax.Array) -> jax.Array:
-        """Returns the weights `[B, K]` of the K best of `values [B, N]`, which are in order.
+        """Returns the weights `[B, K]` of the K best of `values [B, N]`, sorted best first.
 
-        With `soft_weights` they go from 1 for the best of all N down to 0 for a value half-way to
-        the worst. With `tilt` they are K softmax(Q / tilt), where Q is in units of its standard
-        deviation at a state. Else they are 1.
+        `soft_weights`: from 1 for the best of all N down to 0 for a value half-way to the worst.
+        `tilt`: K softmax(Q / tilt), with Q in units of its standard deviation at a state.
+        Otherwise all are 1.
         """
         num, tilt = self.config.top_k, self.config.tilt
         if self.config.soft_weights:

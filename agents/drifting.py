@@ -6,13 +6,13 @@ own drifted positions, ||x - sg(x + V(x))||^2.
 
 Two fields are here:
 
-- The field of the papers is a difference of two mean shifts, each with its own softmax. It is zero
-  when the two sets are the same, and the theory is about this one. `drifting_field` is it for one
-  state and any two sets. `mean_shift_field` and `mean_shift_loss` train with it: a batch of
-  states, where each particle is repelled by the others and not by itself.
+- The papers' field is the difference of two mean shifts, each with its own softmax. It is zero when
+  the two sets are the same, and the theory covers this one. `drifting_field` computes it for one
+  state and any two sets. `mean_shift_field` and `mean_shift_loss` train with it on a batch of
+  states, where the other particles repel each particle.
 - `normalized_field` and `normalized_drifting_loss` are the field of DFP's release. It adapts to
-  the scale of the data and sums several temperatures. Each of them adds a field whose root mean
-  square over the batch is 1, also when the two sets are the same.
+  the scale of the data and sums several temperatures. Each temperature adds a field whose root
+  mean square over the batch is 1, even when the two sets are the same.
 
 Shapes: B states, each with G generated particles, P positives and M negatives in D dimensions.
 
@@ -63,8 +63,8 @@ def mean_shift(
     """Returns the kernel-weighted mean of y - x over samples y: sum k(x, y) (y - x) / sum k(x, y).
 
     With the Gaussian kernel this is bandwidth^2 * grad_x log KDE(x) (Cheng, 1995). The weights are
-    a softmax of log kernels. So a particle far from every sample moves to the nearest one; kernels
-    themselves would underflow there and give 0 / 0.
+    a softmax of log kernels, so a particle far from every sample moves to the nearest one. The
+    kernels themselves would underflow there and give 0 / 0.
 
     Args:
         x: one particle `[D]`.
@@ -155,11 +155,11 @@ def mean_shift_field(
     weight_negatives: jax.Array | None = None,
     state_mask: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the papers' field of a batch of states, where particles repel each other.
+    """Returns the papers' field for a batch of states, where particles repel each other.
 
     V_i = (mean shift of x_i to the positives) - (mean shift of x_i to x_j, j != i, and to the
-    negatives), summed over bandwidths. No gradient flows through it. A state with one positive is
-    pulled to it by y - x_i whatever the kernel; then the bandwidth is that of repulsion alone.
+    negatives), summed over bandwidths. No gradient flows through it. A single positive y pulls by
+    y - x_i whatever the kernel, so there the bandwidth only affects repulsion.
 
     Args:
         generated: particles x `[B, G, D]`.
@@ -171,7 +171,7 @@ def mean_shift_field(
             grow with D. By default they are lengths, as in DFP's paper.
         weight_positives: `[B, P]`, by default 1: factors of the kernel, see `mean_shift`.
         weight_negatives: `[B, M]`, by default 1. The particles always have weight 1.
-        state_mask: `[B]`. A state with 0 (or False) has no field, and is left out of `force`. Its
+        state_mask: `[B]`. A state with 0 (or False) has no field, and `force` skips it. Its
             arrays may hold anything, even NaN.
 
     Returns:
@@ -229,8 +229,7 @@ def mean_shift_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the mean squared distance of particles to their drifted positions.
 
-    Drifted positions are clipped to [-1, 1], as actions are. The loss falls as particles reach
-    their places.
+    Drifted positions are clipped to [-1, 1], as actions are. The loss falls as particles settle.
 
     Args:
         generated, positives, negatives, state_mask, **options: as in `mean_shift_field`.
@@ -265,12 +264,12 @@ def normalized_field(
     weight_negatives: jax.Array | None = None,
     state_mask: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    """Returns the drifting field of a batch of states, normalised over the batch.
+    """Returns the drifting field for a batch of states, normalised over the batch.
 
     A state's N targets are its particles, which repel each other, its negatives and its positives.
     Temperatures are in units of the mean distance over the batch. The field of each temperature is
-    divided by its root mean square over the batch, and the fields are added up. No gradient flows
-    through any of it.
+    divided by its root mean square over the batch; the result is their sum. No gradient flows
+    through it.
 
     Args:
         generated: particles `[B, G, D]`.
@@ -281,8 +280,8 @@ def normalized_field(
             the softmaxes. So a target of weight 0 does not pull, but the softmaxes still give it a
             share that the others lose.
         weight_negatives: `[B, M]`, by default 1. The particles always have weight 1.
-        state_mask: `[B]`. A state with 0 (or False) has no field and is left out of all means over
-            the batch. Its arrays may hold anything, even NaN.
+        state_mask: `[B]`. A state with 0 (or False) has no field, and all means over the batch
+            skip it. Its arrays may hold anything, even NaN.
 
     Returns:
         field: `[B, G, D]`, in units of `unit`.
@@ -324,7 +323,7 @@ def normalized_field(
     field, forces = jnp.zeros_like(particles), []
     for temperature in temperatures:
         coefficients = _coefficients(distances / temperature, weights, positives.shape[1])
-        # A fused sum: as a product of matrices an accelerator would round it to TF32.
+        # A fused sum: a GPU would round a matrix product to TF32.
         force = jnp.sum(coefficients[..., None] * offsets, axis=2) / unit
         forces.append(_batch_mean(force**2, state_mask))
         field = field + force / jnp.sqrt(jnp.maximum(forces[-1], 1e-8))

@@ -2,12 +2,12 @@
 
     L = α · mean (x_i − sg clip(x_i + V_i))² − mean_e Q_e(s, f(s, z)),   x_i = f(s, z_i) = clip net
 
-The particles x_1 … x_G share a state with one action a⁺ of the data, and with kernel k
+The particles x_1 … x_G share a state with one action a⁺ of the data. With kernel k
 
     V_i = (a⁺ − x_i) − Σ_j w_ij (x_j − x_i),   w_i· = softmax_{j≠i} log k(x_i, x_j)
 
-whose bandwidth is in units of √D (agents/drifting.py). Q is taken at one more sample per state. The
-method is for offline RL with single actions: `--horizon_length=1 --online_steps=0`.
+The kernel's bandwidth is in units of √D (agents/drifting.py). −Q uses one more sample per state.
+The method is for offline RL with single actions: `--horizon_length=1 --online_steps=0`.
 """
 
 from typing import Any
@@ -32,15 +32,15 @@ from utils.spec import Spec
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns settings between those of its tasks, which methods.toml has."""
+    """Returns settings in the range of those that methods.toml has for its tasks."""
     config = base_config()
     config.agent_name = 'driftql'
     config.num_samples = 1
-    config.alpha = 100.0  # α, of the drift against −Q
+    config.alpha = 100.0  # α, weight of the drift against −Q
     config.num_particles = 32  # G, particles per state
     config.kernel = 'gaussian'  # or laplace
-    config.bandwidth = 0.2  # τ, of the kernel, in units of √D
-    config.noise_dim = 0  # size of a chunk's noise; 0: that of the chunk
+    config.bandwidth = 0.2  # τ of the kernel, in units of √D
+    config.noise_dim = 0  # size of a chunk's noise; 0: as large as the chunk
     return config
 
 
@@ -74,7 +74,7 @@ class DriftQLAgent(Agent, kw_only=True):
     def actor_loss(self, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Info]:
         """Returns the loss in the module's docstring, and scalars to log.
 
-        A chunk cut short by an episode's end is no positive; its state has no drift.
+        States whose chunk is cut short by the end of an episode have no drift.
         """
         config, observations = self.config, batch['observations']
         drift_rng, q_rng = jax.random.split(rng)

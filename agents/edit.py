@@ -1,10 +1,9 @@
 """A learnt edit of a policy's proposals, as in QAM-E (arXiv 2601.14234): clip(a + e δ).
 
-δ ∈ (−1, 1)^D is the tanh of a Gaussian, whose mean and width are a network's at (s, a). It is
-trained on −Q with an entropy bonus, whose weight α keeps the entropy at −D/2:
+δ ∈ (−1, 1)^D is the tanh of a Gaussian; a network gives its mean and width at (s, a). The loss is
+−Q with an entropy bonus, whose weight α is trained to keep the entropy at −D/2:
 
-    −mean_e Q_e(s, clip(a + e δ)) − α H + α (sg H + D/2),   H = −log p(δ), each α constant where
-                                                            the other factor is trained
+    −mean_e Q_e(s, clip(a + e δ)) − sg(α) H + α (sg(H) + D/2),   H = −log p(δ)
 """
 
 from typing import Any
@@ -20,7 +19,7 @@ from utils.spec import Spec
 
 
 class Edit(nn.Module):
-    """Mean and log standard deviation `[..., D]` of a Gaussian, whose tanh is the edit."""
+    """Mean and log standard deviation `[..., D]` of a Gaussian. The edit is its tanh."""
 
     hidden_dims: tuple[int, ...]
     chunk_dim: int
@@ -44,9 +43,9 @@ class LogWeight(nn.Module):
 
 
 class EditedAgent(Agent, kw_only=True):
-    """An agent that edits its chunks if its setting `edit_scale` (e) is above 0.
+    """An agent that edits its chunks if `edit_scale` (e) is above 0.
 
-    A method defines `draft` in place of `generate`, and adds `edit_loss` to its loss.
+    A method defines `draft` instead of `generate`, and adds `edit_loss` to its loss.
     """
 
     @classmethod
@@ -68,7 +67,7 @@ class EditedAgent(Agent, kw_only=True):
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """The noise of a chunk, and with an edit that of the edit behind it."""
+        """The noise of a chunk, followed by the noise of its edit if there is one."""
         horizon, action_dim = self.spec.chunk
         return (2 * horizon if self.config.edit_scale else horizon), action_dim
 
@@ -100,7 +99,7 @@ class EditedAgent(Agent, kw_only=True):
     ) -> tuple[jax.Array, Info]:
         """Returns the loss of the edits of `chunks [B, D]` and of α, and scalars to log.
 
-        The edits are made of `noise [B, D]`; the chunks have no gradient.
+        The edits use `noise [B, D]`; the chunks have no gradient.
         """
         edited, log_density = self.edit(params, observations, stop_gradient(chunks), noise)
         alpha = jnp.exp(self.modules['log_alpha'].apply(params['log_alpha']))

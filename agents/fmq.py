@@ -1,14 +1,15 @@
 """Flow map Q-guidance, FMQ (Ziakas et al., 2026, arXiv 2605.12416).
 
 u(s, x, r, t) is the mean velocity between times r ≤ t on the way x_r = (1 − r) ε + r a from noise
-ε to an action a, so one step takes noise to an action: a = clip(ε + u(s, ε, 0, 1)). Offline
+ε to an action a, so one step takes noise to an action: a = clip(ε + u(s, ε, 0, 1)). Offline, the
+losses on the data's chunk are
 
     flow matching   ‖u(x_t, t, t) − (a − ε)‖²
     distillation    ‖u(x_r, r, t) − sg(v + (t − r) d/dr u(x_r, r, t))‖²,   v = a − ε
 
-on the data's chunk. Distillation begins after `warmup_steps` updates. Its intervals [r, t] grow to
-their full length until `anneal_steps`. When the online phase begins, u is kept as u_off, and is
-then moved up the critic within its reach:
+Distillation begins after `warmup_steps` updates, and its intervals [r, t] grow to their full length
+by `anneal_steps`. When the online phase begins, u_off becomes a frozen copy of u. From then on u
+learns to go up Q but to stay near u_off:
 
     ‖u(x_r, r, 1) − sg(u_off(x_r, r, 1) + η g)‖²,   g = ∇Q_1/‖∇Q_1‖ at clip(x_r + (1 − r) u_off)
 
@@ -33,15 +34,15 @@ from utils.spec import Spec
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the settings of FMQ's release, which has one for all tasks."""
+    """Returns the settings of FMQ's release, the same for all tasks."""
     config = base_config()
     config.agent_name = 'fmq'
     config.num_samples = 32
-    config.rank_agg = 'min'  # as online there; offline it ranks by the mean
-    config.warmup_steps = 5_000  # updates by flow matching only
+    config.rank_agg = 'min'  # as in its online phase; offline it ranks by the mean
+    config.warmup_steps = 5_000  # updates with flow matching only
     config.anneal_steps = 50_000  # updates until intervals have their full length
     config.eta = 0.5  # η, length of the step up Q
-    config.caution = 0.0  # β, how much it shrinks where the critics disagree
+    config.caution = 0.0  # β, how much that step shrinks where the critics disagree
     return config
 
 
@@ -76,7 +77,7 @@ class FMQAgent(Agent, kw_only=True):
         return super().begin_online().renew_slow('actor')
 
     def aggregate(self, values: jax.Array, agg: str = '') -> jax.Array:
-        """Returns the same as any agent's, but online targets are the ensemble's minimum."""
+        """As in the base class, but online targets take the ensemble's minimum."""
         return super().aggregate(values, agg or ('min' if self.online else ''))
 
     def generate(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
@@ -132,9 +133,9 @@ class FMQAgent(Agent, kw_only=True):
 
 
 def sample_interval(rng: jax.Array, size: int, progress: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns times r ≤ t `[size, 1]` in [0, 1], of two uniform draws.
+    """Returns times r ≤ t `[size, 1]` in [0, 1], from two uniform draws.
 
-    With progress 0 both are their middle, with 1 they are the draws.
+    With progress 1 they are the draws, sorted; with progress 0 both are the middle of the draws.
     """
     draws = jax.random.uniform(rng, (2, size, 1))
     middle, half = draws.mean(axis=0), jnp.abs(draws[0] - draws[1]) / 2 * progress

@@ -1,8 +1,8 @@
 """Flow Q-learning, FQL (Park et al., 2025, arXiv 2502.02538).
 
-With chunks of actions it is QC-FQL (Li et al., 2025, arXiv 2507.07969). A flow is trained on the
-data by flow matching. A one-step policy μ(s, z) acts: it is trained to match the flow's output for
-the same noise z, and to maximise the critic's value. So acting takes one network pass:
+With chunks of actions it is QC-FQL (Li et al., 2025, arXiv 2507.07969). A flow clones the data. A
+one-step policy μ(s, z) acts, so acting takes one network pass: it learns to match the flow's output
+for the same noise z, and to maximise the critic's value.
 
     L = L_flow + α ‖μ(s, z) − flow(s, z)‖² − Q(s, clip μ(s, z))
 """
@@ -25,8 +25,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.agent_name = 'fql'
     config.num_samples = 1  # μ acts by a single draw
     config.flow_steps = 10  # Euler steps of the flow
-    config.alpha = 300.0  # α, strength of the distillation
-    config.normalize_q_loss = False  # divide the Q term by the batch's mean absolute value of Q
+    config.alpha = 300.0  # α, weight of the distillation
+    config.normalize_q_loss = False  # divide the Q term by the batch's mean |Q|
     return config
 
 

@@ -7,7 +7,7 @@ With v = ε − a the losses are
     MeanFlow   ‖u(z_t, r, t) − sg(v − (t − r) d/dt u(z_t, r, t))‖²
     IVC        ‖u(z_r, r, r) − v‖², the instantaneous velocity constraint
 
-Both are taken on the data's chunk. This is the MVP baseline of the DFP paper (table 1, top_k = 0):
+Both use the data's chunk. This is the MVP baseline of the DFP paper (table 1, top_k = 0):
 the critic only chooses among N samples. In its table 2, MVP also learns online, with half the
 weight, from the K = 4 best of 16 chunks proposed by a slow copy of the policy (π_old). The
 configuration released with DFP has K = 4 in both phases (`topk_phases`), which matches neither row.
@@ -33,15 +33,15 @@ def get_config() -> ml_collections.ConfigDict:
     """Returns the settings of the paper's table; on cube-triple it has ivc_weight=0."""
     config = base_config()
     config.agent_name = 'mvp'
-    config.ivc_weight = 1.0  # λ, of the constraint; 0: it is not computed
+    config.ivc_weight = 1.0  # λ, weight of the constraint; 0: none
     config.time_mean = -0.4  # r and t are sigmoids of normal draws with this mean
     config.time_std = 1.0  # and this standard deviation
     config.num_candidates = 16  # N, proposals of π_old per state
-    config.top_k = 0  # K, the best of them, to learn from; 0: learn only from the data
-    config.topk_weight = 0.5  # of the loss on those K
-    config.topk_phases = 'online'  # or offline, or both: phases with a loss on those K
-    config.data_weight = 1.0  # of the loss on the data's chunk in the online phase; offline it is 1
-    config.ema_rate = 1e-4  # of π_old
+    config.top_k = 0  # K, the best of them, to learn from; 0: only from the data
+    config.topk_weight = 0.5  # weight of the loss on those K
+    config.topk_phases = 'online'  # phases with a loss on those K; or offline, both
+    config.data_weight = 1.0  # weight of the loss on the data's chunk online; offline it is 1
+    config.ema_rate = 1e-4  # rate of π_old
     return config
 
 

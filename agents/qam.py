@@ -1,9 +1,9 @@
 """Q-learning with adjoint matching, QAM (Li and Levine, 2026, arXiv 2601.14234).
 
-A slow flow clones the data (velocity v_β, its slow copy v̄_β), and a fast one, v_θ, is the policy.
-It should maximise Q under a KL penalty to the clone. An adjoint equation that involves the clone
-alone gives its regression target, so no gradient goes through its own steps. With T steps of size
-δ = 1/T, t_i = i δ and σ_i² = 2 (1 − t_i + δ) / (t_i + δ):
+A slow flow (velocity v_β, its slow copy v̄_β) clones the data, and a fast one, v_θ, is the policy,
+which maximises Q under a KL penalty to the clone. Its regression target comes from an adjoint
+equation that involves only the clone, so no gradient goes through the policy's own steps. With T
+steps of size δ = 1/T, t_i = i δ and σ_i² = 2 (1 − t_i + δ) / (t_i + δ):
 
     x_{i+1} = x_i + δ (2 v_θ(x_i, t_i) − x_i / (t_i + δ)) + √δ σ_i ε_i,     x_0, ε_i ~ N(0, I)
     x_T     = x_{T−1} + δ v̄_β(x_{T−1}, t_{T−1})
@@ -11,10 +11,10 @@ alone gives its regression target, so no gradient goes through its own steps. Wi
     ã_i     = ã_{i+1} + δ Jᵀ ã_{i+1},   J = ∂/∂x [2 v̄_β(x, t_i + δ) − x / (t_i + δ)] at x_i
     L       = Σ_i ‖(v_θ(x_i, t_i) − v̄_β(x_i, t_i)) 2/σ_i + σ_i ã_i‖²
 
-summed over entries and in the mean over states. Variants:
+summed over entries and averaged over states. Variants:
 
 - QAM-E (`edit_scale` e > 0) adds a learnt edit to the flow's chunk, clip(a + e δ) (agents/edit.py).
-- QAM-F (`alpha` > 0) acts by a one-step policy that is distilled from v_θ and climbs Q, as in FQL.
+- QAM-F (`alpha` > 0) acts by a one-step policy, as in FQL: distilled from v_θ and maximising Q.
 """
 
 from typing import Any
@@ -31,12 +31,12 @@ from utils.spec import Spec
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the settings of QAM on cube-double; other tasks have others (methods.toml)."""
+    """Returns the settings of QAM on cube-double; methods.toml has the other tasks'."""
     config = base_config()
     config.agent_name = 'qam'
     config.update(num_qs=10, q_agg='mean_std', rank_agg='mean', grad_clip=1.0, num_samples=1)
     config.flow_steps = 10  # T
-    config.inv_temp = 1.0  # of Q against the KL to the clone; 0: the clone acts
+    config.inv_temp = 1.0  # weight of Q against the KL to the clone; 0: the clone acts
     config.edit_scale = 0.0  # e of QAM-E; 0: no edit
     config.alpha = 0.0  # strength of QAM-F's distillation; 0: no one-step policy
     return config
@@ -68,11 +68,11 @@ class QAMAgent(EditedAgent, kw_only=True):
             require(value >= 0, f'--agent.{name}={value}: must not be negative')
         require(
             not (config.edit_scale and config.alpha),
-            f'--agent.alpha={config.alpha}: has no meaning with an edit; set edit_scale to 0',
+            f'--agent.alpha={config.alpha}: cannot be combined with an edit; set edit_scale to 0',
         )
 
     def flow(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
-        """Returns what the policy's flow makes of `noise [..., D]`, in [-1, 1]."""
+        """Returns `noise [..., D]` carried along the policy's flow, clipped to [-1, 1]."""
         name = 'fast' if self.config.inv_temp else 'slow'
         velocity = self.network(name, params, observations)
         return jnp.clip(integrate(velocity, noise, self.config.flow_steps), -1, 1)
@@ -117,7 +117,7 @@ class QAMAgent(EditedAgent, kw_only=True):
         return jnp.sqrt(2 * (1 - after + 2 * step) / after)
 
     def adjoint_loss(self, params: Params, observations: Any, rng: jax.Array) -> jax.Array:
-        """Returns the regression of v_θ in the module's docstring."""
+        """Returns the regression loss L of v_θ in the module's docstring."""
         path, adjoints = jax.lax.stop_gradient(self.adjoints(observations, rng))
         times = (jnp.arange(self.config.flow_steps) / self.config.flow_steps)[:, None]
         fast = self.network('fast', params, observations)(path, times)

@@ -19,12 +19,12 @@ MAX_LOG_FACTOR = 4.6  # a trust region changes λ by a factor of 100 at most
 class TopKAgent(Agent, kw_only=True):
     """An agent whose policy also learns from the K best of N chunks that π_old proposes.
 
-    π_old is an exponential moving average of the policy, over the phases in which it is asked. It
-    is set to the policy when the agent is made and when the online phase begins.
+    π_old is an exponential moving average of the policy over the phases that use it. It starts as
+    the policy, and is reset to it when the online phase begins.
 
     The method's config has `num_candidates` (N), `top_k` (K; 0 draws no candidates), `topk_phases`
-    (in which there is a loss on the K best), `topk_weight` (of that loss), `data_weight` (of the
-    loss on the data in the online phase; offline it is 1), and `ema_rate`.
+    (phases with a loss on the K best), `topk_weight` (of that loss), `data_weight` (of the loss on
+    the data in the online phase; offline it is 1), and `ema_rate`.
     """
 
     @classmethod
@@ -73,12 +73,12 @@ class TopKAgent(Agent, kw_only=True):
     def trust_region(
         self, params: Params, particles: jax.Array, old: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns a factor of λ that is trained to keep the policy near π_old, and its loss.
+        """Returns a factor of λ that keeps the policy near π_old, and the loss that trains it.
 
-        The factor falls while the root mean square distance of `particles [B, G, D]` to those that
-        π_old makes of the same noise, `old`, is above `trust_region`, and rises while it is below.
-        Dual ascent as in TRQAM (arXiv 2605.27079), here by the agent's optimiser on a network
-        `log_factor` (`LogWeight`), which the method declares if it has a `trust_region`.
+        The factor falls while the root mean square distance from `particles [B, G, D]` to π_old's
+        particles of the same noise, `old`, is above `trust_region`, and rises while it is below.
+        This is the dual ascent of TRQAM (arXiv 2605.27079), by the agent's optimiser on a network
+        `log_factor` (`LogWeight`), which a method with a `trust_region` declares.
         """
         log_factor = self.modules['log_factor'].apply(params['log_factor'])
         squared = jnp.square(particles - old).mean()
@@ -87,10 +87,10 @@ class TopKAgent(Agent, kw_only=True):
         return jnp.exp(stop_gradient(log_factor)), log_factor * stop_gradient(goes_on * excess)
 
     def diagnose(self, batch: Batch, rng: jax.Array) -> Info:
-        """Adds `policy/distance_to_old`, where there is a top-K term.
+        """Adds `policy/distance_to_old` in phases with a top-K term.
 
-        It is the root mean square difference of an entry of a chunk by the policy and by π_old,
-        made of the same noise.
+        It is the root mean square difference per entry between chunks of the policy and of π_old
+        from the same noise.
         """
         info = super().diagnose(batch, rng)
         if not self.uses_top_k:

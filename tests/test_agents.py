@@ -1,4 +1,4 @@
-"""What every agent promises."""
+"""Promises that every agent keeps."""
 
 import re
 from functools import partial

@@ -189,7 +189,7 @@ def test_dfp_has_no_edit_unless_asked():
     ('changes', 'message'),
     [
         ({'data_mass': 1.0}, r'--agent.data_mass=1.0: must be in \[0, 1\)'),
-        ({'tilt': 1.0, 'soft_weights': True}, r'--agent.tilt=1.0: has no meaning with soft_w'),
+        ({'tilt': 1.0, 'soft_weights': True}, r'--agent.tilt=1.0: cannot be combined with soft_w'),
         ({'edit_scale': -0.1}, r'--agent.edit_scale=-0.1: must not be negative'),
         ({'refine_step': -0.1}, r'--agent.refine_step=-0.1: must not be negative'),
     ],

@@ -10,7 +10,7 @@ from utils.flows import integrate
 
 @jax.jit
 def outputs(agent, params, observations, noise):
-    """What the one-step policy and the flow make of noise."""
+    """Chunks of the one-step policy and of the flow, from the same noise."""
     velocity = agent.network('flow', params, observations)
     flow = integrate(velocity, noise, agent.config.flow_steps)
     return agent.network('actor', params, observations)(noise), flow
