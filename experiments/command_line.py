@@ -14,9 +14,9 @@ HELP = {'--help', '-help', '--helpshort', '-helpshort', '-?', '-h'}
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with one line and status 1 for errors that the user can fix.
+    """Ends the program with one line and status 1 on errors that the user can fix.
 
-    Ctrl-C ends it with one line and status 130. On exit Ctrl-C's previous handler is restored.
+    Ctrl-C ends it with one line and status 130. On exit, Ctrl-C's previous handler is restored.
     """
     at_once = signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     if at_once:
@@ -38,7 +38,7 @@ def refuse_arguments(argv: list[str]) -> None:
     """Raises UserError for an argument that is not a flag.
 
     Args:
-        argv: program, and what is left after parsing the flags.
+        argv: the program and the arguments left after parsing flags.
     """
     if len(argv) > 1:
         raise UserError(f'{argv[1]!r}: not a flag; flags start with --')

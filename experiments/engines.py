@@ -20,18 +20,18 @@ from training.logs import is_at_work, newest_copy
 from utils.errors import UserError
 
 INTERRUPTED = 75  # exit status of main.py: its state is saved
-GRACE = 60.0  # seconds reserved before the end for runs to save their state
-LEAST = 120.0  # seconds; with less time left no run is started
+GRACE = 60.0  # seconds before the end in which runs save their state
+LEAST = 120.0  # seconds; with less time left, no run starts
 Log = Callable[[str], None]
 
 
 def command(cell: Cell) -> list[str]:
-    """Returns the command of a run, for the project's root as working directory."""
+    """Returns the command of a run, to start in the project's root."""
     return [os.path.relpath(sys.executable), 'main.py', *cell.arguments]
 
 
 def log_path(cell: Cell) -> pathlib.Path:
-    """Returns the file that a run's output goes to."""
+    """Returns the file for a run's output."""
     directory = cell.config.directory
     return directory.parents[1] / 'logs' / f'{cell.task}-{directory.name}.log'
 
@@ -45,17 +45,18 @@ class Slot:
     """Resources for one run at a time: a GPU, or some cores."""
 
     environment: tuple[tuple[str, str], ...] = ()
-    cores: tuple[int, ...] = ()  # to which the run is pinned; empty: all
+    cores: tuple[int, ...] = ()  # the run is pinned to them; empty: all
 
 
 def slots(jobs: int | None = None) -> list[Slot]:
     """Returns the slots of this machine.
 
-    One per GPU; without a GPU, one per core, to which its run is pinned. Pinned runs with small
-    networks are 1.4 (DFP) to 1.9 (FQL) times as fast as two runs that share both cores.
+    There is one per GPU. Without a GPU there is one per core, and its run is pinned to the core:
+    with small networks, two pinned runs are 1.4 (DFP) to 1.9 (FQL) times as fast as two runs that
+    share both cores.
 
     Args:
-        jobs: number of slots, which share the GPUs or the cores; None: as above.
+        jobs: number of slots, which share the GPUs or cores; None: as above.
 
     Raises:
         UserError: `jobs` is less than 1.
@@ -64,7 +65,7 @@ def slots(jobs: int | None = None) -> list[Slot]:
         raise UserError(f'--jobs={jobs}: must be at least 1')
     if gpus := available_gpus():
         names = [gpus[i % len(gpus)] for i in range(jobs or len(gpus))]
-        several = len(names) > len(gpus)  # then no run may preallocate a GPU's memory
+        several = len(names) > len(gpus)  # then a run must not preallocate all of a GPU's memory
         more = (('XLA_PYTHON_CLIENT_PREALLOCATE', 'false'),) if several else ()
         return [Slot((('CUDA_VISIBLE_DEVICES', name), *more)) for name in names]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else []
@@ -128,7 +129,7 @@ class Outcome:
 
 @contextlib.contextmanager
 def stopping() -> Iterator[list[int]]:
-    """Collects the signals to stop this program, instead of stopping at once."""
+    """Collects signals that would stop this program, in a list."""
     received: list[int] = []
     before = [signal.signal(number, lambda n, _: received.append(n)) for number in SIGNALS]
     try:
@@ -146,17 +147,17 @@ def run_here(
     retries: int = 2,
     pause: float = 0.5,
 ) -> Outcome:
-    """Runs what is not complete, one run per slot.
+    """Runs the cells that are not complete, one per slot.
 
     A run that fails is restarted from its last checkpoint, up to `retries` times. After `minutes`,
     or on one of `SIGNALS`, all runs save their state and exit; the same call continues them.
 
     Args:
-        cells: the runs, in the order of their start.
-        places: slots, see `slots`.
+        cells: the runs, in the order to start them.
+        places: see `slots`.
         log: called with progress messages.
-        minutes: time limit; None: until all is done.
-        retries: of a run that fails.
+        minutes: time limit; None: no limit.
+        retries: how often to restart a run that fails.
         pause: seconds between polls of the processes.
     """
     outcome, waiting = Outcome(), []
@@ -215,14 +216,14 @@ def _is_due_again(
     retries: int,
     log: Log,
 ) -> bool:
-    """Records the end of a run's process; returns whether the run must be started again.
+    """Records the end of a run's process; returns whether to start the run again.
 
     Args:
         cell: the run.
         status: of the process; None if unknown.
-        outcome: the run is added here if it is done, or failed too often.
+        outcome: gets the run if it is done or has failed too often.
         tries: counts the failures of each run.
-        retries: allowed failures of a run.
+        retries: number of failures to allow.
         log: called with a message.
     """
     found = look(cell.config)
@@ -237,13 +238,13 @@ def _is_due_again(
     how = last_line(cell)
     if status is not None and status < 0:
         how = f'killed by {signal.Signals(-status).name}'
-    if status != INTERRUPTED:  # being stopped by someone is not a failure
+    if status != INTERRUPTED:  # a run that someone stopped did not fail
         tries[cell] = tries.get(cell, 0) + 1
     if tries.get(cell, 0) > retries:
         outcome.failed.append(cell)
         log(f'{describe(cell)}: failed {tries[cell]} times: {how} ({log_path(cell)})')
         return False
-    log(f'{describe(cell)}: ended early ({how}); it will be started again')
+    log(f'{describe(cell)}: ended early ({how}); it will restart')
     return True
 
 
@@ -272,7 +273,7 @@ def run_on_ray(
     num_gpus: float = 0,
     retries: int = 2,
 ) -> Outcome:
-    """Runs what is not complete as tasks of a Ray cluster, whose nodes share the directory.
+    """Runs the cells that are not complete on a Ray cluster whose nodes share the directory.
 
     A task whose node is lost restarts on another node, from the run's last checkpoint.
 
@@ -282,10 +283,10 @@ def run_on_ray(
         log: called with progress messages.
         num_cpus: cores of a run.
         num_gpus: GPUs, or a fraction of one, of a run.
-        retries: of a run that fails; lost nodes do not count.
+        retries: how often to restart a run that fails; lost nodes do not count.
 
     Raises:
-        UserError: Ray is not installed, or there is no cluster.
+        UserError: Ray is not installed, or no cluster answers.
     """
     try:
         import ray
@@ -345,9 +346,9 @@ def _status(task: Any) -> int | None:
 
 
 def execute(arguments: Sequence[str], root: str, log: str, folder: str) -> int:
-    """Runs main.py on a node, once no other process holds the run; returns its exit status.
+    """Runs main.py on a node and returns its exit status.
 
-    A run whose node was lost may still be saving there.
+    Waits while another process has the run, which may still be saving on a node that Ray lost.
     """
     deadline = time.monotonic() + 10 * GRACE
     while is_at_work(pathlib.Path(folder)) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Flags of FQL, QC and their descendants that have another name here, or none.
+"""Flags of FQL, QC and their descendants that have another name here, or do not exist.
 
 docs/flags.md has this table; `python -m experiments.flag_names` prints it.
 """

@@ -1,7 +1,7 @@
-"""Imported first by the programs: during imports, Ctrl-C ends them at once and silently.
+"""Programs import this first, so that Ctrl-C during their imports ends them at once and silently.
 
-Otherwise Python prints a traceback from the middle of a package.
-`command_line.one_line_errors` restores the handler. Output may be lost from here on (`utils.host`).
+Otherwise Python would print a traceback from inside some package. `command_line.one_line_errors`
+restores the handler. From here on, unread output is dropped without an error (`utils.host`).
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""Methods by name (methods.toml), and the one way from settings to a run."""
+"""Methods by name (methods.toml); turns settings into the config of a run."""
 
 import dataclasses
 import fnmatch
@@ -14,7 +14,7 @@ METHODS = tomllib.loads((pathlib.Path(__file__).parent / 'methods.toml').read_te
 
 
 def method_settings(method: str, env_name: str) -> dict[str, Any]:
-    """Returns the settings of a method on a task, by the names of their flags.
+    """Returns the settings of a method on a task, by flag name.
 
     Raises:
         UserError: the method is unknown.
@@ -29,7 +29,7 @@ def method_settings(method: str, env_name: str) -> dict[str, Any]:
 
 
 def make_config(settings: Mapping[str, Any]) -> RunConfig:
-    """Returns the config of a run from settings by the names of their flags.
+    """Returns the config of a run from settings by flag name.
 
     'method' provides defaults. 'agent' is the agent's name or file, 'agent.<name>' one of its
     settings. Names that are not fields of `RunConfig` are options of the suite.

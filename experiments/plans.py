@@ -21,9 +21,9 @@ class Cell:
     """A row of a table on a task, and its run with all seeds.
 
     Attributes:
-        row: its name in the table, such as 'K=1'.
-        name: the method and its changed settings, such as 'DFP' or 'DFP top_k=1'. Cells of the same
-            name on a task share a run.
+        row: name of the row, such as 'K=1'.
+        name: the method and its changed settings, such as 'DFP' or 'DFP top_k=1'. Cells with the
+            same name and task share a run.
         arguments: of main.py.
         config: the arguments, parsed.
     """
@@ -48,8 +48,8 @@ class Plan:
         title: of the table.
         groups: the tasks by group.
         by_group: whether the table has one line per group instead of per task.
-        phases: 'offline' and 'online', at whose ends it has numbers.
-        cells: of the table, all rows of a task together.
+        phases: 'offline' and 'online', those whose final numbers it shows.
+        cells: of the table, grouped by task.
     """
 
     scale: str
@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def rows(self) -> list[str]:
-        """The names of the rows: methods, or settings of one."""
+        """The names of the rows: methods, or settings of one method."""
         return list(dict.fromkeys(cell.row for cell in self.cells))
 
     @property

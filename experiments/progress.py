@@ -1,4 +1,4 @@
-"""How far the runs of a plan are: read from the folders they leave."""
+"""Progress of the runs of a plan, read from their folders."""
 
 import dataclasses
 import os
@@ -18,12 +18,12 @@ ORDER = ('done', 'running', 'interrupted', 'failed', 'changed', 'planned')
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Of a run.
+    """Progress of a run.
 
     Attributes:
-        status: 'done', 'running', 'interrupted' (also: killed, or done with fewer steps), 'failed',
-            'planned', or 'changed': the code has changed since.
-        part: of its steps that are done, 0 to 1.
+        status: 'done', 'running', 'interrupted' (also if it was killed, or done with fewer steps),
+            'failed', 'planned', or 'changed' (the code has changed since it started).
+        part: fraction of its steps that are done.
         error: why it failed, or what has changed.
     """
 
@@ -33,7 +33,7 @@ class Progress:
 
 
 def look(config: RunConfig) -> Progress:
-    """Returns how far a run is."""
+    """Returns the progress of a run."""
     folder = newest_copy(config.directory)
     status = read_status(folder)
     if not status:
@@ -61,19 +61,19 @@ def summary(cells: Iterable[Cell]) -> dict[str, Any]:
 
 
 def counts(cells: Iterable[Cell]) -> str:
-    """Returns the same in words, such as '2 done, 1 planned'."""
+    """Returns `summary` in words, such as '2 done, 1 planned'."""
     return ', '.join(f'{n} {status}' for status, n in summary(cells).items())
 
 
 def available_gpus() -> list[str]:
-    """Returns the GPUs that this process may use, as CUDA numbers them, without starting JAX."""
+    """Returns CUDA's numbers of the GPUs that this process may use, without starting JAX."""
     if (visible := os.environ.get('CUDA_VISIBLE_DEVICES')) is not None:
         return [name for name in visible.split(',') if name not in ('', '-1')]
     return sorted(path.name[6:] for path in pathlib.Path('/dev').glob('nvidia[0-9]*'))
 
 
 def results_of(cells: Iterable[Cell]) -> pd.DataFrame:
-    """Returns the results that runs have so far."""
+    """Returns the results of runs so far."""
     parts = [
         runs.read_run(newest_copy(cell.config.directory), method=cell.name, task=cell.task)
         for cell in cells
@@ -82,13 +82,13 @@ def results_of(cells: Iterable[Cell]) -> pd.DataFrame:
 
 
 def with_gathered(results: pd.DataFrame, path: pathlib.Path) -> pd.DataFrame:
-    """Returns results and those in a file that were gathered of other seeds, tasks or methods."""
+    """Returns the results, and those in a file of other seeds, tasks or methods."""
     both = pd.concat([runs.read_results(path), results], ignore_index=True)
     return runs.newest(both, runs.SEED)
 
 
 def is_gathered(cell: Cell, results: pd.DataFrame) -> bool:
-    """Tells whether results have the end of all seeds of a run."""
+    """Whether the results contain the end of a run for all its seeds."""
     config = cell.config
     phase = 'online' if config.online_steps else 'offline'
     ends = results[(results['identity'] == config.identity) & (results['phase'] == phase)]
@@ -97,7 +97,7 @@ def is_gathered(cell: Cell, results: pd.DataFrame) -> bool:
 
 
 def without_gathered(plan: Plan, results: pd.DataFrame) -> tuple[int, Plan]:
-    """Returns how many runs are whole in results, and the plan of the others."""
+    """Returns the number of runs that the results contain whole, and a plan of the others."""
     left = tuple(cell for cell in plan.cells if not is_gathered(cell, results))
     others = dataclasses.replace(plan, cells=left)
     return len(plan.runs) - len(others.runs), others

@@ -1,4 +1,4 @@
-"""The report of a plan: tables, curves, aggregates and a page, from the results that there are."""
+"""The report of a plan: tables, curves, aggregates and a page from the results so far."""
 
 import io
 import itertools
@@ -15,12 +15,12 @@ from reports.tables import Grid, Markup
 
 PAPER = pathlib.Path(__file__).parent / 'paper'
 CONTRADICTIONS = (
-    'The paper contradicts itself in two places: table 6 gives DFP and DFP w/o top-K 77.6 (square) '
-    'and 25.8 (can) at the end of the offline phase, its figures 1 and 4 give 25.8 and 75.6. So '
-    'these are not judged.'
+    'The paper contradicts itself in two places: at the end of the offline phase, table 6 gives '
+    'DFP and DFP w/o top-K 77.6 (square) and 25.8 (can), figures 1 and 4 give 25.8 and 75.6. We do '
+    'not judge these cells.'
 )
 SMALL = (
-    'These runs are small: other tasks, networks, batches and numbers of steps than in the paper. '
+    'These runs are small: tasks, networks, batches and numbers of steps differ from the paper. '
     'Compare methods with each other, not with published numbers.'
 )
 CELL = ['row', 'task']
@@ -29,14 +29,14 @@ CELL = ['row', 'task']
 def select(
     plan: Plan, table: pd.DataFrame, warn: runs.Warn = runs.warn_user, any_version: bool = False
 ) -> pd.DataFrame:
-    """Returns the results that belong to a plan, with its `row` and the `end` of the phase.
+    """Returns the results that belong to a plan, with their `row` and the `end` of their phase.
 
     Args:
-        plan: of the cells.
+        plan: has the cells.
         table: of results.
-        warn: called with a line for what is left out, or of another version.
-        any_version: a cell without results of its settings takes those of its name and task that
-            another version of the code made, whose settings had other defaults or names.
+        warn: called with a line about results that are skipped, or from another version.
+        any_version: whether a cell without results takes those with its name and task from another
+            version of the code, whose settings had other defaults or names.
     """
     parts, earlier = [table.assign(row='', end=0).iloc[:0]], {}
     for cell in plan.cells:
@@ -48,10 +48,10 @@ def select(
             same = mine[mine['identity'] == mine['identity'].iloc[-1]]
             earlier.setdefault(cell.row, set()).update(same['commit'].str[:8])
         if same['data'].nunique() > 1:
-            warn(f'{name}: runs on several data sets; only the last one is reported')
+            warn(f'{name}: runs on several data sets; the report uses the last one')
             same = same[same['data'] == same['data'].iloc[-1]]
         same = same.assign(row=cell.row, end=same['phase'].map(config.steps))
-        parts.append(same[same['step'] <= same['end']])  # a run may have been taken further
+        parts.append(same[same['step'] <= same['end']])  # a run may have been trained further
     if earlier:
         rows = '; '.join(f'{row} ({", ".join(sorted(made))})' for row, made in earlier.items())
         warn(f'Made by earlier commits, where their settings had another identity: {rows}')
@@ -66,7 +66,7 @@ def ends_of(scores: pd.DataFrame, last: int = 1) -> pd.Series:
 
     Args:
         scores: of a plan, see `select` and `runs.scores`.
-        last: evaluations that it is the mean of. The one at step 0, before the phase, is none.
+        last: number of evaluations to average. The one at step 0, before the phase, never counts.
     """
     key = ['phase', *CELL, 'seed']
     trained = scores[scores['step'] > 0].sort_values('step')
@@ -75,11 +75,11 @@ def ends_of(scores: pd.DataFrame, last: int = 1) -> pd.Series:
 
 
 def entries_of(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
-    """Returns the entries of a plan's table, a row for each phase, task (or line) and method (row).
+    """Returns the entries of a plan's table, one per phase, task (or line) and method (row).
 
-    Besides what `tables.grid` takes, they have the mean of the last three evaluations (last3_…) and
-    the online steps to 95% success: the median of the seeds that got there, and how many did. Where
-    a line has several tasks, means are over tasks, of the seeds that all tasks have.
+    They have the columns that `tables.grid` takes, the mean of the last three evaluations
+    (last3_…), and the online steps to 95% success: the median of the seeds that reached it, and
+    their number. A line with several tasks has means over tasks, of the seeds that all tasks have.
     """
     lines, speeds = lines_of(plan), speeds_of(plan, scores)
     if len(plan.tasks) > 1 and scores['metric'].nunique() < 2:
@@ -107,18 +107,18 @@ def entries_of(plan: Plan, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def lines_of(plan: Plan) -> dict[str, list[str]]:
-    """Returns the tasks of each line of a plan's table, but for the average of all."""
+    """Returns the tasks of each line of a plan's table, without the average line."""
     return dict(plan.groups) if plan.by_group else {task: [task] for task in plan.tasks}
 
 
 def read_published(plan: Plan) -> dict[tuple[str, str, str], tuple[float, float, str]]:
     """Returns mean, std (%) and note of the paper's table, by phase, row and line.
 
-    An entry with a note is not to be compared with ours.
+    Do not compare entries that have a note with ours.
     """
     table = pd.read_csv(PAPER / 'tables.csv', dtype={'table': str}).fillna({'note': ''})
     table = table[(table['table'] == plan.table) & table['mean'].notna()]
-    # 'lambda=1.0' is the row that is called 'lambda=1'.
+    # The setting 'lambda=1.0' is our row 'lambda=1'.
     rows = table['setting'].fillna(table['method']).str.removesuffix('.0')
     keys = zip(table['phase'], rows, table['task'], strict=True)
     return dict(
@@ -127,7 +127,7 @@ def read_published(plan: Plan) -> dict[tuple[str, str, str], tuple[float, float,
 
 
 def speeds_of(plan: Plan, scores: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
-    """Returns the first online step with 95% success of each seed, by line and row; NaN: none."""
+    """Returns each seed's first online step with 95% success, by line and row; NaN if never."""
     online = scores[(scores['phase'] == 'online') & (scores['metric'] == 'success')]
     reached = online.assign(step=online['step'].where(online['value'] >= 95))
     first = reached.groupby([*CELL, 'seed'])['step'].min().reset_index()
@@ -138,7 +138,7 @@ def speeds_of(plan: Plan, scores: pd.DataFrame) -> dict[tuple[str, str], pd.Seri
 
 
 def grids_of(plan: Plan, scores: pd.DataFrame, entries: pd.DataFrame, markup: Markup) -> list[Grid]:
-    """Returns the tables of a report as texts."""
+    """Returns the tables of a report, with texts as cells."""
     score = runs.score_name(scores['metric']).replace(' (%)', ' in %')
     steady = entries.assign(mean=entries['last3_mean'], std=entries['last3_std'])
     found = [
@@ -155,12 +155,12 @@ def grids_of(plan: Plan, scores: pd.DataFrame, entries: pd.DataFrame, markup: Ma
         for (line, row), steps in speeds_of(plan, scores).items():
             median = f'{steps.median():,.0f} ' if steps.count() else ''
             texts[row][line] = f'{median}({steps.count()} of {len(steps)})' if len(steps) else ''
-        note = 'The median of the seeds that got there; (2 of 3) says how many did.'
+        note = 'The median of the seeds that reach it; (2 of 3) is their number.'
         found.append(Grid('Online steps to 95% success', pd.DataFrame(texts), note))
     return found
 
 
-# ---- pictures, and how the results came to be ---------------------------------------------------
+# ---- figures, and how the results were made -----------------------------------------------------
 
 
 def published_curves() -> pd.DataFrame:
@@ -172,7 +172,7 @@ def published_curves() -> pd.DataFrame:
 def aggregate(plan: Plan, scores: pd.DataFrame) -> Figure | None:
     """Draws the aggregates of all rows with results at the end of the last phase.
 
-    They are over the tasks on which all of these rows have some; None if there are no such tasks.
+    They cover the tasks on which all of these rows have results. Without such tasks, returns None.
     """
     phase, ends = plan.phases[-1], ends_of(scores)
     ends = ends[ends.index.get_level_values('phase') == phase]
@@ -208,7 +208,7 @@ def how(plan: Plan, results: pd.DataFrame) -> pd.DataFrame:
 
 
 def settings_of(plan: Plan) -> pd.DataFrame:
-    """Returns the flags of each row and the tasks that share them, flag files and methods read."""
+    """Returns the flags of each row, with flag files and methods expanded, and their tasks."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell in sorted(plan.cells, key=lambda cell: plan.rows.index(cell.row)):
         method = cell.config.method
@@ -235,10 +235,10 @@ def write(
     """Writes the report; returns its files.
 
     Args:
-        plan: what is reported.
+        plan: to report.
         table: of results.
-        directory: for the files; is made.
-        with_published: lays the published curves below ours.
+        directory: for the files; created if missing.
+        with_published: whether to draw the published curves under ours.
         any_version: see `select`.
     """
     notes = [SMALL] if plan.scale == 'small' else [CONTRADICTIONS]

@@ -23,7 +23,7 @@ AGENT_HELP = 'Agent in agents/ by name, or path of a file with get_config() and 
 
 
 class _LastTuple(flags.ArgumentParser):
-    """Parses a tuple. If a flag is given twice the last one wins, as with all other flags."""
+    """Parses a tuple. If a flag is given twice, the last one wins, as with all other flags."""
 
     def parse(self, argument):
         return tuple_parser.TupleParser().parse(argument)
@@ -65,7 +65,8 @@ def define_options(values: flags.FlagValues, suite: str | None) -> list[envs.Opt
 def given_options(values: Any, options: Sequence[envs.Option], suite: envs.Suite) -> dict[str, Any]:
     """Returns the options given on the command line for a task of a suite.
 
-    Options of other suites that only name folders are ignored: a flag file may have them.
+    Options of other suites are ignored if they only name folders, because a flag file may have
+    them.
     """
     return {
         option.name: values[option.name].value
@@ -98,7 +99,7 @@ class RunFlags:
         flags.DEFINE_string('suite', None, '', first)
         first(self._argv, known_only=True)
 
-        kind, value = choices[-1]  # of --agent and --method the last one wins
+        kind, value = choices[-1]  # the last of --agent and --method wins
         self._usual = make_config({kind: value, 'env_name': first.env_name})
         self._values = values
         values.set_gnu_getopt()

@@ -10,9 +10,8 @@ from experiments.plans import Cell
 def job_array(cells: Sequence[Cell]) -> str:
     """Returns a script for sbatch: one job per run.
 
-    Slurm signals a job five minutes before its time limit. Then the run saves its state and exits,
-    and the job requeues itself. Users add what depends on the cluster: partition, account, time,
-    GPU.
+    Slurm signals a job five minutes before its time limit; the run then saves its state and exits,
+    and the job requeues itself. Users add what their cluster needs: partition, account, time, GPU.
     """
     commands = '\n'.join(f'  {shlex.quote(shlex.join(command(cell)))}' for cell in cells)
     return f"""\

@@ -1,4 +1,4 @@
-"""Runs a program that gets SIGTERM when its parent process dies.
+"""Runs a program that receives SIGTERM when its parent process dies.
 
 python -m experiments.with_parent main.py --method=DFP …
 """

@@ -1,4 +1,4 @@
-"""Runs of a plan at work: skipped, resumed, retried, stopped in time, told of."""
+"""Schedulers skip, resume, retry, stop and report the runs of a plan."""
 
 import dataclasses
 import os
@@ -43,14 +43,14 @@ def plan_of(tmp_path, *more, methods=('DFP', 'BFN')):
 
 @pytest.fixture(autouse=True)
 def from_the_root(monkeypatch):
-    """Where commands of plans are started; and where they find the toy suite."""
+    """Starts commands of plans in the project's root, with the toy suite importable."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv('PYTHONPATH', f'{ROOT}:{ROOT / "tests"}')
 
 
 @pytest.mark.slow
 def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
-    """The first call is stopped while both are at work; the second goes on; the third skips."""
+    """A signal stops the first call while both runs work; the second resumes; the third skips."""
     plan, lines = plan_of(tmp_path, '--online_steps=500', '--eval_interval=250'), []
     places = [Slot(), Slot()]
     assert {look(cell.config).status for cell in plan.runs} == {'planned'}
@@ -92,10 +92,10 @@ def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_fails_is_tried_again_and_then_named(tmp_path):
     plan, lines = plan_of(tmp_path, methods=('DFP',)), []
-    (tmp_path / 'data').write_text('a file where the folder shall be')
+    (tmp_path / 'data').write_text('a file where the folder should be')
     outcome = run_here(plan.runs, [Slot()], lines.append, retries=1)
     assert [cell.row for cell in outcome.failed] == ['DFP']
-    assert sum('it will be started again' in line for line in lines) == 1
+    assert sum('it will restart' in line for line in lines) == 1
     assert re.search('failed 2 times: .*data', lines[-1])
     assert look(plan.runs[0].config).status == 'planned'  # a failed start leaves nothing
 

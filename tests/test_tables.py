@@ -93,7 +93,7 @@ def test_results_of_other_settings_or_data_are_not_those_of_a_plan(plan, results
     results.loc[results['seed'] == 2, 'data'] = 'other'
     _, entries = entries_by(plan, results, warn=lines.append)
     assert entries.loc[TASKS[0], 'DFP']['mean'] == 100
-    assert f'DFP, {TASKS[0]}: runs on several data sets; only the last one is reported' in lines
+    assert f'DFP, {TASKS[0]}: runs on several data sets; the report uses the last one' in lines
 
 
 def test_cells_say_what_is_missing_and_show_the_published_number(plan, results):
