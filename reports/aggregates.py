@@ -1,4 +1,4 @@
-"""Methods over all tasks at once: mean, interquartile mean, probability of improvement.
+"""Compares methods over all tasks: mean, interquartile mean, probability of improvement.
 
 A statistic takes one array of scores per task, `[…, seeds]`, and reduces the last axis. Intervals
 are stratified bootstraps: seeds are resampled within each task. Source: Agarwal et al., Deep RL at
@@ -55,10 +55,10 @@ def draw(
     """Draws mean, interquartile mean and DFP's probability of improvement, with intervals.
 
     Args:
-        scores: by method, at least one, on the same tasks.
-        score: its name.
+        scores: by method, at least one, all on the same tasks.
+        score: name of the score.
         heading: title of the figure.
-        methods: that get a colour each; default: those of `scores`.
+        methods: to give colours to; default: those of `scores`.
     """
     palette, shown = colours(methods or scores), list(scores)
     ours = 'DFP' if 'DFP' in shown else shown[-1]

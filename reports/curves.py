@@ -4,7 +4,7 @@
 
 draws each method's mean over seeds with its 95% bootstrap interval, and prints a table. Only runs
 of the same task, method, settings and data are averaged. Unfinished, empty or duplicate runs are
-skipped with a warning. Files of gathered results, such as results/small.csv, can be read too.
+skipped with a warning. It also reads files of gathered results, such as results/small.csv.
 """
 
 import pathlib
@@ -29,9 +29,9 @@ STYLES = {'DFP': ('--', 'DFP paper'), 'QC': (':', 'QC'), 'QAM': ('-.', 'QAM')}
 
 
 def curves(scores: pd.DataFrame) -> pd.DataFrame:
-    """Returns task, method, total_step and, over seeds, mean, low and high (95%) and seeds.
+    """Returns task, method, total_step, and over seeds the mean, low and high (95%), and number.
 
-    low and high are NaN with one seed.
+    With one seed, low and high are NaN.
     """
     # The end of one phase is the start of the next: the same agent, drawn once.
     again = (scores['phase'] == 'online') & (scores['step'] == 0) & (scores['total_step'] > 0)

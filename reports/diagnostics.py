@@ -1,10 +1,10 @@
-"""Plots everything a run logged on one page, to see whether it is healthy.
+"""Plots everything a run logged on one page, to show whether it is healthy.
 
     python -m reports.diagnostics exp/quickstart/<task>/<method>-sd000-<identity>
     python -m reports.diagnostics --output=compare.png <run> <run>
 
-writes `diagnostics.png` into the run's folder. Several runs share the panels, with a colour each; a
-thin line is a seed. docs/metrics.md explains each metric and its usual values.
+writes `diagnostics.png` into the run's folder. Several runs share the panels, each in its own
+colour; a thin line is a seed. docs/metrics.md explains each metric and its usual values.
 """
 
 import math
@@ -133,9 +133,9 @@ def main(argv: Sequence[str]) -> None:
     folders, output = [pathlib.Path(name).expanduser() for name in argv[1:]], flags.FLAGS.output
     try:
         if not folders:
-            raise UserError('No run given: name the folder of a run, or several.')
+            raise UserError('No run given; name the folders of one or more runs.')
         if len(folders) > 1 and not output:
-            raise UserError('Several runs need --output=<picture> for their page.')
+            raise UserError('Several runs have no common folder; add --output=<picture>.')
         path = pathlib.Path(output or folders[0] / 'diagnostics.png')
         table = pd.concat(map(read, folders), ignore_index=True)
         twins = table.groupby('label')['run'].transform('nunique') > 1

@@ -4,8 +4,7 @@ A row of the table (a DataFrame) is one number of one seed at one step:
 
 - method, task, identity: what was run; runs with one identity differ only in their seeds.
 - data: fingerprint of the data set, '' if unknown.
-- seed, phase, step: where the number is from. total_step counts online steps after the offline
-  ones.
+- seed, phase, step: of the number. total_step counts online steps after the offline ones.
 - metric, value: such as 'success' (a fraction), 'return', 'seconds' or 'critic/loss'.
 - run: the folder or file it was read from; commit, device, versions: how the run was made.
 """
@@ -47,8 +46,8 @@ def read(
 
     Args:
         paths: folders of runs, or the `eval.csv` in them; or files that `gather` wrote.
-        warn: called with a line for each run or row that is skipped: it is empty or damaged, its
-            status is not 'done', or a newer copy has its seeds.
+        warn: called with a line for each run or row that is skipped, because it is empty, damaged
+            or unfinished, or a newer copy has its seeds.
         unfinished: whether to include unfinished runs.
     """
     folders = {path.parent if path.name == 'eval.csv' else path for path in paths}
@@ -68,11 +67,11 @@ def read(
 def read_run(
     folder: pathlib.Path, warn: Warn = warn_user, tables: Iterable[str] = ('eval',), **names: str
 ) -> pd.DataFrame:
-    """Returns what one run has written so far; no rows if there is no such folder.
+    """Returns what one run has written so far; no rows if the folder is missing.
 
     Args:
         folder: of the run. If it lacks `flags.json`, its name must be `<task>/<method>-sd<seed>…`.
-        warn: called with a line if something is damaged.
+        warn: called with a line about damaged rows.
         tables: 'eval', 'offline', 'online'.
         **names: `method` or `task`, to override the run's own.
     """
@@ -97,14 +96,14 @@ def read_run(
 
 
 def read_results(path: pathlib.Path, warn: Warn = warn_user) -> pd.DataFrame:
-    """Returns the rows of a file of gathered results; none if there is no such file.
+    """Returns the rows of a file of gathered results; none if the file is missing.
 
     Raises:
         UserError: it is not a file of results.
     """
     rows, lost = _rows(path)
     if len(rows) and 'method' not in rows:
-        raise UserError(f'{path}: has no column method; reproduce.py gather makes such files')
+        raise UserError(f'{path}: has no column method; use a file from reproduce.py gather')
     rows = rows.assign(run=str(path), data=rows.get('data', ''))
     return _long(rows, path, lost, warn)
 
@@ -124,12 +123,12 @@ def _rows(path: pathlib.Path) -> tuple[pd.DataFrame, int]:
         text = rest = ''
     names, *rows = [*csv.reader(io.StringIO(text))] or [[]]
     whole = [row for row in rows if len(row) == len(names)]
-    lost = len(rows) - len(whole) + bool(rest)  # a last line without a newline was cut
+    lost = len(rows) - len(whole) + bool(rest)  # a last line without a newline is incomplete
     return pd.DataFrame(whole, columns=names), lost
 
 
 def _long(rows: pd.DataFrame, path: pathlib.Path | str, lost: int, warn: Warn) -> pd.DataFrame:
-    """Returns rows of a wide table as rows of the long one; empty cells are dropped."""
+    """Turns rows of a wide table into rows of the long one; drops empty cells."""
     table = rows.melt([name for name in rows if name in COLUMNS], var_name='metric')
     table = table.reindex(columns=COLUMNS, fill_value='')
     table = table[table['value'].notna() & (table['value'] != '')]
@@ -157,12 +156,12 @@ def newest(table: pd.DataFrame, key: list[str], warn: Warn = lambda _: None) -> 
 def scores(table: pd.DataFrame, warn: Warn = warn_user) -> pd.DataFrame:
     """Returns the score of each evaluation: success in % where the task has it, else the return.
 
-    Within a `GROUP`, seeds that end earlier than half of them are dropped, as are steps that one of
-    the others lacks, such as those that only some seeds were trained to.
+    Within a `GROUP`, drops the seeds that end before half of them do, and then the steps that one
+    of the remaining seeds lacks, such as those to which only some seeds were trained.
 
     Args:
         table: of evaluations.
-        warn: called with a line for each group that lost something.
+        warn: called with a line for each group that loses rows.
     """
     has_success = table['task'].isin(table['task'][table['metric'] == 'success'])
     table = table[table['metric'] == np.where(has_success, 'success', 'return')]
@@ -195,7 +194,7 @@ def score_name(metrics: Iterable[str]) -> str:
 def gather(path: pathlib.Path, table: pd.DataFrame) -> int:
     """Adds runs to a file of results, one row per evaluation; returns its number of rows.
 
-    A seed of a method and task that the file already has is replaced.
+    They replace rows of the same seed, method and task.
     """
     table = newest(pd.concat([read_results(path), table], ignore_index=True), SEED)
     index = ['task', *(name for name in SEED if name != 'task'), 'phase', 'step', *GROUP[2:], *HOW]

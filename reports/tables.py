@@ -1,7 +1,7 @@
-"""Tables in the paper's layout: our numbers beside the published ones.
+"""Tables in the paper's layout, with our numbers beside the published ones.
 
 A cell is the mean ± the standard deviation (n − 1) over seeds. The best of a row is bold, the
-second best underlined. Cells without a run stay empty; those with fewer seeds than planned say so.
+second best underlined. Cells without a run are empty; those with fewer seeds than planned say so.
 """
 
 from collections.abc import Sequence
@@ -135,5 +135,5 @@ def latex(grid: Grid) -> str:
 
 
 def escaped(text: str) -> str:
-    """Returns a text escaped for LaTeX; commands in it are kept."""
+    """Escapes a text for LaTeX; keeps commands in it."""
     return text.translate(str.maketrans(LATEX_SIGNS))
