@@ -1,4 +1,4 @@
-"""Output that nobody reads or that is closed, other encodings, no home: a program goes on."""
+"""Programs run without a reader of their output, without UTF-8, and without a home directory."""
 
 import os
 import subprocess
@@ -53,7 +53,7 @@ def test_a_user_without_a_home_has_one_among_temporary_files(tmp_path, monkeypat
     settle()
     home = tmp_path / f'home-{os.getuid()}'
     assert Path('~').expanduser() == home
-    assert capsys.readouterr().err == f'There is no home directory; {home} stands in for it.\n'
+    assert capsys.readouterr().err == f'No home directory; using {home} instead.\n'
 
 
 def test_a_run_ends_well_although_nobody_reads_what_it_and_its_simulators_say(tmp_path):

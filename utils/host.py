@@ -1,4 +1,4 @@
-"""What a process may lack where it runs: a reader of its output, UTF-8, a home directory."""
+"""Copes with missing surroundings: no reader of the output, no UTF-8, no home directory."""
 
 import io
 import os
@@ -7,7 +7,7 @@ import tempfile
 
 
 class _Output(io.FileIO):
-    """Standard output or error; once it cannot be written, `os.devnull` takes its place."""
+    """Standard output or error; once writing fails, `os.devnull` replaces it."""
 
     def write(self, data, /):
         try:
@@ -19,11 +19,11 @@ class _Output(io.FileIO):
 
 
 def settle() -> None:
-    """Lets this process, and those it starts, go on without what it may lack.
+    """Lets this process and its children run without a reader, UTF-8 or a home directory.
 
-    Output that nobody reads is dropped; what its encoding does not have is written as escapes.
-    Streams that are closed become `os.devnull`, so that no file gets their numbers. Without a home
-    directory, a folder for temporary files stands in. May be called again.
+    Output that nobody reads is dropped; characters that the encoding lacks become escapes. Closed
+    streams become `os.devnull`, so that no other file gets their numbers. A folder for temporary
+    files replaces a missing home directory. Calling it again is harmless.
     """
     for number, name in enumerate(('stdin', 'stdout', 'stderr')):
         stream = getattr(sys, name)
@@ -42,6 +42,6 @@ def settle() -> None:
                 write_through=direct,
             )
         setattr(sys, name, stream)
-    if os.path.expanduser('~') == '~':  # neither HOME nor an entry of the user
+    if os.path.expanduser('~') == '~':  # no HOME, and no entry in the user database
         os.environ['HOME'] = home = f'{tempfile.gettempdir()}/home-{os.getuid()}'
-        print(f'There is no home directory; {home} stands in for it.', file=sys.stderr)
+        print(f'No home directory; using {home} instead.', file=sys.stderr)
