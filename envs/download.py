@@ -1,4 +1,4 @@
-"""Downloads all files of an OGBench data set: training and validation data, also of 100M.
+"""Downloads all files of an OGBench data set, training and validation, 100M data included.
 
     python -m envs.download --dataset=cube-quadruple-play-100m-v0
 
@@ -48,11 +48,11 @@ def _listed(folder: str) -> dict[str, list[str]]:
 
 
 def download(name: str, directory: Path) -> None:
-    """Downloads the missing files of a data set, after a line that says how many and how large.
+    """Downloads the missing files of a data set, and first prints their number and total size.
 
     Args:
         name: such as 'cube-quadruple-play-100m-v0'.
-        directory: destination; 100M data goes into a folder of its name there.
+        directory: destination; 100M data gets a folder of its own there.
 
     Raises:
         UserError: the data set is unknown, the disk too small, or a download failed.
@@ -68,7 +68,7 @@ def download(name: str, directory: Path) -> None:
     print(f'{name}: {len(files)} files, {len(missing)} of them missing, {left / 1e9:.1f} GB '
           f'to download into {directory}', flush=True)  # fmt: skip
     if left > (free := shutil.disk_usage(directory).free):
-        raise UserError(f'{directory}: has room for {free / 1e9:.1f} GB; choose another --save_dir')
+        raise UserError(f'{directory}: only {free / 1e9:.1f} GB free; choose another --save_dir')
     for file, urls in missing.items():
         data.download_to(directory / file, urls, name)
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f'{argv[1]!r}: not a flag; flags start with --')
         download(FLAGS.dataset, Path(FLAGS.save_dir).expanduser())
     except KeyboardInterrupt:
-        sys.exit('Interrupted: the same command goes on.')
+        sys.exit('Interrupted. The same command resumes the download.')
     except (UserError, OSError) as error:
         sys.exit(f'{error}')
 

@@ -1,4 +1,4 @@
-"""Downloads data files, with resume, one process at a time, and a check before use."""
+"""Downloads data files: resumes them, checks them, and lets one process at a time do it."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from envs import locks
 from envs.npz import DAMAGE
 from utils.errors import UserError
 
-TIMEOUT = 60  # seconds without an answer
+TIMEOUT = 60  # seconds to wait for an answer
 T = TypeVar('T')
 
 
@@ -30,12 +30,12 @@ def download_file(
 ) -> str | None:
     """Downloads a file; it appears at `path` only once it is complete and intact.
 
-    Until then its beginning is in `<path>.part`. If the connection breaks or this process is
-    killed, the next download resumes from there, also from another server. While another process
-    downloads or collects data of that name, this one waits and uses that file.
+    Until then `<path>.part` holds what has arrived. If the connection breaks or this process is
+    killed, the next download resumes from there, even from another server. While another process
+    downloads or collects data of that name, this one waits and then uses that file.
 
     Args:
-        urls: of the file; each is tried if those before it failed.
+        urls: of the file; each is tried only if those before it failed.
         path: destination; missing directories are created.
         otherwise: alternative for the user, for the error.
         verify: raises OSError for a damaged file; by default for .npz files.
@@ -52,7 +52,7 @@ def download_file(
     def check() -> None:
         (verify or _verify_npz)(part)
         if sha256 and (found := hash_file(part)) != sha256:
-            raise OSError(f'another file was sent, of SHA-256 {found}, not {sha256}')
+            raise OSError(f'the server sent another file: SHA-256 {found}, not {sha256}')
 
     def fetch(url: str) -> str:
         _fetch_whole(url, part, check)
@@ -70,7 +70,7 @@ def download_file(
 def try_each(urls: Sequence[str], action: Callable[[str], T], otherwise: str) -> T:
     """Returns the result of `action` for the first URL for which it succeeds.
 
-    Each failure is a warning of one line.
+    Logs a warning for each failure.
 
     Args:
         urls: to try in order.
@@ -78,7 +78,7 @@ def try_each(urls: Sequence[str], action: Callable[[str], T], otherwise: str) ->
         otherwise: alternative for the user, for the error.
 
     Raises:
-        UserError: it fails for all of them.
+        UserError: it fails for all URLs.
     """
     for url, after in zip(urls, [*urls[1:], None], strict=True):
         try:
@@ -115,11 +115,11 @@ def _fetch_whole(url: str, part: Path, check: Callable[[], None]) -> None:
         part.unlink()
         if not had_some:
             raise
-        _fetch_whole(url, part, check)  # what had arrived before was of another file
+        _fetch_whole(url, part, check)  # the old part was of another file
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Fetches the rest of a file; retries as long as each connection brings something."""
+    """Fetches the rest of a file; retries as long as each attempt makes progress."""
     while True:
         before = size_of(part)
         try:

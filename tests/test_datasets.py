@@ -1,4 +1,4 @@
-"""Offline data: where it comes from, what it must look like, what is loaded."""
+"""Offline data: its sources, the checks on it, and what a run loads."""
 
 import functools
 import hashlib
@@ -47,7 +47,7 @@ def write(path, **changes):
 
 @pytest.fixture(autouse=True)
 def one_scene_for_all(monkeypatch):
-    """To build a scene takes longer than all else here."""
+    """Building a scene takes longer than everything else here."""
     monkeypatch.setattr('envs.ogbench.data.make_env', made_once)
 
 
@@ -207,7 +207,7 @@ def test_another_file_than_the_published_one_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setenv('OGBENCH_DATASET_URL', served.parent.as_uri())
     monkeypatch.setattr('envs.ogbench.data.HOSTS', ())
     monkeypatch.setitem(SHA256, f'{NAME}.npz', 'abc')
-    with pytest.raises(UserError, match=r'another file was sent, of SHA-256 \w+, not abc'):
+    with pytest.raises(UserError, match=r'the server sent another file: SHA-256 \w+, not abc'):
         make_dataset(TASK, tmp_path / 'data')
     assert list((tmp_path / 'data').iterdir()) == []
 

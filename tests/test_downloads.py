@@ -1,4 +1,4 @@
-"""Downloads: whole or not at all, from where they stopped, by one process at a time."""
+"""Downloads are whole or absent, resume where they stopped, and run in one process at a time."""
 
 import hashlib
 import http.server
@@ -155,7 +155,7 @@ def test_of_many_servers_the_first_that_sends_the_file_is_taken(tmp_path, serve,
     came_from = download_file(urls, path, '', sha256=hashlib.sha256(body).hexdigest())
     assert (came_from, path.read_bytes()) == (good.url, body)
     lines = [record.getMessage() for record in caplog.records]
-    reasons = ('Connection refused', f'3000 of {len(body)} bytes', 'another file was sent, of SHA')
+    reasons = ('Connection refused', f'3000 of {len(body)} bytes', 'the server sent another file')
     for line, url, after, reason in zip(lines, urls[:-1], urls[1:], reasons, strict=True):
         assert line.startswith(f'{url}: download failed (')
         assert reason in line
