@@ -38,7 +38,7 @@ def num_memory_maps() -> int:
 
 @pytest.fixture(autouse=True, scope='module')
 def quick_garbage_collection():
-    """Lets the collection of garbage skip what the modules before left.
+    """Makes garbage collection skip the objects of earlier test modules.
 
     Looking through all of it takes seconds, and robosuite asks for that at each reset. Programs
     that were compiled are let go before they take all of the memory maps that Linux allows.

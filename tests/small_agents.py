@@ -46,7 +46,7 @@ def make_spec(observation_dim=OBSERVATION_DIM, action_dim=ACTION_DIM, horizon=1)
 
 
 def describe(settings, horizon_length=1, discount=0.99, **dims):
-    """What `make_agent` takes."""
+    """A description for `make_agent`."""
     return {
         'agent': settings,
         'transition': make_spec(**dims).to_json(),
@@ -77,7 +77,7 @@ def make_batch(seed=0, size=16, horizon=HORIZON):
 
 
 def cut(batch, states, length):
-    """Lets the chunks of some states end after `length` steps."""
+    """Cuts the chunks of some states after `length` steps."""
     return batch | {'valid': batch['valid'].at[jnp.asarray(states), length:].set(0)}
 
 

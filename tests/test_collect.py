@@ -251,7 +251,7 @@ def start_collection(directory, *flags):
 def test_a_collection_that_ends_early_leaves_no_process_and_no_files(
     tmp_path, victim, number, status, message
 ):
-    """So does one whose starter is gone, which closes its standard input."""
+    """A collector whose parent is gone does the same: its standard input closes."""
     flags = ['--end_with_stdin'] if victim == 'starter' else []
     process, workers = start_collection(tmp_path, *flags)
     if victim == 'starter':

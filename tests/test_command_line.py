@@ -1,4 +1,4 @@
-"""What a user types, and the one line that answers a mistake."""
+"""Command lines, and the one-line errors for mistakes in them."""
 
 import dataclasses
 import pathlib
@@ -47,7 +47,7 @@ def test_of_a_flag_given_twice_the_last_one_wins():
 
 
 def test_a_flag_files_value_that_another_flag_makes_meaningless_is_ignored():
-    """Here how many episodes to collect, and where the data of another suite lies."""
+    """The number of episodes to collect, and the data folder of another suite."""
     config = parse(['main.py', QUICKSTART, '--dataset_source=auto'])
     assert config.episodes_to_collect is None
     config.check()

@@ -1,4 +1,4 @@
-"""Learning curves and the table of where they end."""
+"""Learning curves, and the table of their final scores."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""What a run says of the machine it runs on."""
+"""What a run reports about its machine."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""DFP's policy: what drifts where, by the definition."""
+"""DFP's policy drifts as its definition says."""
 
 from functools import partial
 

@@ -354,7 +354,7 @@ def test_normalized_field_turns_and_moves_and_stretches_with_the_particles(seed,
 @few_examples
 @given(seed=seeds, temperature=st.sampled_from([0.02, 0.1, 1.0]))
 def test_mean_loss_is_one_with_one_temperature(seed, temperature):
-    """So that its value tells nothing about training: `info` does."""
+    """So its value says nothing about training, but `info` does."""
     sets = normal([seed, 0], 5, 8, 3), normal([seed, 1], 5, 2, 3)
     (mean, (_, info)), _ = loss_and_grads(*sets, temperatures=(temperature,))
     np.testing.assert_allclose(mean, 1.0, rtol=1e-4)

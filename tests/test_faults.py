@@ -1,4 +1,4 @@
-"""What goes wrong around a run is said in one line, and costs as little as possible."""
+"""Faults around a run are reported in one line and cost as little as possible."""
 
 import errno
 import os

@@ -39,7 +39,7 @@ def at_update(agent, count):
 
 
 def hand_out_draws(monkeypatch, seed=0):
-    """Lets jax.random give each draw of one shape the same numbers, and returns them."""
+    """Makes jax.random return the same numbers for each draw of a shape; returns them."""
     rng, draws = np.random.default_rng(seed), {}
 
     def hand_out(kind):

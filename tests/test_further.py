@@ -1,4 +1,4 @@
-"""Runs that ended are trained further, as if they had had all their steps from the start."""
+"""Training a finished run further equals giving it all its steps from the start."""
 
 import json
 

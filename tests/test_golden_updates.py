@@ -107,7 +107,7 @@ def update_and_play(agent, batch):
 
 
 def hand_out_draws(case, monkeypatch):
-    """Lets jax.random give a case's draws, by how many numbers are asked for."""
+    """Makes jax.random return a case's draws, by the number of values requested."""
     for kind in ('normal', 'uniform'):
         draws = {x.size: x for x in golden(case, kind).get(kind, {}).values()}
         hand_out = lambda key, shape, draws=draws: draws[np.prod(shape)].reshape(shape)  # noqa: E731

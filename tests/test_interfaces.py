@@ -1,4 +1,4 @@
-"""What suites say of observations and actions is what their environments have."""
+"""Suites describe the observations and actions that their environments have."""
 
 import numpy as np
 import pytest

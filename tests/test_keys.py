@@ -47,7 +47,7 @@ def test_no_update_and_no_action_uses_a_key_twice(method, phase):
 
 
 def test_runs_that_start_from_one_agent_draw_on_their_own():
-    """Neither what other seeds draw, nor what the run drew or would draw that the agent is from."""
+    """They equal neither other seeds' draws, nor past or future draws of the agent's own run."""
     agent, data = make('bfn'), make_data()
     description = describe(agent.config._asdict(), HORIZON, 0.9)
     used, key = [], agent.rng

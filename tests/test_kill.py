@@ -1,4 +1,4 @@
-"""Runs that are killed, or asked to stop, end as if they had not been."""
+"""Runs that are killed or asked to stop still end with the same results."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, others wait and say so; nobody waits for the dead."""
+"""Locks have one holder at a time; others wait and say so, but never for a dead process."""
 
 import errno
 import fcntl

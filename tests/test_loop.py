@@ -1,4 +1,4 @@
-"""The order of things in a run: which updates an action has seen, what waits for what."""
+"""The order of events in a run: the updates before each action, and what waits for what."""
 
 import flax
 import gymnasium

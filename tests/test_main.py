@@ -204,7 +204,7 @@ def test_seeds_trained_together_are_what_each_would_be_alone(finished, tmp_path)
 def test_bad_input_is_named_in_one_line_before_anything_starts(
     program, arguments, message, tmp_path
 ):
-    """What a config refuses is tested in test_config.py; here the programs' own answers."""
+    """test_config.py tests the errors of configs; these are the programs' own."""
     save_dir = [] if program == 'evaluate.py' else [f'--save_dir={tmp_path}']
     result = run(*arguments, *save_dir, program=program, check=False)
     assert result.returncode == 1

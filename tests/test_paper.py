@@ -55,7 +55,7 @@ def table(name):
 
 
 def setting(config, parameter):
-    """What a run has for a parameter of the paper, in the paper's terms."""
+    """A run's value for a parameter of the paper, in the paper's terms."""
     agent, updates = config.agent, config.offline_steps + config.utd_ratio * config.online_steps
     return {
         'batch size': lambda: agent['batch_size'],
@@ -192,7 +192,7 @@ PLAYED = [CUBES[0], 'lift-scripted-low_dim']  # of each suite a task whose data 
 
 
 def directory_of_data(env_name, directory):
-    """The option of a task's suite that says where data is."""
+    """The option with the data folder of a task's suite."""
     return {f'{find_task(env_name).suite.name}_dataset_dir': str(directory)}
 
 

@@ -220,7 +220,7 @@ def test_a_run_that_begins_anew_says_of_which_data(tmp_path):
 
 
 def test_a_robot_that_tells_no_success_is_trained_and_scored_by_its_return(tmp_path, caplog):
-    """Its episodes do not repeat themselves, so a resumed run cuts off the one that was open."""
+    """Its episodes cannot be replayed, so a resumed run truncates the open one."""
     config = make_config(tmp_path, suite='odd_suites:restless')
     with pytest.raises(Interrupted):
         start(config, lambda table, *_: table == 'online' and os.kill(os.getpid(), signal.SIGHUP))
@@ -283,7 +283,7 @@ def test_each_seed_of_several_has_its_own_rows_and_policy(tmp_path):
 
 @pytest.mark.slow
 def test_a_script_without_a_main_guard_can_train(finished, tmp_path):
-    """As a notebook can: the processes that simulate do not run the script again."""
+    """As in a notebook: the simulators' processes do not run the script again."""
     config, result = finished
     settings = tmp_path / 'settings.json'
     settings.write_text(json.dumps(with_path(config, tmp_path / 'exp').to_json()))

@@ -1,4 +1,4 @@
-"""What a wrong shape is answered with."""
+"""Errors for wrong shapes."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""What a transition is, is said once: trees of observations, further entries, images."""
+"""One definition of a transition: trees of observations, further entries, images."""
 
 import dataclasses
 

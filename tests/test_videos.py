@@ -1,4 +1,4 @@
-"""Videos: what was evaluated is what is seen, and nothing else changes."""
+"""Videos show the evaluated episodes, and change nothing else."""
 
 import dataclasses
 import logging

@@ -1,4 +1,4 @@
-"""Weights & Biases: what lies there, read back from the files of its offline mode."""
+"""Runs in Weights & Biases, read back from the files of its offline mode."""
 
 import logging
 import time
