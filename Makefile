@@ -9,10 +9,10 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 .PHONY: help setup demo test test-all learns lint types bench lock clean
 
 help:
-	@echo 'make demo      collect data, train DFP on a MuJoCo task, draw learning_curve.png'
+	@echo 'make demo      collect data, train DFP-MS on a MuJoCo task, draw learning_curve.png'
 	@echo 'make test      run the tests, but for those that start programs, kill or wait'
 	@echo 'make test-all  run every test'
-	@echo 'make learns    check that DFP learns the quickstart (8 minutes)'
+	@echo 'make learns    check that the quickstart learns (8 minutes)'
 	@echo 'make setup     set up .venv; PYTHON=python3.12: for that Python; JAX=cuda13 (cuda12, tpu):'
 	@echo '               with JAX for that accelerator'
 	@echo 'make lint      run ruff'
