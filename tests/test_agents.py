@@ -378,8 +378,8 @@ def test_settings_that_cannot_work_are_named(method, changes):
 
 
 @pytest.mark.parametrize('changes', [{'top_k': 0}, {'top_k': 4, 'topk_phases': 'offline'}])
-def test_a_policy_with_nothing_to_learn_from_is_refused(changes):
-    with pytest.raises(ValueError, match='leaves nothing to learn from'):
+def test_a_policy_with_nothing_to_learn_from_online_is_refused(changes):
+    with pytest.raises(ValueError, match='leaves nothing to learn online'):
         make('mvp', data_weight=0, **changes)
 
 

@@ -228,7 +228,8 @@ def test_a_robot_that_tells_no_success_is_trained_and_scored_by_its_return(tmp_p
     said = [text for text in caplog.messages if 'is not deterministic' in text]
     assert ['reset(seed=0)' in text for text in said][:2] == [True, True]
     arrays, tables = outcome(result.directory)
-    assert arrays['replays/rows/num_starts'].tolist() == [60]
+    (num_starts,) = arrays['replays/rows/num_starts']
+    assert 60 <= num_starts <= 62  # the last chunk is executed whole
     assert {row['success'] for row in tables['eval']} == {''}
     assert {row['episode_success'] for row in tables['online']} == {''}
     assert result.scores[0]['success'] is None
