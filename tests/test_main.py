@@ -160,10 +160,8 @@ def test_a_run_evaluates_on_another_task_with_another_choice(finished):
         (['--suite=robomimic', '--sparse'], "Unknown command line flag 'sparse'"),
     ],
 )
-def test_a_task_of_other_sizes_or_options_is_refused_in_one_line(
-    finished, programs, arguments, message
-):
-    result = programs('evaluate.py', f'--restore_path={finished[1]}', *arguments)
+def test_a_task_of_other_sizes_or_options_is_refused_in_one_line(finished, arguments, message):
+    result = run(f'--restore_path={finished[1]}', *arguments, program='evaluate.py', check=False)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert message in line
@@ -193,11 +191,11 @@ def test_seeds_trained_together_are_what_each_would_be_alone(finished, tmp_path)
         ('main.py', ['--flagfile=none.flags'], 'none.flags'),
         ('evaluate.py', ['--restore_path=/nowhere'], '/nowhere: no checkpoint there'),
         ('evaluate.py', ['--restore_path=x', '--eval_episodes=0'], 'flag --eval_episodes=0'),
-        ('reproduce.py', ['plan', '--table=5'], '--table=5: none'),
+        ('reproduce.py', ['plan', '--table=5'], '--table=5: not at --scale=paper'),
         (
             'reproduce.py',
             ['run', '--table=1', '--ray_address=auto', '--jobs=2'],
-            'machine alone',
+            'are for this machine only',
         ),
     ],
 )

@@ -33,6 +33,12 @@ import time
 from multiprocessing import active_children
 import envs
 
+class Sleeper:
+    def begin(self, seed, chunks):
+        return 0.0
+    def play(self, chunk):
+        time.sleep(60)
+
 simulators = envs.Simulators(Sleeper, 2, 'mine', 90)
 simulators.begin({i: envs.Start(0) for i in range(2)})
 print(*[process.pid for process in active_children()], flush=True)
