@@ -156,7 +156,6 @@ def test_a_run_evaluates_on_another_task_with_another_choice(finished):
             "has {'observations': (37,), 'actions': (5,)}, but the policy was trained with "
             f"{{'observations': (28,), 'actions': (5,)}} of {ENV_NAME}; choose a task",
         ),
-        (['--suite=toy_suite:suite', '--env_name=toy-push-v0'], "has {'observations': (3,)"),
         (['--suite=robomimic', '--sparse'], "Unknown command line flag 'sparse'"),
     ],
 )
