@@ -60,7 +60,7 @@ test: $(DEV)
 	$(PYTEST) -m 'not slow'
 
 test-all: test
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --dist loadfile  # fixtures of these files take a minute
 
 learns: $(READY)
 	$(BIN)/python -m tests.learns
