@@ -74,7 +74,7 @@ def _set(values: Mapping[str, str | None]) -> None:
 def import_mujoco(*names: str) -> None:
     """Imports modules that import MuJoCo, also where MUJOCO_GL names what does not work here.
 
-    Then nothing can be rendered in this process, which whoever tries is told.
+    In that case this process cannot render, and an attempt to do so fails.
     """
     try:
         for name in names:

@@ -383,7 +383,7 @@ class _Run:
 
     @property
     def where(self) -> str:
-        """The same in words."""
+        """The position, in words."""
         return f'{self.state.phase} step {self.state.step:,}'
 
     def advance_to_the_end(self) -> tuple[dict[str, float | None], ...]:
