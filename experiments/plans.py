@@ -2,7 +2,9 @@
 
 import dataclasses
 import fnmatch
+import os
 import pathlib
+import sys
 import tomllib
 from collections.abc import Sequence
 from typing import Any
@@ -12,19 +14,20 @@ from experiments.run_flags import parse
 from training import RunConfig
 from utils.errors import UserError
 
-TABLES = tomllib.loads((pathlib.Path(__file__).parent / 'tables.toml').read_text('utf-8'))
-SCALES = ('paper', 'small')
+HERE = pathlib.Path(__file__).absolute().parent
+TABLES = tomllib.loads((HERE / 'tables.toml').read_text('utf-8'))
+SIZES = ('actor_hidden_dims', 'critic_hidden_dims', 'batch_size')  # not in a run's name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Cell:
-    """A row of a table on a task, and its run with all seeds.
+class PlannedRun:
+    """The run of all seeds behind a cell of a table: a row on a task.
 
     Attributes:
         row: name of the row, such as 'K=1'.
         name: the method and its changed settings, such as 'DFP' or 'DFP top_k=1'. Cells with the
             same name and task share a run.
-        arguments: of main.py.
+        arguments: of main.py; flag files as seen from the current folder.
         config: the arguments, parsed.
     """
 
@@ -36,6 +39,16 @@ class Cell:
     @property
     def task(self) -> str:
         return self.config.env_name
+
+    @property
+    def label(self) -> str:
+        return f'{self.name}, {self.task}'
+
+    @property
+    def command(self) -> list[str]:
+        """The command of the run, to start in the current folder."""
+        program = os.path.relpath(HERE.parent / 'main.py')
+        return [os.path.relpath(sys.executable), program, *self.arguments]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +71,7 @@ class Plan:
     groups: dict[str, list[str]]
     by_group: bool
     phases: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[PlannedRun, ...]
 
     @property
     def rows(self) -> list[str]:
@@ -70,7 +83,7 @@ class Plan:
         return list(dict.fromkeys(cell.task for cell in self.cells))
 
     @property
-    def runs(self) -> list[Cell]:
+    def runs(self) -> list[PlannedRun]:
         """One cell per run; several cells may share a run."""
         return list({cell.config.directory: cell for cell in self.cells}.values())
 
@@ -96,8 +109,6 @@ def make_plan(
     Raises:
         UserError: the table, a row, method or task is unknown, or a setting is invalid.
     """
-    if scale not in SCALES:
-        raise UserError(f'--scale={scale}: use {" or ".join(SCALES)}')
     if table:
         content = _table(scale, table)
         rows = _chosen(content['rows'], methods, 'methods', f'table {table}')
@@ -115,7 +126,7 @@ def make_plan(
         groups = {task: [task] for task in tasks}
     num_seeds = seeds or content.get('seeds', 5)
     cells = [
-        _cell(row, row_flags, task, scale, num_seeds, tuple(flags))
+        _planned(row, row_flags, task, scale, num_seeds, tuple(flags))
         for group in groups.values()
         for task in group
         for row, row_flags in rows.items()
@@ -140,22 +151,18 @@ def _chosen(known: dict[str, Any], names: Sequence[str], flag: str, where: str) 
     return {name: value for name, value in known.items() if not names or name in names}
 
 
-def _cell(
+def _planned(
     row: str, row_flags: list[str], task: str, scale: str, seeds: int, flags: tuple[str, ...]
-) -> Cell:
+) -> PlannedRun:
     patterns = TABLES[scale]['flags']
     matching = [pattern for pattern in patterns if fnmatch.fnmatchcase(task, pattern)]
     if not matching:
         raise UserError(f'--tasks={task}: not at --scale={scale}; it has {", ".join(patterns)}')
-    arguments = (
-        *patterns[matching[0]],
-        f'--env_name={task}',
-        f'--num_seeds={seeds}',
-        *row_flags,
-        *flags,
-    )
+    folder = os.path.relpath(HERE)
+    of_scale = [flag.replace('=experiments/', f'={folder}/') for flag in patterns[matching[0]]]
+    arguments = (*of_scale, f'--env_name={task}', f'--num_seeds={seeds}', *row_flags, *flags)
     config = parse(['main.py', *arguments])
-    return Cell(row, _name(config), arguments, config)
+    return PlannedRun(row, _name(config), arguments, config)
 
 
 def _name(config: RunConfig) -> str:
@@ -169,6 +176,3 @@ def _name(config: RunConfig) -> str:
         if value != usual.get(name) and name not in SIZES
     ]
     return ' '.join([config.method, *differing])
-
-
-SIZES = ('actor_hidden_dims', 'critic_hidden_dims', 'batch_size')

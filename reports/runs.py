@@ -191,12 +191,17 @@ def score_name(metrics: Iterable[str]) -> str:
 # ---- gathering ----------------------------------------------------------------------------------
 
 
+def merged(path: pathlib.Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows of a file of results, with those of `table` in place of the same seeds."""
+    return newest(pd.concat([read_results(path), table], ignore_index=True), SEED)
+
+
 def gather(path: pathlib.Path, table: pd.DataFrame) -> int:
     """Adds runs to a file of results, one row per evaluation; returns its number of rows.
 
     They replace rows of the same seed, method and task.
     """
-    table = newest(pd.concat([read_results(path), table], ignore_index=True), SEED)
+    table = merged(path, table)
     index = ['task', *(name for name in SEED if name != 'task'), 'phase', 'step', *GROUP[2:], *HOW]
     rows = table[table['metric'].isin(GATHERED)].pivot_table('value', index, 'metric', 'last')
     rows = rows.reindex(columns=GATHERED).reset_index()

@@ -10,7 +10,7 @@ import pytest
 from small_runs import make_config, read_table
 
 import agents
-from experiments.progress import look
+from experiments.progress import progress_of
 from experiments.run_flags import parse
 from training import Interrupted, RunConfig, load_policy, train
 from training.code import fingerprint
@@ -144,7 +144,7 @@ def test_an_interrupted_run_does_not_go_on_with_another_loss_unless_it_is_told_t
         start(config, interrupt_once)
     copied('agents/dfp.py', '"""Drifting Field Policy', '"""Drifting')
     copied('agents/fql.py', 'actor_loss', 'loss_of_actor')
-    assert look(config).status == 'interrupted'
+    assert progress_of(config).status == 'interrupted'
     copied('agents/dfp.py', 'config.topk_weight * loss', '2 * config.topk_weight * loss')
     copied('utils/replay.py', 'def ', 'def _')
     message = (

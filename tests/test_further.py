@@ -6,7 +6,7 @@ import pytest
 import toy_suite
 from small_runs import assert_equal_outcomes, make_config, outcome, read_table
 
-from experiments.progress import look
+from experiments.progress import progress_of
 from training import train
 from training.logs import read_status
 from utils.errors import UserError
@@ -75,10 +75,10 @@ def test_a_run_that_has_more_steps_than_are_asked_for_is_complete(ended):
 
 def test_a_plan_counts_what_each_run_still_owes(ended):
     ask, _ = ended
-    assert look(ask()).status == look(ask(online_steps=20)).status == 'done'
-    longer = look(ask(online_steps=60))
+    assert progress_of(ask()).status == progress_of(ask(online_steps=20)).status == 'done'
+    longer = progress_of(ask(online_steps=60))
     assert (longer.status, longer.part) == ('interrupted', 45 / 80)
-    assert look(ask(offline_steps=21)).status == 'planned'
+    assert progress_of(ask(offline_steps=21)).status == 'planned'
 
 
 def test_a_run_is_not_cut_to_fewer_steps_than_its_checkpoint_has(ended, tmp_path):

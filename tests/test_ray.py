@@ -6,10 +6,10 @@ import time
 
 import pytest
 from small_runs import assert_equal_outcomes
-from test_engines import from_the_root, plan_of  # noqa: F401
+from test_schedulers import from_the_root, plan_of  # noqa: F401
 
-from experiments.engines import Slot, run_here, run_on_ray
-from experiments.progress import look
+from experiments.progress import counts, progress_of
+from experiments.schedulers import RayCluster, Slot, ThisMachine, run_all
 
 ray = pytest.importorskip('ray', reason='experiments/requirements-ray.txt is not installed')
 
@@ -23,23 +23,22 @@ def test_every_run_is_complete_once_though_a_node_is_lost(tmp_path):
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 
     def lose_a_node():
-        while not all(look(cell.config).part > 0.1 for cell in plan.runs):
+        while not all(progress_of(run.config).part > 0.1 for run in plan.runs):
             time.sleep(0.05)
         cluster.remove_node(nodes[0], allow_graceful=False)
 
     thread = threading.Thread(target=lose_a_node)
     thread.start()
     try:
-        outcome = run_on_ray(plan.runs, cluster.address, lines.append)
+        assert run_all(plan.runs, RayCluster(cluster.address), lines.append) == []
     finally:
         thread.join()
         cluster.shutdown()
-    assert {cell.row for cell in outcome.done} == {'DFP', 'BFN'}
-    assert {look(cell.config).status for cell in plan.runs} == {'done'}
+    assert counts(plan.runs) == '2 done'
     folders = [path for path in plan.runs[0].config.directory.parent.iterdir() if path.is_dir()]
     assert len(folders) == 2  # none was begun twice
     alone = plan_of(tmp_path / 'alone', *flags)
-    run_here(alone.runs, [Slot(), Slot()], print)
+    run_all(alone.runs, ThisMachine([Slot(), Slot()]), print)
     for here, there in zip(alone.runs, plan.runs, strict=True):
         assert_equal_outcomes(here.config.directory, there.config.directory)
     assert not any(re.search('failed', line) for line in lines)

@@ -4,22 +4,22 @@ from training.config import RunConfig
 from training.interruption import Interrupted
 from training.run import (
     Result,
-    code_problem,
     is_complete,
     load_agent,
     load_agents,
     load_policy,
     train,
+    why_stale,
 )
 
 __all__ = [
     'Interrupted',
     'Result',
     'RunConfig',
-    'code_problem',
     'is_complete',
     'load_agent',
     'load_agents',
     'load_policy',
     'train',
+    'why_stale',
 ]

@@ -1,8 +1,8 @@
 """Schedulers skip, resume, retry, stop and report the runs of a plan."""
 
-import dataclasses
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,14 +13,17 @@ from types import SimpleNamespace
 
 import pytest
 import toy_suite
-from result_files import long_table
+from result_files import long_table, write_run
 from small_runs import AGENT
 
-from experiments import engines, progress, slurm
-from experiments.engines import Slot, run_here, slots
-from experiments.plans import make_plan
-from experiments.progress import look
+from experiments import progress, schedulers
+from experiments.plans import PlannedRun, make_plan
+from experiments.progress import counts, progress_of
+from experiments.run_flags import parse
+from experiments.schedulers import Slot, ThisMachine, run_all, slots
+from experiments.slurm import job_array
 from reports import runs
+from training import train
 from training.logs import RunFolder
 from utils.errors import UserError
 
@@ -52,28 +55,26 @@ def from_the_root(monkeypatch):
 def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
     """A signal stops the first call while both runs work; the second resumes; the third skips."""
     plan, lines = plan_of(tmp_path, '--online_steps=500', '--eval_interval=250'), []
-    places = [Slot(), Slot()]
-    assert {look(cell.config).status for cell in plan.runs} == {'planned'}
+    assert counts(plan.runs) == '2 planned'
 
     def stop():
-        while not all(look(cell.config).part > 0.02 for cell in plan.runs):
+        while not all(progress_of(run.config).part > 0.02 for run in plan.runs):
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop, daemon=True).start()
-    outcome = run_here(plan.runs, places, lines.append)
-    assert [cell.row for cell in outcome.left] == ['DFP', 'BFN']
-    assert progress.summary(plan.runs) == {'interrupted': 2}
+    machine = ThisMachine([Slot(), Slot()])
+    assert run_all(plan.runs, machine, lines.append) == []
+    assert counts(plan.runs) == '2 interrupted'
     assert any(line.startswith('Stopping 2 runs; each saves its state') for line in lines)
 
-    outcome = run_here(plan.runs, places, lines.append)
-    assert {cell.row for cell in outcome.done} == {'DFP', 'BFN'}
+    machine = ThisMachine([Slot(), Slot()])
+    assert run_all(plan.runs, machine, lines.append) == []
+    assert counts(plan.runs) == '2 done'
     assert any(re.match('DFP, .*: continues at', line) for line in lines)
     lines.clear()
-    outcome = run_here(plan.runs, places, lines.append)
-    assert [cell.row for cell in outcome.done] == ['DFP', 'BFN']
+    assert run_all(plan.runs, machine, lines.append) == []
     assert lines == []
-    assert progress.summary(plan.runs) == {'done': 2}
 
     table = progress.results_of(plan.runs)
     assert table['versions'].str.match(r'jax [\d.]+; mujoco [\d.]+; python 3').all()
@@ -93,30 +94,28 @@ def test_runs_are_made_once_and_resumed_and_their_results_gathered(tmp_path):
 def test_a_run_that_fails_is_tried_again_and_then_named(tmp_path):
     plan, lines = plan_of(tmp_path, methods=('DFP',)), []
     (tmp_path / 'data').write_text('a file where the folder should be')
-    outcome = run_here(plan.runs, [Slot()], lines.append, retries=1)
-    assert [cell.row for cell in outcome.failed] == ['DFP']
+    assert run_all(plan.runs, ThisMachine([Slot()]), lines.append, retries=1) == plan.runs
     assert sum('it will restart' in line for line in lines) == 1
     assert re.search('failed 2 times: .*data', lines[-1])
-    assert look(plan.runs[0].config).status == 'planned'  # a failed start leaves nothing
+    assert progress_of(plan.runs[0].config).status == 'planned'  # a failed start leaves nothing
 
 
 def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
     plan, lines = plan_of(tmp_path, methods=('DFP',)), []
     folder = RunFolder(plan.runs[0].config.directory)
     try:
-        assert look(plan.runs[0].config).status == 'running'
-        outcome = run_here(plan.runs, [Slot()], lines.append)
+        assert progress_of(plan.runs[0].config).status == 'running'
+        assert run_all(plan.runs, ThisMachine([Slot()]), lines.append) == []
     finally:
         folder.close()
-    assert [cell.row for cell in outcome.elsewhere] == ['DFP']
     (line,) = lines
     assert line.startswith(f'DFP, {toy_suite.ENV_NAME}: already running')
 
 
 def test_nothing_is_started_that_has_no_time(tmp_path):
     plan = plan_of(tmp_path)
-    outcome = run_here(plan.runs, [Slot()], print, minutes=1)
-    assert [cell.row for cell in outcome.left] == ['DFP', 'BFN']
+    assert run_all(plan.runs, ThisMachine([Slot()]), print, minutes=1) == []
+    assert counts(plan.runs) == '2 planned'
 
 
 @pytest.mark.slow
@@ -125,47 +124,87 @@ def test_runs_are_stopped_in_time_and_saved(tmp_path, monkeypatch):
     plan, lines = plan_of(tmp_path, '--online_steps=100000', methods=('DFP',)), []
 
     def clock():
-        return 60 * 10 - engines.GRACE + 1 if look(plan.runs[0].config).part > 0 else 0
+        return 60 * 10 - schedulers.GRACE + 1 if progress_of(plan.runs[0].config).part > 0 else 0
 
-    monkeypatch.setattr(engines, 'time', SimpleNamespace(monotonic=clock, sleep=time.sleep))
-    outcome = run_here(plan.runs, [Slot()], lines.append, minutes=10)
-    assert [cell.row for cell in outcome.left] == ['DFP']
+    monkeypatch.setattr(schedulers, 'time', SimpleNamespace(monotonic=clock, sleep=time.sleep))
+    assert run_all(plan.runs, ThisMachine([Slot()]), lines.append, minutes=10) == []
     assert lines[-1].startswith('Stopping 1 runs; each saves its state')
-    assert look(plan.runs[0].config).status == 'interrupted'
+    assert progress_of(plan.runs[0].config).status == 'interrupted'
 
 
-def test_places_are_gpus_or_else_cores(monkeypatch):
+def test_slots_are_gpus_or_else_cores(monkeypatch):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1,3')
-    assert [dict(slot.environment)['CUDA_VISIBLE_DEVICES'] for slot in slots()] == ['1', '3']
+    assert [slot.environment for slot in slots()] == [
+        {'CUDA_VISIBLE_DEVICES': '1'}, {'CUDA_VISIBLE_DEVICES': '3'},
+    ]  # fmt: skip
     shared = slots(3)
-    assert [dict(slot.environment)['CUDA_VISIBLE_DEVICES'] for slot in shared] == ['1', '3', '1']
-    assert dict(shared[0].environment)['XLA_PYTHON_CLIENT_PREALLOCATE'] == 'false'
+    assert [slot.environment['CUDA_VISIBLE_DEVICES'] for slot in shared] == ['1', '3', '1']
+    assert shared[0].environment['XLA_PYTHON_CLIENT_PREALLOCATE'] == 'false'
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     cores = sorted(os.sched_getaffinity(0))
     assert [slot.cores for slot in slots()] == [(core,) for core in cores]
     assert sorted(slots(1)[0].cores) == cores
-    with pytest.raises(UserError, match='--jobs=0: must be at least 1'):
-        slots(0)
 
 
 @pytest.mark.slow
-def test_a_run_is_pinned_to_its_cores(tmp_path):
-    cell = dataclasses.replace(plan_of(tmp_path, methods=('DFP',)).runs[0], arguments=('--help',))
+def test_a_run_is_pinned_to_its_cores(tmp_path, monkeypatch):
+    (run,) = plan_of(tmp_path, methods=('DFP',)).runs
     core = min(os.sched_getaffinity(0))
-    child = engines.Child(cell, Slot(cores=(core,)))
-    assert os.sched_getaffinity(child.process.pid) == {core}
-    child.process.wait()
-    assert child.finished() == 0
+    code = 'import os; print(os.sched_getaffinity(0))'
+    monkeypatch.setattr(PlannedRun, 'command', [sys.executable, '-c', code])
+    machine = ThisMachine([Slot(cores=(core,))])
+    machine.start(run)
+    while not (found := machine.ended()):
+        time.sleep(0.01)
+    assert found == [(run, 0)]
+    assert schedulers.describe_end(run, 0) == f'{{{core}}}'
 
 
 @pytest.mark.slow
-def test_the_program_plans_without_starting_anything(tmp_path):
-    command = [sys.executable, 'reproduce.py', 'plan', '--table=7', f'--save_dir={tmp_path}']
-    done = subprocess.run([*command, '--eval_episodes=7'], capture_output=True, text=True)
+def test_a_user_elsewhere_plans_in_a_folder_of_his_own_and_starts_nothing(tmp_path, monkeypatch):
+    """The commands that it prints are those of that folder, as are relative paths."""
+    monkeypatch.chdir(tmp_path)
+    program = [sys.executable, ROOT / 'reproduce.py']
+    command = [*program, 'plan', '--table=7', '--save_dir=mine', '--eval_episodes=7']
+    done = subprocess.run(command, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith('planned')]
     assert len(lines) == 5
     assert all('--eval_episodes=7' in line for line in lines)
     assert list(tmp_path.iterdir()) == []
+    _, program, *arguments = shlex.split(lines[0])[2:]
+    assert Path(program).resolve() == ROOT / 'main.py'
+    config = parse(['main.py', *arguments])
+    assert (config.run_group, config.eval_episodes) == ('paper', 7)
+    monkeypatch.chdir(ROOT)
+    assert make_plan('7').runs[0].command[1:3] == [
+        'main.py', '--flagfile=experiments/paper.flags',
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_results_and_reports_lie_where_the_user_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write_run(make_plan(methods=['DFP'], tasks=[CUBE]).runs[0].config.directory)
+    assert not folder.is_absolute()
+    flags = f'--methods=DFP --tasks={CUBE} --results=r.csv --output=report --save_dir=exp'.split()
+    for command in ('gather', 'report'):
+        program = [sys.executable, ROOT / 'reproduce.py', command]
+        subprocess.run([*program, *flags], check=True, capture_output=True)
+    assert {path.name for path in tmp_path.iterdir()} == {'exp', 'r.csv', 'report'}
+    assert (tmp_path / 'report' / 'paper-methods.html').exists()
+
+
+def test_a_complete_run_of_other_data_is_refused_as_main_refuses_it(tmp_path):
+    plan, lines = plan_of(tmp_path, '--online_steps=0', methods=('DFP',)), []
+    (run,) = plan.runs
+    train(run.config, show_progress=False)
+    assert progress_of(run.config).status == 'done'
+    toy_suite.write_dataset(tmp_path / 'data', 10)
+    assert run_all(plan.runs, ThisMachine([Slot()]), lines.append) == [run]
+    with pytest.raises(UserError, match='was made with other data of the same name') as error:
+        train(run.config, show_progress=False)
+    assert lines == [f'{run.label}: {error.value}']
+    assert counts(plan.runs) == '1 changed'
 
 
 def test_what_was_gathered_is_left_out_of_a_plan(tmp_path):
@@ -176,8 +215,7 @@ def test_what_was_gathered_is_left_out_of_a_plan(tmp_path):
         for seed in plan.runs[0].config.seeds
     ]
     runs.gather(path, long_table(ends, tmp_path / 'ends.csv'))
-    count, others = progress.without_gathered(plan, runs.read_results(path))
-    assert (count, others.rows) == (1, ['MVP'])
+    assert progress.without_gathered(plan, runs.read_results(path)).rows == ['MVP']
 
 
 RUN = """
@@ -197,8 +235,8 @@ def test_a_slurm_job_that_is_signalled_saves_and_is_queued_again(
     kind, status, tmp_path, monkeypatch
 ):
     commands = iter([['false'], [sys.executable, '-c', RUN, kind]])
-    monkeypatch.setattr(slurm, 'command', lambda _: next(commands))
-    script = slurm.job_array(make_plan(methods=['DFP', 'MVP'], tasks=[CUBE]).runs)
+    monkeypatch.setattr(PlannedRun, 'command', property(lambda _: next(commands)))
+    script = job_array(make_plan(methods=['DFP', 'MVP'], tasks=[CUBE]).runs)
     (tmp_path / 'scontrol').write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/queued\n')
     (tmp_path / 'scontrol').chmod(0o755)
     (tmp_path / 'job.sh').write_text(script)
