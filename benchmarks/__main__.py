@@ -13,16 +13,13 @@ from absl import app, flags
 from benchmarks.common import results_of, table
 
 FLAGS = flags.FLAGS
-# Module -> headings of its tables, which are the lists in its JSON.
-BENCHMARKS = {
-    'update': {
-        'paper_size': 'One update at paper size (4 x 512, B = 256)',
-        'small_size': 'One update at small size (2 x 128, B = 64)',
-    },
-    'seeds': {'seeds': 'Seeds trained together, per update of one seed'},
-    'latency': {'latency': "A robot's wait for a chunk at paper size, batch 1"},
-    'online': {'online': 'The online loop, per environment step of all seeds together'},
-    'evaluation': {'evaluation': 'Evaluation of 50 episodes of cube-double'},
+TITLES = {  # heading of each table, by module and the table's name
+    ('update', 'paper_size'): 'One update at paper size (4 x 512, B = 256)',
+    ('update', 'small_size'): 'One update at small size (2 x 128, B = 64)',
+    ('seeds', 'seeds'): 'Seeds trained together, per update of one seed',
+    ('latency', 'latency'): "A robot's wait for a chunk at paper size, batch 1",
+    ('online', 'online'): 'The online loop, per environment step of all seeds together',
+    ('evaluation', 'evaluation'): 'Evaluation of 50 episodes of cube-double',
 }
 
 
@@ -30,16 +27,14 @@ def markdown(results: dict[str, dict[str, Any]]) -> str:
     """Returns the tables of all benchmarks."""
     lines = ['# Costs', '', 'Written by `make bench` (`python -m benchmarks`). Medians. Within a']
     lines += ['table, the things compared took turns in one run.']
-    for module in filter(results.get, BENCHMARKS):
-        found = results[module]
-        commit = found['commit'][:7] + ' with changes' * found['commit'].endswith('-dirty')
-        for name, title in BENCHMARKS[module].items():
-            lines += ['', f'## {title}', '', table(found[name])]
-        lines += [
-            '',
-            f'`python -m benchmarks.{module}` at {commit}, {found["date"]}, on',
-        ]
-        lines += ['{device} ({devices}; CPU {cpu}), Python {python}, jax {jax}.'.format(**found)]
+    for (module, name), title in TITLES.items():
+        if found := results.get(module):
+            commit = found['commit'][:7] + ' with changes' * found['commit'].endswith('-dirty')
+            lines += ['', f'## {title}', '', table(found[name]), '']
+            lines += [f'`python -m benchmarks.{module}` at {commit}, {found["date"]}, on']
+            lines += [
+                '{device} ({devices}; CPU {cpu}), Python {python}, jax {jax}.'.format(**found)
+            ]
     return '\n'.join(lines) + '\n'
 
 
@@ -48,7 +43,7 @@ def main(_) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     as_json = output.with_suffix('.json')
     results = json.loads(as_json.read_text('utf-8')) if FLAGS.only and as_json.exists() else {}
-    for module in FLAGS.only or BENCHMARKS:
+    for module in FLAGS.only or dict.fromkeys(module for module, _ in TITLES):
         print(f'\n{module}', flush=True)
         results[module] = results_of(module)
         as_json.write_text(json.dumps(results, indent=2) + '\n', 'utf-8')

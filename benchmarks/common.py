@@ -19,7 +19,8 @@ from absl import app, flags, logging
 
 from agents import make_agent
 from agents.base import Agent
-from experiments.methods import METHODS, run_config
+from experiments.command_line import one_line_errors
+from experiments.methods import run_config
 from training import RunConfig
 from training import state as states
 from training.logs import versions
@@ -34,22 +35,20 @@ CUBE_DOUBLE = 'cube-double-play-singletask-task2-v0'
 OBSERVATION_DIM, ACTION_DIM = 37, 5  # of cube-double
 EPISODES, EPISODE_ROWS = 200, 1001
 SMALL = {'batch_size': 64, 'actor_hidden_dims': (128, 128), 'critic_hidden_dims': (128, 128)}
+Tables = dict[str, list[dict[str, Any]]]  # rows by the table's name
 
 
-def new_agent(method: str, seed: int = 0, **changes) -> Agent:
+def new_agent(method: str, **changes) -> Agent:
     """Makes an agent with the paper's settings for cube-double, except for `changes`."""
     spec = Spec.of(make_rows(episodes=1))
-    return make_agent(describe(run_config(method, CUBE_DOUBLE, changes), spec), seed)
+    return make_agent(describe(run_config(method, CUBE_DOUBLE, changes), spec), seed=0)
 
 
 def make_rows(
-    observation_dim: int = OBSERVATION_DIM,
-    action_dim: int = ACTION_DIM,
-    episodes: int = EPISODES,
-    seed: int = 0,
+    observation_dim: int = OBSERVATION_DIM, action_dim: int = ACTION_DIM, episodes: int = EPISODES
 ) -> dict[str, np.ndarray]:
     """Makes a data set of noise, by default a small one."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     num = episodes * EPISODE_ROWS
     return {
         'observations': rng.standard_normal((num, observation_dim), np.float32),
@@ -60,31 +59,24 @@ def make_rows(
     }
 
 
-def begin(
-    config: RunConfig, rows: Rows, devices: Sequence[jax.Device] = ()
-) -> tuple[RunState, list[Rows]]:
-    """Returns the initial state of a run and the data.
-
-    Args:
-        config: of the run.
-        rows: the data set.
-        devices: for the seeds; by default those that a run uses.
-
-    Returns:
-        The state, and the data set on each device in use.
-    """
-    devices = list(devices) or jax.local_devices()
-    data = [jax.device_put(rows, device) for device in devices[: config.num_seeds]]
+def begin(config: RunConfig, rows: Rows) -> tuple[RunState, list[Rows]]:
+    """Returns the initial state of a run, and the data set on each device in use."""
+    data = [jax.device_put(rows, device) for device in jax.local_devices()[: config.num_seeds]]
     description = describe(config, Spec.of(rows.fields))
     return states.create(description, config.seeds, data, config.buffer_size), data
 
 
 class Fused:
-    """Blocks of updates of one or more seeds, sampled on the device: one dispatch per device."""
+    """Blocks of updates of all seeds of a run, sampled on the device: one dispatch per device."""
 
-    def __init__(self, seeds: Sequence[SeedState], data: Sequence[Rows]):
-        """Takes the `seeds` of a state (buffers are donated) and the data on their devices."""
-        self.seeds, self.data = list(seeds), list(data)
+    def __init__(self, config: RunConfig, rows: Rows, online: bool = False):
+        state, self.data = begin(config, rows)
+        self.seeds = list(state.seeds)
+        if online:
+            for i, (part, data) in enumerate(zip(self.seeds, self.data, strict=True)):
+                agents = part.agents.replace(online=True)
+                totals = zero_totals(agents, part.replays, data)  # the logged metrics may differ
+                self.seeds[i] = part.replace(agents=agents, totals=totals)
 
     def __call__(self, num_updates: int) -> list[Totals]:
         for i, (part, data) in enumerate(zip(self.seeds, self.data, strict=True)):
@@ -96,23 +88,10 @@ class Fused:
         return [part.totals for part in self.seeds]
 
 
-def fused(config: RunConfig, rows: Rows, online: bool = False) -> Fused:
-    """Returns fused updates of all seeds of a run, in the offline or the online phase."""
-    state, data = begin(config, rows)
-    if not online:
-        return Fused(state.seeds, data)
-    seeds = []
-    for part, on_device in zip(state.seeds, data, strict=True):
-        agents = part.agents.replace(online=True)
-        totals = zero_totals(agents, part.replays, on_device)  # the logged metrics may differ
-        seeds.append(SeedState(agents, part.replays, totals))
-    return Fused(seeds, data)
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    """Returns the seconds that `function` and the device work it returns take."""
+def seconds(function: Callable, *arguments: Any) -> float:
+    """Returns the seconds that a call and the device work that it returns take."""
     start = time.perf_counter()
-    jax.block_until_ready(function())
+    jax.block_until_ready(function(*arguments))
     return time.perf_counter() - start
 
 
@@ -123,7 +102,7 @@ def product_rate(repeats: int = 5) -> float:
     """
     x, w = jnp.ones((4096, 512)), jnp.full((512, 512), 1 / 512)
     jax.block_until_ready(_products(x, w))
-    took = [seconds(functools.partial(_products, x, w)) for _ in range(repeats)]
+    took = [seconds(_products, x, w) for _ in range(repeats)]
     return 8 * 2 * 4096 * 512 * 512 / float(np.median(took))
 
 
@@ -144,25 +123,22 @@ def measure(
     Returns:
         Seconds per update of each runner, and the rate of the product in between (FLOP/s).
     """
-    blocks: dict[Any, int] = {}
+    blocks = {}
     for name, run in runners.items():
         jax.block_until_ready(run(1))
-        once = seconds(functools.partial(run, 1))
-        blocks[name] = int(np.clip(1.0 / once, 3, 1000))
+        blocks[name] = int(np.clip(1.0 / seconds(run, 1), 3, 1000))
     times, rates = {name: [] for name in runners}, []
     for _ in range(repeats):
         for name, run in runners.items():
             rates.append(product_rate())
-            times[name].append(seconds(functools.partial(run, blocks[name])) / blocks[name])
-    rates.append(product_rate())
+            times[name].append(seconds(run, blocks[name]) / blocks[name])
     medians = {name: float(np.median(values)) for name, values in times.items()}
     return medians, float(np.median(rates))
 
 
 def machine() -> dict[str, Any]:
     """Describes the machine, the versions and the commit."""
-    device = jax.devices()[0]
-    found = versions()
+    device, found = jax.devices()[0], versions()
     return {
         'device': device.device_kind,
         'platform': device.platform,
@@ -188,25 +164,15 @@ def _cell(x: Any) -> str:
     return str(x)
 
 
-def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints `table(rows)`."""
-    print(table(rows), flush=True)
-
-
-def save(path: str | None, content: dict[str, Any]) -> None:
-    """Writes results as JSON, if a path is given."""
-    if path:
-        pathlib.Path(path).write_text(json.dumps(machine() | content, indent=2) + '\n', 'utf-8')
-
-
 def results_of(
     module: str, arguments: Sequence[str] = (), checkout: str | pathlib.Path | None = None
 ) -> dict[str, Any]:
-    """Runs a benchmark in its own process and returns its results.
+    """Runs a benchmark in its own process; returns its tables, and what `machine` says there.
 
     Args:
         module: name of the benchmark.
         arguments: its flags.
+        checkout: of the project, in which it runs; default: this one.
 
     Raises:
         subprocess.CalledProcessError: it failed; it has printed its own message.
@@ -218,18 +184,18 @@ def results_of(
         return json.loads(path.read_text('utf-8'))
 
 
-def check_methods(methods: Sequence[str]) -> None:
-    """Raises UsageError for an unknown method in `--methods`."""
-    if unknown := set(methods) - set(METHODS):
-        raise app.UsageError(f'--methods: no {", ".join(unknown)}; there are {", ".join(METHODS)}')
-
-
-def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a benchmark as a program with `--json`."""
+def run(main: Callable[[list[str]], Tables]) -> None:
+    """Runs a benchmark as a program: prints its tables, and writes them to `--json`."""
     flags.DEFINE_string('json', None, 'File for the results.')
+    with one_line_errors():
+        app.run(functools.partial(_measure, main))
 
-    def quiet(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)
-        main(argv)
 
-    app.run(quiet)
+def _measure(main: Callable[[list[str]], Tables], argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    tables = main(argv)
+    for rows in tables.values():
+        print(f'\n{table(rows)}', flush=True)
+    if flags.FLAGS.json:
+        text = json.dumps(machine() | tables, indent=2) + '\n'
+        pathlib.Path(flags.FLAGS.json).write_text(text, 'utf-8')

@@ -9,86 +9,54 @@ neighbouring pairs. With equal checkouts, all n ratios of a number fall on the s
 probability 1 / 2^(n-1), so a single deviation among many numbers says little.
 """
 
-import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
+import pandas as pd
 from absl import app, flags
 
-from benchmarks.common import print_table, results_of, run, save
+from benchmarks.common import Tables, results_of, run
 
 FLAGS = flags.FLAGS
-Key = tuple[str, str, str]  # table, row, column
-Results = dict[str, Any]
 
 
-def numbers(results: Results, others: Results) -> Iterator[tuple[Key, float]]:
-    """Yields the measured numbers of the tables that both have.
+def numbers(results: dict[str, Any]) -> pd.Series:
+    """Returns the measured numbers by table, row and column.
 
-    A row is identified by its cells that are not measured (text and counts) in common columns.
+    A row is identified by its cells that are not measured: text and counts.
     """
+    found = {}
     for table, rows in results.items():
-        if not isinstance(rows, list) or table not in others:
-            continue
-        shared = [column for column in rows[0] if column in others[table][0]]
-        for row in rows:
-            label = ' '.join(str(row[name]) for name in shared if not isinstance(row[name], float))
-            for column in shared:
-                if isinstance(row[column], float):
-                    yield (table, label, column), row[column]
+        for row in rows if isinstance(rows, list) else []:
+            label = ' '.join(str(x) for x in row.values() if not isinstance(x, float))
+            measured = {column: x for column, x in row.items() if isinstance(x, float)}
+            found |= {(table, label, column): x for column, x in measured.items()}
+    return pd.Series(found)
 
 
-def in_turns(module: str, arguments: list[str], repeats: int) -> list[tuple[Results, Results]]:
-    """Returns neighbouring pairs of results, this checkout's first."""
-    pairs = []
-    for repeat in range(repeats):
-        checkouts = [None, FLAGS.other]
-        if repeat % 2:
-            checkouts.reverse()
-        found = {}
-        for checkout in checkouts:
-            print(f'\n{checkout or "This checkout"}', flush=True)
-            found[checkout] = results_of(module, arguments, checkout)
-        pairs.append((found[None], found[FLAGS.other]))
-    return pairs
+def ratios(these: pd.DataFrame, others: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns a row per number that all results have; a column of each is one run."""
+    ratio = (these / others).dropna()
+    medians = [each.loc[ratio.index].median(axis=1) for each in (these, others)]
+    columns = [*medians, medians[0] / medians[1], ratio.min(axis=1), ratio.max(axis=1)]
+    names = ('this', 'other', 'this / other', 'lowest', 'highest')
+    found = pd.DataFrame(dict(zip(names, columns, strict=True)))
+    return found.rename_axis(['table', 'row', 'column']).reset_index().to_dict('records')
 
 
-def ratios(pairs: list[tuple[Results, Results]]) -> list[dict[str, Any]]:
-    """Returns a row per number that all results have."""
-    ours = [dict(numbers(this, other)) for this, other in pairs]
-    theirs = [dict(numbers(other, this)) for this, other in pairs]
-    rows = []
-    for key in ours[0]:
-        if not all(found.get(key) for found in [*ours, *theirs]):
-            continue
-        a, b = (np.array([found[key] for found in side]) for side in (ours, theirs))
-        rows.append(
-            dict(zip(('table', 'row', 'column'), key, strict=True))
-            | {
-                'this': float(np.median(a)),
-                'other': float(np.median(b)),
-                'this / other': float(np.median(a) / np.median(b)),
-                'lowest': float((a / b).min()),
-                'highest': float((a / b).max()),
-            }
-        )
-    return rows
-
-
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> Tables:
     if len(argv) < 2 or not (pathlib.Path(FLAGS.other) / 'benchmarks' / f'{argv[1]}.py').is_file():
         raise app.UsageError(
             f'--other={FLAGS.other} {" ".join(argv[1:])}: name a checkout, and a benchmark in it'
         )
-    pairs = in_turns(argv[1], argv[2:], FLAGS.repeats)
-    rows = ratios(pairs)
-    print()
-    print_table(rows)
-    commits = {'this': pairs[0][0]['commit'], 'other': pairs[0][1]['commit']}
-    print(json.dumps(commits))
-    save(FLAGS.json, {'compare': rows, 'commits': commits})
+    found = {None: [], FLAGS.other: []}
+    for repeat in range(FLAGS.repeats):
+        for checkout in [*found][:: -1 if repeat % 2 else 1]:
+            print(f'\n{checkout or "This checkout"}', flush=True)
+            found[checkout].append(results_of(argv[1], argv[2:], checkout))
+    print({checkout or 'this': each[0]['commit'] for checkout, each in found.items()})
+    these, others = (pd.concat(map(numbers, each), axis=1) for each in found.values())
+    return {'compare': ratios(these, others)}
 
 
 if __name__ == '__main__':

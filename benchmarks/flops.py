@@ -8,70 +8,51 @@ import itertools
 
 from agents.base import Agent
 
-
-def mlp_flops(rows: int, inputs: int, hidden: tuple[int, ...], outputs: int) -> int:
-    """Returns the work of one forward pass."""
-    sizes = (inputs, *hidden, outputs)
-    return sum(2 * rows * a * b for a, b in itertools.pairwise(sizes))
-
-
 # Time inputs of the network.
 NUM_TIMES = {'bfn': 1, 'dfp': 0, 'driftql': 0, 'fmq': 2, 'fql': 1, 'mvp': 2, 'qam': 1}
 
 
+def mlp_flops(inputs: int, hidden: tuple[int, ...], outputs: int) -> int:
+    """Returns the work of one forward pass of one row."""
+    return sum(2 * a * b for a, b in itertools.pairwise((inputs, *hidden, outputs)))
+
+
 def update_flops(agent: Agent) -> int:
     """Returns the necessary work of one update of an agent in its phase."""
-    config, batch = agent.config, agent.config.batch_size
-    spec = agent.spec
-    inputs = spec.observation.shape[0] + spec.chunk_dim
-    more_noise = getattr(config, 'noise_dim', 0) and config.noise_dim - spec.chunk_dim
+    config, spec, name = agent.config, agent.spec, agent.config.agent_name
+    size, steps = spec.observation.shape[0], getattr(config, 'flow_steps', 1)
 
-    def actor(rows, num_times=NUM_TIMES[config.agent_name]):
-        size = inputs + more_noise + num_times
-        return mlp_flops(rows, size, config.actor_hidden_dims, spec.chunk_dim)
+    def actor(passes, num_times=NUM_TIMES[name]):
+        inputs = size + agent.noise_dim + num_times
+        return passes * mlp_flops(inputs, config.actor_hidden_dims, spec.chunk_dim)
 
-    def critics(rows):
-        return config.num_qs * mlp_flops(rows, inputs, config.critic_hidden_dims, 1)
+    def critics(passes):
+        inputs = size + spec.chunk_dim
+        return passes * config.num_qs * mlp_flops(inputs, config.critic_hidden_dims, 1)
 
-    uses_top_k = getattr(agent, 'uses_top_k', False)
-    name = config.agent_name
-    one_sample = {
-        'bfn': lambda rows: config.flow_steps * actor(rows),
-        'fql': lambda rows: actor(rows, num_times=0),
-        'mvp': actor,
-        'dfp': actor,
-        'driftql': actor,
-        'fmq': actor,
-        'qam': lambda rows: config.flow_steps * actor(rows),  # without QAM-E's and QAM-F's network
-    }[name]
+    # One sample; of QAM, without QAM-E's and QAM-F's network.
+    samples = {'bfn': actor(steps), 'qam': actor(steps), 'fql': actor(1, num_times=0)}
+    sample = samples.get(name, actor(1))
 
     def best_of(num):
-        return one_sample(batch * num) + (critics(batch * num) if num > 1 else 0)
+        return num * sample + (critics(num) if num > 1 else 0)
 
+    uses_top_k = getattr(agent, 'uses_top_k', False)
     flops = best_of(config.target_num_samples or config.num_samples)  # at the next state
-    flops += critics(batch) + 3 * critics(batch)  # target critic, TD loss
-    if name == 'bfn':
-        flops += 3 * actor(batch)
-    if name == 'fql':
-        flops += 3 * actor(batch)  # flow
-        flops += config.flow_steps * actor(batch) + 3 * one_sample(batch)  # distillation
-        flops += 2 * critics(batch)  # Q and its gradient to the action
-    if name == 'mvp':
-        rows = batch * (1 + (config.top_k if uses_top_k else 0))
-        flops += 4 * actor(rows) + (3 * actor(rows) if config.ivc_weight else 0)
-    if name == 'dfp':
-        flops += 3 * actor(batch * config.num_particles)
-    if name == 'driftql':
-        flops += 3 * actor(batch * (config.num_particles + 1)) + 2 * critics(batch)
-    if name == 'fmq' and not agent.online:
-        flops += (3 + 4) * actor(batch)  # flow matching, distillation
-    if name == 'fmq' and agent.online:
-        flops += (1 + 3) * actor(batch) + 2 * critics(batch)  # the kept map and the new one; Q
-    if name == 'qam':
-        steps = config.flow_steps
-        flops += 3 * actor(batch) + 2 * critics(batch)  # the clone's loss; Q's gradient
-        # The path; its adjoints by the clone, forward and back; the regression to both flows.
-        flops += (steps + 2 * steps + 4 * steps) * actor(batch)
+    flops += critics(1) + critics(3)  # target critic, TD loss
+    flops += {
+        'bfn': lambda: actor(3),
+        # The flow; distillation; Q and its gradient to the action.
+        'fql': lambda: actor(3) + actor(steps) + 3 * sample + critics(2),
+        'mvp': lambda: actor((4 + 3 * bool(config.ivc_weight)) * (1 + config.top_k * uses_top_k)),
+        'dfp': lambda: actor(3 * config.num_particles),
+        'driftql': lambda: actor(3 * (config.num_particles + 1)) + critics(2),
+        # Offline flow matching and distillation; online the kept map and the new one, and Q.
+        'fmq': lambda: actor(1 + 3) + critics(2) if agent.online else actor(3 + 4),
+        # The clone's loss; Q's gradient; the path; its adjoints by the clone, forward and back; the
+        # regression to both flows.
+        'qam': lambda: actor(3 + steps + 2 * steps + 4 * steps) + critics(2),
+    }[name]()
     if uses_top_k:
         flops += best_of(config.num_candidates)
-    return flops
+    return config.batch_size * flops

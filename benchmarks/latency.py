@@ -8,8 +8,8 @@ Runtime. The three take turns and get new noise for every call. A robot at 20 Hz
 action. The measurement runs in a process with one core, then in one with all.
 """
 
-import functools
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -20,15 +20,7 @@ import numpy as np
 from absl import flags
 
 from agents.base import Agent
-from benchmarks.common import (
-    OBSERVATION_DIM,
-    new_agent,
-    print_table,
-    results_of,
-    run,
-    save,
-    seconds,
-)
+from benchmarks.common import OBSERVATION_DIM, Tables, new_agent, results_of, run, seconds
 from training.export import programs, to_jax, to_onnx
 
 FLAGS = flags.FLAGS
@@ -36,87 +28,68 @@ METHODS = ('DFP', 'MVP', 'QC-FQL', 'FQL', 'QC-BFN', 'BFN')
 PERIOD = 0.05  # seconds; 20 Hz control
 HAS_ONNX = all(map(importlib.util.find_spec, ('jax2onnx', 'onnxruntime')))
 
-Call = Callable[[], Any]
 
-
-def agent_call(agent: Agent) -> Call:
-    """Returns a call of the agent as in evaluation."""
-    observation, rng = np.zeros(OBSERVATION_DIM, np.float32), jax.random.PRNGKey(0)
-    return lambda: np.asarray(agent.sample_actions(observation, rng))
-
-
-def exported_calls(agent: Agent, name: str, cores: int) -> dict[str, Call]:
-    """Returns calls of an exported program by runtime, each with new noise."""
-    program = programs(agent)[name]
+def calls_of(agent: Agent, name: str, cores: int) -> dict[str, Callable[[], Any]]:
+    """Returns calls of the agent, as in evaluation, and of its exported program by runtime."""
+    program, key = programs(agent)[name], jax.random.PRNGKey(0)
     sizes = {'b': 1, 'n': agent.config.num_samples}
     _, shape = ([sizes.get(str(axis), axis) for axis in x] for x in program.inputs.values())
     observation, rng = np.zeros((1, OBSERVATION_DIM), np.float32), np.random.default_rng(0)
     exported = jax.jit(jax.export.deserialize(bytearray(to_jax(program))).call)
 
-    def by_jax():
-        return np.asarray(exported(observation, rng.standard_normal(shape, np.float32))[0])
+    def inputs():
+        return observation, rng.standard_normal(shape, np.float32)
 
-    if not HAS_ONNX:
-        return {'jax': by_jax}
-    import onnxruntime
+    calls = {
+        'agent': lambda: np.asarray(agent.sample_actions(observation[0], key)),
+        'jax': lambda: np.asarray(exported(*inputs())[0]),
+    }
+    if HAS_ONNX:
+        import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores
-    session = onnxruntime.InferenceSession(to_onnx(program), options)
-
-    def by_onnx():
-        noise = rng.standard_normal(shape, np.float32)
-        return session.run(['chunk'], dict(zip(program.inputs, (observation, noise), strict=True)))[
-            0
-        ]
-
-    return {'jax': by_jax, 'ONNX': by_onnx}
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cores
+        session = onnxruntime.InferenceSession(to_onnx(program), options)
+        calls['ONNX'] = lambda: session.run(
+            ['chunk'], dict(zip(program.inputs, inputs(), strict=True))
+        )
+    return calls
 
 
 def measure(cores: int, methods: list[str], repeats: int) -> list[dict[str, Any]]:
     """Returns rows for each method: one sample, and the best of N."""
-    calls: dict[tuple[str, str], dict[str, Call]] = {}
+    calls = {}
     for method in methods:
-        num_samples = new_agent(method).config.num_samples
-        for num in sorted({1, num_samples}):
+        for num in sorted({1, new_agent(method).config.num_samples}):
             agent = new_agent(method, num_samples=num).policy()
-            name = 'policy' if num == 1 else 'best_of_n'
-            of_n = exported_calls(agent, name, cores)
-            calls[method, f'best of {num}' if num > 1 else 'policy'] = {
-                'agent': agent_call(agent)
-            } | of_n
-    times = {(key, kind): [] for key, each in calls.items() for kind in each}
+            how, name = (f'best of {num}', 'best_of_n') if num > 1 else ('policy', 'policy')
+            for kind, call in calls_of(agent, name, cores).items():
+                calls[method, how, kind] = call
+    times = {key: [] for key in calls}
     for repeat in range(repeats + 3):
-        for key, kind in times:
-            took = seconds(calls[key][kind])
+        for key, call in calls.items():
+            took = seconds(call)
             if repeat >= 3:  # the first compile and warm up
-                times[key, kind].append(1e3 * took)
-    return [
-        {'method': method, 'acts by': how, 'cores': cores}
-        | {
-            f'{kind} {name}, ms': float(np.percentile(times[(method, how), kind], percent))
-            if kind in calls[method, how]
-            else '-'
-            for kind in ('agent', 'jax', 'ONNX')
-            for name, percent in (('median', 50), ('99%', 99))
-        }
-        | {'part of 50 ms': np.median(times[(method, how), 'jax']) / (1e3 * PERIOD)}
-        for method, how in calls
-    ]
+                times[key].append(1e3 * took)
+    rows = []
+    for method, how in dict.fromkeys(key[:2] for key in calls):
+        row = {'method': method, 'acts by': how, 'cores': cores}
+        quantiles = (('median', 50), ('99%', 99))
+        for kind, (name, percent) in itertools.product(('agent', 'jax', 'ONNX'), quantiles):
+            found = times.get((method, how, kind))
+            row[f'{kind} {name}, ms'] = float(np.percentile(found, percent)) if found else '-'
+        rows.append(row | {'part of 50 ms': row['jax median, ms'] / (1e3 * PERIOD)})
+    return rows
 
 
-def main(_) -> None:
+def main(_) -> Tables:
+    cores = sorted(os.sched_getaffinity(0))
     if FLAGS.cores:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: FLAGS.cores])
-        rows = measure(FLAGS.cores, FLAGS.methods, FLAGS.repeats)
-    else:
-        arguments = [f'--methods={",".join(FLAGS.methods)}', f'--repeats={FLAGS.repeats}']
-        measured = functools.partial(results_of, 'latency')
-        rows = []
-        for cores in sorted({1, len(os.sched_getaffinity(0))}):
-            rows += measured([f'--cores={cores}', *arguments])['latency']
-        print_table(rows)
-    save(FLAGS.json, {'latency': rows})
+        os.sched_setaffinity(0, cores[: FLAGS.cores])
+        return {'latency': measure(FLAGS.cores, FLAGS.methods, FLAGS.repeats)}
+    arguments = [f'--methods={",".join(FLAGS.methods)}', f'--repeats={FLAGS.repeats}']
+    found = [results_of('latency', [f'--cores={n}', *arguments]) for n in sorted({1, len(cores)})]
+    return {'latency': [row for each in found for row in each['latency']]}
 
 
 if __name__ == '__main__':

@@ -10,42 +10,37 @@ default: only the pause if a core is idle, plus the background's CPU seconds per
 busy. A run also syncs its tables to disk, which is not measured here.
 """
 
+import itertools
 import pathlib
 import tempfile
 import time
-from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from benchmarks.common import (
-    CUBE_DOUBLE,
-    EPISODE_ROWS,
-    begin,
-    make_rows,
-    print_table,
-    run,
-    save,
-    seconds,
-)
+from benchmarks.common import CUBE_DOUBLE, EPISODE_ROWS, Tables, begin, make_rows, run, seconds
 from experiments.methods import run_config
 from training import RunConfig
 from training import state as states
 from training.checkpoints import Checkpoints
 from training.devices import num_cores, set_up_jax
 from training.run import GROUPS
-from training.state import Play, RunState
+from training.state import Rollout, RunState
 from utils.replay import Rows
 from utils.seeds import stack
 
 FLAGS = flags.FLAGS
 
 
-def online_state(config: RunConfig, offline: RunState, data: list[Rows]) -> RunState:
-    """Returns the state after an online phase of `config.online_steps`."""
-    play = Play.create(config.num_seeds, config.horizon_length, offline.seeds[0].agents.spec)
-    state = states.begin_online(offline, data, play, config)
+def make_state(config: RunConfig, phase: str) -> RunState:
+    """Returns the state at the end of a phase; the online replay is full of noise."""
+    state, data = begin(config, Rows.from_dataset(make_rows(episodes=1)))
+    if phase == 'offline':
+        return state
+    spec = state.seeds[0].agents.spec
+    rollout = Rollout.create(config.num_seeds, config.horizon_length, spec)
+    state = states.begin_online(state, data, rollout, config)
     own = make_rows(episodes=config.online_steps // (EPISODE_ROWS - 1))
     seeds = []
     for part in state.seeds:
@@ -55,61 +50,55 @@ def online_state(config: RunConfig, offline: RunState, data: list[Rows]) -> RunS
     return state.replace(seeds=tuple(seeds), step=config.online_steps)
 
 
-def measure(state: RunState, checkpoints: Checkpoints, folder: pathlib.Path) -> dict[str, float]:
+def measure(state: RunState) -> dict[str, float]:
     """Saves and loads a state a few times; returns the medians."""
     found = []
-    for number in range(FLAGS.repeats + 1):
-        name = f'{state.phase}-{number:09d}'
-        jax.block_until_ready(state.seeds)
-        start = time.perf_counter()
-        checkpoints.save(name, *states.to_arrays(state))
-        handed_over, cpu = time.perf_counter(), time.process_time()
-        checkpoints.wait()
-        written, cpu = time.perf_counter(), time.process_time() - cpu
-        took = {
-            'stopped, s': handed_over - start,
-            'in the background, s': written - handed_over,
-            'of it CPU, s': cpu,
-            'loading and verifying, s': seconds(lambda: checkpoints.newest(*GROUPS)),
-            'MiB on disk': (folder / f'{name}.npz').stat().st_size / 2**20,
-        }
-        if number:  # the first warms up
-            found.append(took)
+    with tempfile.TemporaryDirectory(dir=FLAGS.directory) as folder:
+        checkpoints = Checkpoints(pathlib.Path(folder), keep=1)
+        for number in range(FLAGS.repeats + 1):
+            jax.block_until_ready(state.seeds)
+            start = time.perf_counter()
+            checkpoints.save(f'{state.phase}-{number:09d}', *states.to_arrays(state))
+            handed_over, cpu = time.perf_counter(), time.process_time()
+            checkpoints.wait()
+            written, cpu = time.perf_counter(), time.process_time() - cpu
+            took = {
+                'stopped, s': handed_over - start,
+                'in the background, s': written - handed_over,
+                'of it CPU, s': cpu,
+                'loading and verifying, s': seconds(checkpoints.newest, *GROUPS),
+                'MiB on disk': checkpoints.last.stat().st_size / 2**20,
+            }
+            if number:  # the first warms up
+                found.append(took)
+        checkpoints.close()
     return {name: float(np.median([took[name] for took in found])) for name in found[0]}
 
 
-def main(_) -> None:
-    if FLAGS.transitions < 1 or FLAGS.transitions % (EPISODE_ROWS - 1):
-        raise app.UsageError(f'--transitions={FLAGS.transitions}: must be a multiple of 1,000')
+def main(_) -> Tables:
     set_up_jax(max(FLAGS.num_seeds), compilation_cache_dir=None)
-    rows: list[dict[str, Any]] = []
-    for num_seeds in FLAGS.num_seeds:
+    rows = []
+    for num_seeds, phase in itertools.product(FLAGS.num_seeds, states.PHASES):
         config = run_config('DFP', CUBE_DOUBLE, num_seeds=num_seeds, online_steps=FLAGS.transitions)
-        interval = 60 * config.save_minutes
-        offline, data = begin(config, Rows.from_dataset(make_rows(episodes=1)))
-        for state in (offline, online_state(config, offline, data)):
-            with tempfile.TemporaryDirectory(dir=FLAGS.directory) as directory:
-                folder = pathlib.Path(directory)
-                checkpoints = Checkpoints(folder, config.keep_checkpoints)
-                took = measure(state, checkpoints, folder)
-                checkpoints.close()
-            busy = took['stopped, s'] + took['of it CPU, s'] / num_cores()
-            row = {
-                'phase': state.phase,
+        took, interval = measure(make_state(config, phase)), 60 * config.save_minutes
+        busy = took['stopped, s'] + took['of it CPU, s'] / num_cores()
+        rows.append(
+            {
+                'phase': phase,
                 'seeds': num_seeds,
-                'online transitions': state.step if state.play else 0,
+                'online transitions': FLAGS.transitions if phase == 'online' else 0,
                 **took,
                 'share with a spare core, %': 100 * took['stopped, s'] / interval,
                 'share with all cores busy, %': 100 * busy / interval,
             }
-            rows.append(row)
-    print_table(rows)
-    save(FLAGS.json, {'saving': rows})
+        )
+    return {'saving': rows}
 
 
 if __name__ == '__main__':
     flags.DEFINE_multi_integer('num_seeds', [1], 'Numbers of seeds.')
-    flags.DEFINE_integer('transitions', 1_000_000, 'Online transitions per seed, whole thousands.')
+    flags.DEFINE_integer('transitions', 1_000_000, 'Online transitions per seed, whole thousands.',
+                         lower_bound=1_000)  # fmt: skip
     flags.DEFINE_string('directory', None, 'Folder for temporary checkpoints; a GB per seed.')
     flags.DEFINE_integer('repeats', 3, 'Checkpoints of each state; the median is reported.')
     run(main)

@@ -8,62 +8,44 @@ device gets one dispatch per block of updates. A single seed has one device, whi
 By default: DFP at small and at paper size; FQL, whose updates are the cheapest, at small size.
 """
 
-from typing import Any
+import itertools
 
 from absl import flags
 
-from benchmarks.common import (
-    CUBE_DOUBLE,
-    SMALL,
-    check_methods,
-    fused,
-    make_rows,
-    measure,
-    print_table,
-    run,
-    save,
-)
+from benchmarks.common import CUBE_DOUBLE, SMALL, Fused, Tables, make_rows, measure, run
 from experiments.methods import run_config
 from training.devices import set_up_jax
 from utils.replay import Rows
 
 FLAGS = flags.FLAGS
-SIZES: dict[str, dict[str, Any]] = {'small': SMALL, 'paper': {}}
+SIZES = {'small': SMALL, 'paper': {}}
 DEFAULT = [('DFP', 'small'), ('DFP', 'paper'), ('FQL', 'small')]
 
 
-def time_together(method: str, size: str, phase: str, rows: Rows) -> list[dict[str, Any]]:
-    """Returns a row per number of seeds."""
-    runners = {}
-    for n in FLAGS.num_seeds:
-        config = run_config(method, CUBE_DOUBLE, SIZES[size], num_seeds=n)
-        runners[n] = fused(config, rows, online=phase == 'online')
-    times, _ = measure(runners, FLAGS.repeats)
-    return [
-        {
-            'method': method,
-            'phase': phase,
-            'size': size,
-            'seeds': n,
-            'ms per update of all': 1e3 * took,
-            'ms per seed-update': 1e3 * took / n,
-            'seed-updates/s': n / took,
-        }
-        for n, took in times.items()
-    ]
-
-
-def main(_) -> None:
-    check_methods(FLAGS.methods)
+def main(_) -> Tables:
     set_up_jax(max(FLAGS.num_seeds), compilation_cache_dir=None)
-    rows = Rows.from_dataset(make_rows())
-    cases = [(m, s) for m in FLAGS.methods for s in FLAGS.sizes] if FLAGS.methods else DEFAULT
-    found = []
-    for method, size in cases:
-        for phase in FLAGS.phases:
-            found += time_together(method, size, phase, rows)
-            print_table(found[-len(FLAGS.num_seeds) :])
-    save(FLAGS.json, {'seeds': found})
+    rows, found = Rows.from_dataset(make_rows()), []
+    cases = [*itertools.product(FLAGS.methods, FLAGS.sizes)] or DEFAULT
+    for (method, size), phase in itertools.product(cases, FLAGS.phases):
+        runners = {}
+        for n in FLAGS.num_seeds:
+            config = run_config(method, CUBE_DOUBLE, SIZES[size], num_seeds=n)
+            runners[n] = Fused(config, rows, online=phase == 'online')
+        times, _ = measure(runners, FLAGS.repeats)
+        for n, took in times.items():
+            found.append(
+                {
+                    'method': method,
+                    'phase': phase,
+                    'size': size,
+                    'seeds': n,
+                    'ms per update of all': 1e3 * took,
+                    'ms per seed-update': 1e3 * took / n,
+                    'seed-updates/s': n / took,
+                }
+            )
+            print(found[-1], flush=True)
+    return {'seeds': found}
 
 
 if __name__ == '__main__':
