@@ -13,7 +13,7 @@ from envs.episodes import ActionChunks, episode_seed
 from envs.workers import SimulatorError
 from training import loop, updates
 from training.config import RunConfig
-from training.loop import Resources, advance
+from training.loop import RunContext, advance
 from training.state import RunState, SeedState
 from utils.errors import NotFinite
 from utils.replay import Replay, Rows
@@ -123,7 +123,7 @@ class Run:
         self.state = RunState(seeds=(SeedState(agents, replays, totals),))
         self.log, self.states = Log(), []
         makes = [lambda n=n: ActionChunks(Fixed(n), HORIZON) for n in lengths]
-        self.resources = Resources(
+        self.context = RunContext(
             config=self.config,
             data=[data],
             shards=[data],
@@ -142,12 +142,12 @@ class Run:
 
     def finish(self):
         """Advances to the end; keeps a few numbers of each state on the way."""
-        while (state := advance(self.state, self.resources)) is not None:
+        while (state := advance(self.state, self.context)) is not None:
             self.state = state
-            if state.play is not None:
+            if state.rollout is not None:
                 self.states.append(
                     (
-                        state.play.env_steps.tolist(),
+                        state.rollout.env_steps.tolist(),
                         np.asarray(state.seeds[0].agents.count).tolist(),
                         np.asarray(state.seeds[0].replays.rows.num_starts).tolist(),
                     )
@@ -253,7 +253,7 @@ def test_after_a_failure_the_same_chunk_is_played_and_all_is_as_if_there_was_non
     assert Fixed.faults == []
     assert sum(of_online(run, 'simulator_failures')) == 3
     assert run.states == undisturbed.states
-    for each in (lambda x: x.state.seeds[0].replays, lambda x: x.state.play.pending):
+    for each in (lambda x: x.state.seeds[0].replays, lambda x: x.state.rollout.pending):
         jax.tree.map(np.testing.assert_array_equal, each(run), each(undisturbed))
     for name in ('episodes', 'episode_success', 'count'):
         assert of_online(run, name) == of_online(undisturbed, name)
@@ -264,10 +264,10 @@ def test_a_second_failure_ends_the_episode_and_the_run_which_goes_on_with_the_ne
     monkeypatch.setattr(Fixed, 'faults', [(1000, 12)] * 2)
     with pytest.raises(SimulatorError, match='by design, twice after 10 actions of the episode'):
         run.finish()
-    play = run.state.play
-    assert play.env_steps.tolist() == [10]
-    assert play.episodes.tolist() == play.pending['done'].tolist() == [1]
-    run.resources.failure = run.resources.simulators = None  # as in another process
+    rollout = run.state.rollout
+    assert rollout.env_steps.tolist() == [10]
+    assert rollout.episodes.tolist() == rollout.pending['done'].tolist() == [1]
+    run.context.failure = run.context.simulators = None  # as in another process
     run.finish()
     assert of_online(run, 'simulator_failures') == [0, 2, 0]
     assert of_online(run, 'episodes') == [0, 0, 0]  # that was not played to its end
@@ -276,7 +276,7 @@ def test_a_second_failure_ends_the_episode_and_the_run_which_goes_on_with_the_ne
     assert int(stored.rows.num_episodes[0]) == 1  # that was given up; the open one comes after it
     ids = np.asarray(stored.rows.episode_ids[0][:27]) - 1  # after the data's
     assert ids.tolist() == [0] * 11 + [1] * 16
-    assert run.state.play.num_actions.tolist() == [15]
+    assert run.state.rollout.num_actions.tolist() == [15]
 
 
 @pytest.mark.parametrize('done_before', [0, 1])
@@ -292,13 +292,11 @@ def test_an_episode_that_cannot_begin_is_left_out(monkeypatch, done_before):
             return super().reset(seed=seed)
 
     run = Run(monkeypatch, [7])
-    run.resources.make_simulators = lambda: NearSimulators(
-        [lambda: ActionChunks(Closed(7), HORIZON)]
-    )
+    run.context.make_simulators = lambda: NearSimulators([lambda: ActionChunks(Closed(7), HORIZON)])
     with pytest.raises(SimulatorError, match='twice after 0 actions of the episode'):
         run.finish()
-    assert run.state.play.episodes.tolist() == [done_before + 1]
-    run.resources.failure = run.resources.simulators = None
+    assert run.state.rollout.episodes.tolist() == [done_before + 1]
+    run.context.failure = run.context.simulators = None
     run.finish()
     assert int(run.state.seeds[0].replays.rows.num_starts[0]) == 26
     assert int(run.state.seeds[0].replays.rows.num_episodes[0]) == 3
@@ -310,24 +308,24 @@ def test_a_run_that_is_resumed_cuts_off_what_the_environment_does_not_repeat(
 ):
     """The first seed is in an episode that never ends, the second between two of ten steps."""
     run = Run(monkeypatch, [1000, 10])
-    while run.state.play is None or run.state.play.num_actions.tolist() != [10, 0]:
-        run.state = advance(run.state, run.resources)
-    run.resources.simulators = None
-    make = run.resources.make_simulators
+    while run.state.rollout is None or run.state.rollout.num_actions.tolist() != [10, 0]:
+        run.state = advance(run.state, run.context)
+    run.context.simulators = None
+    make = run.context.make_simulators
 
     def make_again():
         simulators = make()
         simulators.repeats = not is_known
         return simulators
 
-    run.resources.make_simulators = make_again
+    run.context.make_simulators = make_again
     monkeypatch.setattr(Fixed, 'observation', 0.5)
     run.finish()
     (said,) = caplog.messages
     assert (
         'is not deterministic, so an open episode cannot continue; it is truncated after 10' in said
     )
-    assert run.state.play.episodes.tolist() == [1, 2]
+    assert run.state.rollout.episodes.tolist() == [1, 2]
     rows = run.state.seeds[0].replays.rows
     assert rows.num_starts.tolist() == [25, 25]  # the last chunk is executed whole
     assert rows.num_episodes.tolist() == [1, 2]
@@ -349,7 +347,7 @@ def test_what_a_simulator_gives_is_finite_or_the_run_ends(monkeypatch, changes, 
             setattr(env, name, value)
         return ActionChunks(env, HORIZON)
 
-    run.resources.make_simulators = lambda: NearSimulators(
+    run.context.make_simulators = lambda: NearSimulators(
         [lambda: ActionChunks(Fixed(4), HORIZON), make_faulty]
     )
     with pytest.raises(NotFinite, match=f'{message}, in the chunk after online step 0'):
@@ -358,15 +356,15 @@ def test_what_a_simulator_gives_is_finite_or_the_run_ends(monkeypatch, changes, 
 
 def test_values_beyond_what_rewards_allow_are_warned_of_once(monkeypatch, caplog):
     run = Run(monkeypatch, [4], discount=0.9)
-    run.resources.largest_reward = 2.0
+    run.context.largest_reward = 2.0
     averages = {'critic/q_min': -199.0, 'critic/q_max': 10.0}
-    loop._warn_of_values(0, averages, run.state, run.resources)
+    loop._warn_of_values(0, averages, run.state, run.context)
     assert not caplog.records
     averages['critic/q_min'] = -201.0
     for _ in range(2):
-        loop._warn_of_values(0, averages, run.state, run.resources)
-    run.resources.has_warned_of_values, run.resources.largest_reward = False, 0.0
-    loop._warn_of_values(0, averages, run.state, run.resources)  # no reward says nothing of values
+        loop._warn_of_values(0, averages, run.state, run.context)
+    run.context.has_warned_of_values, run.context.largest_reward = False, 0.0
+    loop._warn_of_values(0, averages, run.state, run.context)  # no reward says nothing of values
     (record,) = caplog.records
     message = 'critic/q_min of seed 0 is -201 at offline step 0, but with rewards up to 2 and '
     assert f'{message}--discount=0.9 no value is beyond 20' in record.getMessage()

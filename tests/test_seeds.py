@@ -19,8 +19,8 @@ import numpy as np
 from small_agents import describe, make_spec
 from test_updates import make, make_data
 from training import state
-from training.loop import Resources, learn
-from training.state import Play
+from training.loop import RunContext, learn
+from training.state import Rollout
 from training.updates import act, on_each_device, summaries
 from training.config import RunConfig
 
@@ -41,9 +41,9 @@ pending = {
 def play(devices):
     data = [jax.device_put(make_data(), device) for device in devices]
     begun = state.create(description, list(range(3)), data, 50)
-    begun = state.begin_online(begun, data, Play.create(3, 3, make_spec()), config)
-    begun = begun.replace(play=begun.play.replace(pending=pending))
-    run = Resources(config, data, None, None, None, None, None)
+    begun = state.begin_online(begun, data, Rollout.create(3, 3, make_spec()), config)
+    begun = begun.replace(rollout=begun.rollout.replace(pending=pending))
+    run = RunContext(config, data, None, None, None, None, None)
     after = learn(begun, run, pending['length'])
     policies = [part.agents.policy() for part in after.seeds]
     keys = np.asarray(jax.random.split(jax.random.PRNGKey(0), 3))

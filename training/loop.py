@@ -24,7 +24,7 @@ from training.config import RunConfig
 from training.evaluation import evaluate, headline
 from training.logs import RunLog
 from training.shards import ShardReader
-from training.state import PHASES, Play, RunState, SeedState, begin_online
+from training.state import PHASES, Rollout, RunState, SeedState, begin_online
 from utils.errors import NotFinite
 from utils.keys import key_for
 from utils.replay import Rows
@@ -37,7 +37,7 @@ Metrics = Callable[[str, str, int, list[Row]], None]
 
 
 @dataclasses.dataclass
-class Resources:
+class RunContext:
     """What a run uses but does not save: data, files, environments, the progress bar."""
 
     config: RunConfig
@@ -76,7 +76,7 @@ class Resources:
             self.bar = None
 
 
-def advance(state: RunState, run: Resources) -> RunState | None:
+def advance(state: RunState, run: RunContext) -> RunState | None:
     """Makes the next step of a run; returns None at its end.
 
     The device buffers of `state` are donated. Only a report can be interrupted; then `state` stays
@@ -126,7 +126,9 @@ def next_stop(step: int, intervals: Sequence[int], end: int) -> int:
 def ends_phase(state: RunState, config: RunConfig) -> bool:
     """Tells whether a phase is complete except for its last report."""
     is_last = state.step == config.steps[state.phase] > state.reported
-    return is_last and (state.play is None or bool((state.play.trained_steps == state.step).all()))
+    return is_last and (
+        state.rollout is None or bool((state.rollout.trained_steps == state.step).all())
+    )
 
 
 def is_between_reports(state: RunState, config: RunConfig, end: int) -> bool:
@@ -135,22 +137,22 @@ def is_between_reports(state: RunState, config: RunConfig, end: int) -> bool:
     At the end all updates owed are done. With `overlap`, a longer run executes a chunk meanwhile,
     unless it reports at that step.
     """
-    if state.play is None or not config.overlap or not state.step == end < config.online_steps:
+    if state.rollout is None or not config.overlap or not state.step == end < config.online_steps:
         return False
     due = next_report(state.replace(reported=end - 1), config)
-    return due != end and bool((state.play.trained_steps == end).all())
+    return due != end and bool((state.rollout.trained_steps == end).all())
 
 
-def _next_phase(state: RunState, run: Resources) -> RunState | None:
+def _next_phase(state: RunState, run: RunContext) -> RunState | None:
     run.close_bar()
     if state.phase == PHASES[-1] or not run.config.online_steps:
         return None
     config = run.config
-    play = Play.create(len(config.seeds), config.horizon_length, state.seeds[0].agents.spec)
-    return begin_online(state, run.data, play, config)
+    rollout = Rollout.create(len(config.seeds), config.horizon_length, state.seeds[0].agents.spec)
+    return begin_online(state, run.data, rollout, config)
 
 
-def _show(state: RunState, run: Resources) -> None:
+def _show(state: RunState, run: RunContext) -> None:
     """Moves the progress bar."""
     if run.bar is None:
         total = run.config.steps[state.phase]
@@ -164,22 +166,22 @@ def _show(state: RunState, run: Resources) -> None:
 # ---- reports ------------------------------------------------------------------------------------
 
 
-def report(state: RunState, run: Resources) -> RunState:
+def report(state: RunState, run: RunContext) -> RunState:
     """Writes the rows and makes the evaluation that are due at this step.
 
     Raises:
         NotFinite: a result of the updates or the evaluation is not finite.
     """
     config, end = run.config, run.config.steps[state.phase]
-    seeds, play, scores = state.seeds, state.play, state.scores
+    seeds, rollout, scores = state.seeds, state.rollout, state.scores
     summaries = check_updates(state, run) if state.step else []  # also before an evaluation
     if summaries and is_due(state.step, config.log_interval, end):
         found = diagnoses(state, run)
         rows = [summary.averages | row for summary, row in zip(summaries, found, strict=True)]
-        if play is not None:
-            rows = [_of_episodes(play, i) | row for i, row in enumerate(rows)]
-            zeros = np.zeros_like(play.finished)
-            play = play.replace(finished=zeros, judged=zeros, succeeded=zeros, failures=zeros)
+        if rollout is not None:
+            rows = [_of_episodes(rollout, i) | row for i, row in enumerate(rows)]
+            zeros = np.zeros_like(rollout.finished)
+            rollout = rollout.replace(finished=zeros, judged=zeros, succeeded=zeros, failures=zeros)
         run.write(state.phase, state, rows)
         seeds = tuple(
             part.replace(totals=updates.zero_totals(part.agents, part.replays, rows))
@@ -197,7 +199,7 @@ def report(state: RunState, run: Resources) -> RunState:
         if run.bar is not None:
             run.bar.set_postfix_str('='.join(headline(scores)))
     return state.replace(
-        seeds=seeds, play=play, scores=scores, reported=state.step, tables=run.log.sizes
+        seeds=seeds, rollout=rollout, scores=scores, reported=state.step, tables=run.log.sizes
     )
 
 
@@ -206,7 +208,7 @@ def largest(rewards: Any) -> float:
     return float(abs(rewards).max())
 
 
-def check_updates(state: RunState, run: Resources) -> list[updates.Summary]:
+def check_updates(state: RunState, run: RunContext) -> list[updates.Summary]:
     """Returns a summary of each seed's updates since the last row.
 
     Waits for them. Warns once if values diverge.
@@ -219,8 +221,8 @@ def check_updates(state: RunState, run: Resources) -> list[updates.Summary]:
         i = len(summaries)
         if summary.first_bad is not None:
             # The last update belongs to the last trained step.
-            trained = state.step if state.play is None else int(state.play.trained_steps[i])
-            per_step = 1 if state.play is None else config.utd_ratio
+            trained = state.step if state.rollout is None else int(state.rollout.trained_steps[i])
+            per_step = 1 if state.rollout is None else config.utd_ratio
             step = trained - (summary.updates - 1 - summary.first_bad) // per_step
             raise NotFinite(
                 f'{config.env_name}: {", ".join(summary.bad)} of seed {config.seeds[i]} not finite '
@@ -231,7 +233,7 @@ def check_updates(state: RunState, run: Resources) -> list[updates.Summary]:
     return summaries
 
 
-def diagnoses(state: RunState, run: Resources) -> list[dict[str, float]]:
+def diagnoses(state: RunState, run: RunContext) -> list[dict[str, float]]:
     """Returns the results of `Agent.diagnose` for each seed.
 
     Raises:
@@ -255,7 +257,7 @@ def diagnoses(state: RunState, run: Resources) -> list[dict[str, float]]:
     return rows
 
 
-def _warn_of_values(seed: int, averages: Row, state: RunState, run: Resources) -> None:
+def _warn_of_values(seed: int, averages: Row, state: RunState, run: RunContext) -> None:
     config = run.config
     if run.has_warned_of_values or config.discount >= 1 or not run.largest_reward:
         return
@@ -277,17 +279,17 @@ def is_due(step: int, interval: int, end: int) -> bool:
     return step == end or bool(interval and step % interval == 0)
 
 
-def _of_episodes(play: Play, seed: int) -> dict[str, float | None]:
-    episodes = int(play.finished[seed])
-    success = float(play.succeeded[seed] / episodes) if play.judged[seed] else None
-    failures = int(play.failures[seed])
+def _of_episodes(rollout: Rollout, seed: int) -> dict[str, float | None]:
+    episodes = int(rollout.finished[seed])
+    success = float(rollout.succeeded[seed] / episodes) if rollout.judged[seed] else None
+    failures = int(rollout.failures[seed])
     return {'episodes': episodes, 'episode_success': success, 'simulator_failures': failures}
 
 
 # ---- the offline phase --------------------------------------------------------------------------
 
 
-def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
+def offline_block(state: RunState, run: RunContext, stop: int) -> RunState:
     """Makes a block of updates on the data set, then takes the next shard if it is due.
 
     The block's size doubles until a block takes half a second, to hide the cost of dispatch, and is
@@ -325,32 +327,32 @@ def offline_block(state: RunState, run: Resources, stop: int) -> RunState:
 # ---- the online phase ---------------------------------------------------------------------------
 
 
-def place_simulators(state: RunState, run: Resources) -> RunState:
+def place_simulators(state: RunState, run: RunContext) -> RunState:
     """Begins the next episodes in simulators that have none.
 
     A resumed run continues its open episode. If its environment does not reproduce it, the episode
     is truncated there, and the next one begins.
     """
-    play, seeds = state.online, run.config.seeds
+    rollout, seeds = state.online, run.config.seeds
     if run.simulators is None:
         run.simulators = run.make_simulators()
         run.exploration_keys = np.stack([key_for(seed, 'exploration') for seed in seeds])
     while run.failure is None and (idle := set(range(len(seeds))) - run.simulators.playing):
         starts = {}
         for i in idle:
-            starts[i] = Start(episode_seed(seeds[i], int(play.episodes[i])))
-            if len(actions := play.episode_actions[i]):
-                known = unstack(play.observations, i)
+            starts[i] = Start(episode_seed(seeds[i], int(rollout.episodes[i])))
+            if len(actions := rollout.episode_actions[i]):
+                known = unstack(rollout.observations, i)
                 starts[i] = starts[i]._replace(chunks=[actions], observation=known)
         begun = run.simulators.begin(starts)
         found = {i: observation for i, observation in begun.items() if observation is not None}
-        play = play.replace(observations=_put(play.observations, found))
-        play = _give_up_episodes(play, begun, run)
-        _check_finite('an observation', play.observations, play, run)
-    return state.replace(play=play)
+        rollout = rollout.replace(observations=_put(rollout.observations, found))
+        rollout = _give_up_episodes(rollout, begun, run)
+        _check_finite('an observation', rollout.observations, rollout, run)
+    return state.replace(rollout=rollout)
 
 
-def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
+def online_chunk(state: RunState, run: RunContext, stop: int) -> RunState:
     """Executes a chunk for each seed that has not reached `stop`.
 
     With `overlap`, the updates due for a chunk run while the environments execute the next one. So
@@ -365,14 +367,14 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
     if run.failure is not None:
         return state
     assert run.simulators is not None
-    config, play = run.config, state.online
-    playing = play.env_steps < stop
-    due = np.where(playing, play.env_steps, play.trained_steps)
+    config, rollout = run.config, state.online
+    playing = rollout.env_steps < stop
+    due = np.where(playing, rollout.env_steps, rollout.trained_steps)
     if not config.overlap:
         state = learn(state, run, due)
     policies = [part.agents.exploration_policy() for part in state.seeds]
     chunks = updates.on_each_device(
-        updates.act, policies, play.observations, run.exploration_keys, play.env_steps
+        updates.act, policies, rollout.observations, run.exploration_keys, rollout.env_steps
     )
     run.simulators.ask({i: chunks[i] for i in np.flatnonzero(playing).tolist()})
     if config.overlap:
@@ -383,25 +385,25 @@ def online_chunk(state: RunState, run: Resources, stop: int) -> RunState:
         run.failure = error
         return state
     transitions = {i: answer[0] for i, answer in answers.items() if answer is not None}
-    pending = _put(jax.tree.map(np.zeros_like, play.pending), transitions)
-    _check_finite('a reward', pending['rewards'], play, run)
-    _check_finite('an observation', pending['observations'], play, run)
-    _check_finite('an observation', pending['next_observation'], play, run)
+    pending = _put(jax.tree.map(np.zeros_like, rollout.pending), transitions)
+    _check_finite('a reward', pending['rewards'], rollout, run)
+    _check_finite('an observation', pending['observations'], rollout, run)
+    _check_finite('an observation', pending['next_observation'], rollout, run)
     run.largest_reward = max(run.largest_reward, largest(pending['rewards']))
     done, taken = pending['done'], pending['length']
     reached = {i: answer[1] for i, answer in answers.items() if answer is not None}
     told = {i: x[2] for i, x in answers.items() if x is not None and x[0]['done']}
-    play = state.online.with_actions(pending['actions'], taken, done).replace(
-        observations=_put(play.observations, reached),
-        env_steps=play.env_steps + taken,
-        episodes=play.episodes + done,
+    rollout = state.online.with_actions(pending['actions'], taken, done).replace(
+        observations=_put(rollout.observations, reached),
+        env_steps=rollout.env_steps + taken,
+        episodes=rollout.episodes + done,
         pending=pending,
-        finished=play.finished + done,
-        judged=play.judged + [told.get(i) is not None for i in range(len(done))],
-        succeeded=play.succeeded + [told.get(i) is True for i in range(len(done))],
+        finished=rollout.finished + done,
+        judged=rollout.judged + [told.get(i) is not None for i in range(len(done))],
+        succeeded=rollout.succeeded + [told.get(i) is True for i in range(len(done))],
     )
-    play = _give_up_episodes(play, answers, run)
-    return state.replace(play=play, step=min(int(play.env_steps.min()), stop))
+    rollout = _give_up_episodes(rollout, answers, run)
+    return state.replace(rollout=rollout, step=min(int(rollout.env_steps.min()), stop))
 
 
 def _put(stacked: Any, trees: Mapping[int, Any]) -> Any:
@@ -416,22 +418,24 @@ def _put(stacked: Any, trees: Mapping[int, Any]) -> Any:
     return jax.tree.map(put, stacked, *trees.values())
 
 
-def _give_up_episodes(play: Play, answers: Mapping[int, Any], run: Resources) -> Play:
+def _give_up_episodes(rollout: Rollout, answers: Mapping[int, Any], run: RunContext) -> Rollout:
     """Truncates the episodes of seeds without an answer, and counts the failures."""
     assert run.simulators is not None
     failures, run.failure = run.simulators.take_failures()
     lost = np.isin(np.arange(len(failures)), [i for i, x in answers.items() if x is None])
     if not (failures.any() or lost.any()):
-        return play
-    play = play.with_actions(play.pending['actions'], np.zeros_like(play.num_actions), lost)
-    return play.replace(
-        episodes=play.episodes + lost,
-        pending=play.pending | {'done': play.pending['done'] | lost},
-        failures=play.failures + failures,
+        return rollout
+    rollout = rollout.with_actions(
+        rollout.pending['actions'], np.zeros_like(rollout.num_actions), lost
+    )
+    return rollout.replace(
+        episodes=rollout.episodes + lost,
+        pending=rollout.pending | {'done': rollout.pending['done'] | lost},
+        failures=rollout.failures + failures,
     )
 
 
-def _check_finite(what: str, tree: Any, play: Play, run: Resources) -> None:
+def _check_finite(what: str, tree: Any, rollout: Rollout, run: RunContext) -> None:
     """Raises NotFinite if an output of the simulators, `[S, ...]`, is not finite."""
     for values in jax.tree.leaves(tree):
         if values.dtype.kind == 'f' and not np.isfinite(values).all():
@@ -439,29 +443,29 @@ def _check_finite(what: str, tree: Any, play: Play, run: Resources) -> None:
             raise NotFinite(
                 f'{run.config.env_name}: the environment of seed {run.config.seeds[seed]} returned '
                 f'{what} that is not finite, in the chunk after online step '
-                f'{play.env_steps[seed]:,}'
+                f'{rollout.env_steps[seed]:,}'
             )
 
 
-def catch_up(state: RunState, run: Resources, stop: int) -> RunState:
+def catch_up(state: RunState, run: RunContext, stop: int) -> RunState:
     """Makes all due updates once every seed has reached `stop`."""
     state = learn(state, run, np.full_like(state.online.env_steps, stop))
     return state.replace(step=stop)
 
 
-def learn(state: RunState, run: Resources, until: np.ndarray) -> RunState:
+def learn(state: RunState, run: RunContext, until: np.ndarray) -> RunState:
     """Stores pending transitions, and makes the updates due for the steps up to `until [S]`.
 
     It dispatches the work without waiting for it.
     """
-    config, play = run.config, state.online
-    owed = np.maximum(until - np.maximum(play.trained_steps, config.start_training - 1), 0)
+    config, rollout = run.config, state.online
+    owed = np.maximum(until - np.maximum(rollout.trained_steps, config.start_training - 1), 0)
     owed = (config.utd_ratio * owed).astype(np.int32)
-    stores = play.pending['length'].any() or play.pending['done'].any()
+    stores = rollout.pending['length'].any() or rollout.pending['done'].any()
     seeds = []
     for part, data, own in zip(state.seeds, run.data, state.slices, strict=True):
         if stores:
-            pending = jax.tree.map(lambda x, own=own: x[own], play.pending)
+            pending = jax.tree.map(lambda x, own=own: x[own], rollout.pending)
             replays = updates.add_transitions(part.replays, data, pending)
             part = part.replace(replays=replays)
         if owed[own].any():
@@ -472,8 +476,8 @@ def learn(state: RunState, run: Resources, until: np.ndarray) -> RunState:
             )
             part = part.replace(agents=agents, totals=totals)
         seeds.append(part)
-    nothing = {name: np.zeros_like(play.pending[name]) for name in ('length', 'done')}
-    play = play.replace(
-        trained_steps=np.maximum(play.trained_steps, until), pending=play.pending | nothing
+    nothing = {name: np.zeros_like(rollout.pending[name]) for name in ('length', 'done')}
+    rollout = rollout.replace(
+        trained_steps=np.maximum(rollout.trained_steps, until), pending=rollout.pending | nothing
     )
-    return state.replace(seeds=tuple(seeds), play=play)
+    return state.replace(seeds=tuple(seeds), rollout=rollout)

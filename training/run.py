@@ -90,11 +90,9 @@ def train(
     status = read_status(place)
     complete = is_complete(config, status)
     origin = None if fresh or complete else _offline_run(config, place)
-    if problem := code_problem(config, origin.parents[1] if origin else place):
+    if problem := why_stale(config, origin.parents[1] if origin else place):
         raise UserError(problem)
     if complete:
-        if problem := data_problem(config, place):
-            raise UserError(problem)
         where = f'{status["phase"]} step {status["step"]:,}'
         return Result(place, tuple(status.get('scores', ())), was_complete=where)
     if status.get('status') == 'done' and not _checkpoints_in(place):
@@ -134,43 +132,39 @@ def _offline_run(config: RunConfig, place: pathlib.Path) -> pathlib.Path | None:
     return max((path for path in _checkpoints_in(alone) if path.name <= end), default=None)
 
 
-def code_problem(config: RunConfig, folder: pathlib.Path) -> str:
-    """Returns in one line that the code has changed since a run, and what to do; '' if it has not.
+def why_stale(config: RunConfig, folder: pathlib.Path) -> str:
+    """Returns in one line what has changed since a run was made, and what to do; '' if nothing.
+
+    That is the code (not with `accept_code`) and, of a complete run, the data. Data that is not
+    here, and would have to be downloaded or collected, is not compared. A run that continues
+    compares its data later.
 
     Args:
-        config: of the run; with `accept_code` nothing is a problem.
+        config: of the run.
         folder: of the run. As long as it has no checkpoint, the run begins anew anyway.
     """
     status = read_status(folder)
     done = is_complete(config, status)
-    if config.accept_code or not (done or _checkpoints_in(folder)):
+    if not (done or _checkpoints_in(folder)):
         return ''
     files = code.changed(status.get('code', {}), code.fingerprints(config.agent_file))
-    if not files:
-        return ''
-    named = ', '.join(files[:3]) + (f' and {len(files) - 3} more files' if files[3:] else '')
-    accepted = 'takes its result as it is' if done else 'continues it with the code as it is now'
-    return (
-        f'{folder}: {named} changed since this run; --fresh starts a new one beside it, '
-        f'--accept_code {accepted}'
-    )
-
-
-def data_problem(config: RunConfig, folder: pathlib.Path) -> str:
-    """Returns in one line that a run was made with other data than is here; '' if it was not.
-
-    Data that is not here, and would have to be downloaded or collected, is not compared.
-
-    Args:
-        config: of the run.
-        folder: of the run.
-    """
+    if files and not config.accept_code:
+        named = ', '.join(files[:3]) + (f' and {len(files) - 3} more files' if files[3:] else '')
+        accepted = (
+            'takes its result as it is' if done else 'continues it with the code as it is now'
+        )
+        return (
+            f'{folder}: {named} changed since this run; --fresh starts a new one beside it, '
+            f'--accept_code {accepted}'
+        )
     known = read_json(folder / 'flags.json').get('data', {}).get('fingerprint')
+    if not done or known is None:
+        return ''
     try:
         dataset = envs.make_dataset(config.task, source='here', **config.env_options)
     except (envs.DatasetError, OSError):
         return ''
-    return _other_data(folder) if known not in (None, dataset.fingerprint) else ''
+    return _other_data(folder) if known != dataset.fingerprint else ''
 
 
 def _other_data(folder: pathlib.Path) -> str:
@@ -181,7 +175,7 @@ def _other_data(folder: pathlib.Path) -> str:
 
 
 class _Run:
-    """A running run: its `state` and `resources`."""
+    """A running run: its `state` and `context`."""
 
     def __init__(
         self,
@@ -251,7 +245,7 @@ class _Run:
         self._describe(dataset.provenance | {'fingerprint': dataset.fingerprint})
         videos = RunVideos(config, place / 'videos')
         stack.callback(videos.close)
-        self.resources = loop.Resources(
+        self.context = loop.RunContext(
             config=config,
             data=data,
             shards=shards,
@@ -264,10 +258,10 @@ class _Run:
             record_videos=videos.record,
             largest_reward=loop.largest(rows.fields['rewards']),
         )
-        stack.callback(self.resources.close_bar)
+        stack.callback(self.context.close_bar)
         for handler in logging.getLogger().handlers:
-            handler.addFilter(self.resources.clear_bar)
-            stack.callback(handler.removeFilter, self.resources.clear_bar)
+            handler.addFilter(self.context.clear_bar)
+            stack.callback(handler.removeFilter, self.context.clear_bar)
         stack.push(self._note_error)  # called first: the other callbacks may block
         if probe is not None:
             self._look_at_environment(probe)
@@ -413,7 +407,7 @@ class _Run:
             self._save()
         try:
             self.interruption.check()
-            return loop.advance(self.state, self.resources)
+            return loop.advance(self.state, self.context)
         except (Interrupted, envs.SimulatorError) as error:
             how = self._save_and_wait()
             self.folder.write_status('running', **self.position)
@@ -433,8 +427,10 @@ class _Run:
     @staticmethod
     def _identify(state: RunState) -> tuple:
         """Returns a value that identifies a state within this run."""
-        play = state.play
-        steps = play and [x.tolist() for x in (play.env_steps, play.trained_steps, play.episodes)]
+        rollout = state.rollout
+        steps = rollout and [
+            x.tolist() for x in (rollout.env_steps, rollout.trained_steps, rollout.episodes)
+        ]
         return state.phase, state.step, state.reported, steps
 
     def _save_is_due(self) -> bool:
@@ -460,7 +456,7 @@ class _Run:
         identity = self._identify(self.state)
         if identity == self.saved:
             return
-        loop.check_updates(self.state, self.resources)
+        loop.check_updates(self.state, self.context)
         groups, metadata = states.to_arrays(self.state)
         if name := states.not_finite(groups['agents']):
             raise NotFinite(f'{self.config.env_name}: {name} not finite at {self.where}')

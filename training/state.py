@@ -35,7 +35,7 @@ class SeedState(flax.struct.PyTreeNode):
         return len(self.agents.rng)
 
 
-class Play(flax.struct.PyTreeNode):
+class Rollout(flax.struct.PyTreeNode):
     """Rollout state of S seeds, as NumPy arrays.
 
     Simulators are not part of it: the same seed and actions reproduce an episode.
@@ -54,7 +54,7 @@ class Play(flax.struct.PyTreeNode):
     failures: np.ndarray  # [S], of simulators since the last row
 
     @classmethod
-    def create(cls, num_seeds: int, horizon: int, spec: Spec) -> 'Play':
+    def create(cls, num_seeds: int, horizon: int, spec: Spec) -> 'Rollout':
         """Returns the state before the first chunk; observations come from the environments."""
         count = np.zeros(num_seeds, np.int64)
         state, steps = spec.zeros(num_seeds)['observations'], spec.zeros(num_seeds, horizon)
@@ -81,7 +81,7 @@ class Play(flax.struct.PyTreeNode):
         """The actions `[n, d_a]` of each seed's open episode."""
         return [x[:n] for x, n in zip(self.actions, self.num_actions, strict=True)]
 
-    def with_actions(self, taken: np.ndarray, lengths: np.ndarray, done: np.ndarray) -> 'Play':
+    def with_actions(self, taken: np.ndarray, lengths: np.ndarray, done: np.ndarray) -> 'Rollout':
         """Returns the state after `lengths [S]` of the actions `taken [S, h, d_a]` were executed.
 
         Where `done [S]`, the episode ended, and the next has no actions yet.
@@ -109,7 +109,7 @@ class RunState:
         reported: last step of the phase whose report is written; −1: none.
         shard: number of the data set's file in use.
         seeds: agents and replays, one entry per device.
-        play: rollout state; None in the offline phase.
+        rollout: rollout state; None in the offline phase.
         scores: of each seed at the last evaluation.
         tables: bytes of each CSV file that belong to this state.
     """
@@ -119,7 +119,7 @@ class RunState:
     step: int = 0
     reported: int = -1
     shard: int = 0
-    play: Play | None = None
+    rollout: Rollout | None = None
     scores: tuple[dict[str, float | None], ...] = ()
     tables: dict[str, int] = dataclasses.field(default_factory=dict)
 
@@ -128,10 +128,10 @@ class RunState:
         return dataclasses.replace(self, **changes)
 
     @property
-    def online(self) -> Play:
-        """`play`, where the phase is known to be online."""
-        assert self.play is not None
-        return self.play
+    def online(self) -> Rollout:
+        """`rollout`, where the phase is known to be online."""
+        assert self.rollout is not None
+        return self.rollout
 
     @property
     def slices(self) -> list[slice]:
@@ -171,7 +171,7 @@ def with_agent(state: RunState, agent: Any, seed: int) -> RunState:
     return state.replace(seeds=(part.replace(agents=agents),))
 
 
-def begin_online(state: RunState, data: list[Rows], play: Play, config: Any) -> RunState:
+def begin_online(state: RunState, data: list[Rows], rollout: Rollout, config: Any) -> RunState:
     """Returns the state at the start of the online phase of the run with this `RunConfig`."""
     num_transitions = config.online_steps + config.horizon_length  # the last chunk is full
     seeds = []
@@ -180,7 +180,7 @@ def begin_online(state: RunState, data: list[Rows], play: Play, config: Any) -> 
             part.agents, part.replays, rows, num_transitions, config.offline_batch_ratio
         )
         seeds.append(SeedState(agents, replays, updates.zero_totals(agents, replays, rows)))
-    return state.replace(phase='online', step=0, reported=-1, seeds=tuple(seeds), play=play)
+    return state.replace(phase='online', step=0, reported=-1, seeds=tuple(seeds), rollout=rollout)
 
 
 # ---- to and from checkpoints --------------------------------------------------------------------
@@ -214,8 +214,8 @@ def to_arrays(state: RunState) -> tuple[dict[str, Arrays], dict]:
         'replays': checkpoints.flatten(seeds.replays),
         'totals': checkpoints.flatten(seeds.totals),
     }
-    if state.play is not None:
-        groups['play'] = checkpoints.flatten(state.play)
+    if state.rollout is not None:
+        groups['play'] = checkpoints.flatten(state.rollout)
     metadata = {
         name: getattr(state, name)
         for name in ('phase', 'step', 'reported', 'shard', 'scores', 'tables')
@@ -249,11 +249,13 @@ def from_arrays(
     num_seeds = sum(x.num_seeds for x in fresh.seeds)
     state = fresh
     if metadata['phase'] == 'online':
-        play = Play.create(num_seeds, config.horizon_length, fresh.seeds[0].agents.spec)
-        state = begin_online(fresh, data, play, config)
+        rollout = Rollout.create(num_seeds, config.horizon_length, fresh.seeds[0].agents.spec)
+        state = begin_online(fresh, data, rollout, config)
         shape = arrays['play/actions'].shape
-        play = play.replace(actions=np.zeros(shape, np.float32))
-        state = state.replace(play=checkpoints.unflatten({'play': play}, arrays, where)['play'])
+        rollout = rollout.replace(actions=np.zeros(shape, np.float32))
+        state = state.replace(
+            rollout=checkpoints.unflatten({'play': rollout}, arrays, where)['play']
+        )
     seeds = []
     for part, device_part in zip(state.slices, state.seeds, strict=True):
         own = {name: _padded(array, name, part, state) for name, array in arrays.items()
