@@ -64,14 +64,8 @@ def main(argv, options: list[envs.Option]) -> None:
             check_path(FLAGS.video, 'video', (*SUFFIXES, '.png'))
             renderer = open_renderer(config, FLAGS.video_frame_skip)
             opened.callback(renderer.close)
-        simulators = envs.make_simulators(
-            config.task,
-            min(FLAGS.eval_envs, FLAGS.eval_episodes),
-            config.horizon_length,
-            frame_stack=config.frame_stack,
-            worker_timeout=config.worker_timeout,
-            **config.env_options,
-        )
+        num_envs, settings = min(FLAGS.eval_envs, FLAGS.eval_episodes), config.simulator_settings
+        simulators = envs.make_simulators(config.task, num_envs, config.horizon_length, **settings)
         opened.callback(simulators.end)
         for agent, trained in zip(agents, metadata['seeds'], strict=True):
             chosen = agent.config._replace(eval_num_samples=num)

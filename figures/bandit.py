@@ -45,7 +45,7 @@ WEIGHTS = np.array([0.3, 0.3, 0.3, 0.1])
 WIDTH = 0.08  # standard deviation of each mode
 BEST, BEST_WIDTH = np.array([0.6, 0.6]), 0.06  # the critic's optimum
 SUPPORT = 4 * WIDTH  # actions farther than this from every mode are off the support
-DATA_SIZE, ONLINE_STEPS, NUM_DRAWN = 5_000, 4_000, 1_000
+DATA_SIZE, OFFLINE_STEPS, ONLINE_STEPS, NUM_DRAWN = 5_000, 4_000, 4_000, 1_000
 Drawn = dict[str, tuple[np.ndarray, np.ndarray]]  # phase -> samples and actions [n, 2]
 
 
@@ -215,16 +215,14 @@ def picture(results: dict[str, Drawn], path: pathlib.Path) -> None:
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)  # jax logs which backends it lacks
-    output = flags.FLAGS.output
+    output, seed = flags.FLAGS.output, flags.FLAGS.seed
     try:
         check_path(output, 'output', ('.png', '.pdf', '.svg'))
     except UserError as error:
         sys.exit(str(error))
     results = {}
     for policy in POLICIES:
-        results[policy] = play(
-            policy, flags.FLAGS.seed, flags.FLAGS.offline_steps, flags.FLAGS.online_steps
-        )
+        results[policy] = play(policy, seed, OFFLINE_STEPS, ONLINE_STEPS)
         for phase, (samples, actions) in results[policy].items():
             for kind, drawn in (('samples', samples), ('actions', actions)):
                 numbers = ', '.join(f'{k} {v:.3g}' for k, v in summary(drawn).items())
@@ -234,7 +232,5 @@ def main(_) -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_integer('seed', 0, 'Seed of data, parameters and draws.', 0, 2**32 - 1)
-    flags.DEFINE_integer('offline_steps', 4_000, 'Updates on the data alone.', 1)
-    flags.DEFINE_integer('online_steps', ONLINE_STEPS, 'Online actions, with one update each.', 1)
     flags.DEFINE_string('output', 'bandit.png', 'Picture to write.')
     app.run(main)

@@ -6,7 +6,6 @@ Actions are points in the plane. The K best of N proposals attract particles, wh
 other: the mean-shift field of `agents.drifting`.
 """
 
-import sys
 from functools import partial
 
 import jax
@@ -15,9 +14,7 @@ import matplotlib
 import numpy as np
 from absl import app, flags, logging
 
-from agents.drifting import KERNELS, mean_shift, mean_shift_field
-from training.clips import check_path
-from utils.errors import UserError
+from agents.drifting import gaussian, mean_shift, mean_shift_field
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -35,6 +32,7 @@ WIDTH = 0.25
 HILLS = np.array([[0.55, 0.35], [-0.6, 0.35]])
 HEIGHTS = np.array([1.0, 0.6])
 HILL_WIDTH = 0.5
+NUM_CANDIDATES, TOP_K, NUM_PARTICLES, BANDWIDTH = 16, 4, 16, 0.4
 
 
 def values(actions: np.ndarray) -> np.ndarray:
@@ -50,33 +48,22 @@ def sample_old_policy(rng: jax.Array, num: int) -> np.ndarray:
     return np.asarray(modes + WIDTH * jax.random.normal(noise_rng, (num, 2)))
 
 
-def parts(
-    x: np.ndarray, positives: np.ndarray, kernel: str, bandwidth: float
-) -> tuple[np.ndarray, np.ndarray]:
+def parts(x: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the field at particles `x [G, 2]` in two parts, attraction and repulsion."""
-    log_kernel = partial(KERNELS[kernel], bandwidth=bandwidth)
+    log_kernel = partial(gaussian, bandwidth=BANDWIDTH)
     attraction = jax.vmap(lambda particle: mean_shift(particle, positives, log_kernel))(x)
-    field, _ = mean_shift_field(x[None], positives[None], bandwidths=(bandwidth,), kernel=kernel)
+    field, _ = mean_shift_field(x[None], positives[None], bandwidths=(BANDWIDTH,))
     return np.asarray(attraction), np.asarray(field[0] - attraction)
 
 
-def draw(path: str, seed: int, kernel: str, bandwidth: float, sizes: tuple[int, int, int]) -> None:
-    """Draws proposals and their best, and the field's two parts and sum at the particles.
-
-    Args:
-        path: to write.
-        seed: of all draws.
-        kernel: of the field.
-        bandwidth: of the kernel.
-        sizes: N proposals, K of them, G particles.
-    """
-    num_candidates, top_k, num_particles = sizes
+def draw(path: str, seed: int) -> None:
+    """Draws proposals and their best, and the field's two parts and sum at the particles."""
     candidate_rng, particle_rng = jax.random.split(jax.random.PRNGKey(seed))
-    candidates = sample_old_policy(candidate_rng, num_candidates)
+    candidates = sample_old_policy(candidate_rng, NUM_CANDIDATES)
     order = np.argsort(-values(candidates), stable=True)
-    best, others = candidates[order[:top_k]], candidates[order[top_k:]]
-    particles = sample_old_policy(particle_rng, num_particles)
-    attraction, repulsion = parts(particles, best, kernel, bandwidth)
+    best, others = candidates[order[:TOP_K]], candidates[order[TOP_K:]]
+    particles = sample_old_policy(particle_rng, NUM_PARTICLES)
+    attraction, repulsion = parts(particles, best)
 
     with plt.rc_context({'font.size': 13}):
         figure, axes = plt.subplots(1, 4, figsize=(13.6, 4.1), layout='constrained')
@@ -86,7 +73,7 @@ def draw(path: str, seed: int, kernel: str, bandwidth: float, sizes: tuple[int, 
         axes[0].scatter(
             *best.T, s=150, marker='*', color=ORANGE, edgecolors='0.2', label='the best'
         )
-        axes[0].set_title(f'the {top_k} best of {num_candidates} by Q')
+        axes[0].set_title(f'the {TOP_K} best of {NUM_CANDIDATES} by Q')
         axes[0].legend(loc='lower left', fontsize=11, handletextpad=0.2)
         for ax, arrows, title, colour in (
             (axes[1], attraction, 'attraction by the best', RED),
@@ -103,9 +90,8 @@ def draw(path: str, seed: int, kernel: str, bandwidth: float, sizes: tuple[int, 
             ax.set_title(title)
         axes[3].scatter(*(particles + attraction + repulsion).T, s=28, color=BLUE, zorder=4)
         axes[0].set_xlabel(f'proposals of {OLD_POLICY}; shaded: Q', fontsize=11)
-        label = f'mean shifts, {kernel.capitalize()} kernel of width {bandwidth:g}'
-        axes[1].set_xlabel(label, fontsize=11)
-        axes[2].set_xlabel(f'{num_particles} particles of the policy', fontsize=11)
+        axes[1].set_xlabel(f'mean shifts, Gaussian kernel of width {BANDWIDTH:g}', fontsize=11)
+        axes[2].set_xlabel(f'{NUM_PARTICLES} particles of the policy', fontsize=11)
         axes[3].set_xlabel('hollow: before, filled: after', fontsize=11)
         figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -121,21 +107,11 @@ def _draw_values(ax: Axes) -> None:
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)  # jax tells what it does not find
-    try:
-        check_path(FLAGS.output, 'output', ('.png', '.pdf', '.svg'))
-    except UserError as error:
-        sys.exit(str(error))
-    sizes = FLAGS.num_candidates, FLAGS.top_k, FLAGS.num_particles
-    draw(FLAGS.output, FLAGS.seed, FLAGS.kernel, FLAGS.bandwidth, sizes)
+    draw(FLAGS.output, FLAGS.seed)
     print(f'Wrote {FLAGS.output}')
 
 
 if __name__ == '__main__':
     flags.DEFINE_string('output', 'field.png', 'Picture to write: .png, .pdf or .svg.')
-    flags.DEFINE_enum('kernel', 'gaussian', list(KERNELS), 'Of the field.')
-    flags.DEFINE_float('bandwidth', 0.4, 'Of the kernel.', lower_bound=1e-6)
-    flags.DEFINE_integer('num_candidates', 16, 'N, proposals of π_old.', lower_bound=1)
-    flags.DEFINE_integer('top_k', 4, 'K, the best of them.', lower_bound=1)
-    flags.DEFINE_integer('num_particles', 16, 'G, samples of the policy.', lower_bound=1)
     flags.DEFINE_integer('seed', 0, 'Of all draws.', 0, 2**32 - 1)
     app.run(main)

@@ -170,10 +170,8 @@ def main(argv: Sequence[str]) -> None:
         if title:
             figure.axes[0].set_title(title, fontsize=10)
         figure.savefig(output, dpi=150)
-    except UserError as error:
-        sys.exit(str(error))
     except (OSError, ValueError) as error:
-        sys.exit(f'--output={output}: cannot be written ({error})')
+        sys.exit(str(error))
     print(summary(scores))
 
 

@@ -141,10 +141,8 @@ def main(argv: Sequence[str]) -> None:
         twins = table.groupby('label')['run'].transform('nunique') > 1
         label = table['label'].mask(twins, table['label'] + ' (' + table['run'] + ')')
         draw(table.assign(label=label)).savefig(path, dpi=120)
-    except UserError as error:
-        sys.exit(str(error))
     except (OSError, ValueError) as error:
-        sys.exit(f'--output={path}: cannot be written ({error})')
+        sys.exit(str(error))
     print(path)
 
 

@@ -40,7 +40,6 @@ def with_agent(**changes):
         ({'dataset_proportion': 0.0}, '--dataset_proportion=0.0: must be above 0'),
         ({'offline_batch_ratio': float('nan')}, '--offline_batch_ratio=nan: must be at least 0'),
         ({'dataset_source': 'guess'}, '--dataset_source=guess: use auto or download or collect'),
-        ({'save_dir': '/dev/null/exp'}, '--save_dir=/dev/null/exp: cannot write'),
         (with_agent(top_k=20), '--agent.top_k=20: must be from 0'),
         (with_agent(no_such_key=1), '--agent.no_such_key: not a setting of dfp; it has .*lr'),
         (with_agent(top_k='four'), '--agent.top_k=four: must be of type int'),

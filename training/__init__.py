@@ -2,15 +2,7 @@
 
 from training.config import RunConfig
 from training.interruption import Interrupted
-from training.run import (
-    Result,
-    is_complete,
-    load_agent,
-    load_agents,
-    load_policy,
-    train,
-    why_stale,
-)
+from training.run import Result, is_complete, load_agent, load_agents, load_policy, train, why_stale
 
 __all__ = [
     'Interrupted',

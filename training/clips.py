@@ -77,15 +77,9 @@ def _even(frame: np.ndarray) -> np.ndarray:
 def _write_gif(path: pathlib.Path, frames: Sequence[np.ndarray], fps: float) -> None:
     from PIL import Image
 
-    images = [Image.fromarray(frame).quantize(128) for frame in frames]
-    images[0].save(
-        path,
-        format='GIF',
-        save_all=True,
-        append_images=images[1:],
-        duration=round(1000 / fps),
-        loop=0,
-    )
+    first, *rest = (Image.fromarray(frame).quantize(128) for frame in frames)
+    duration = round(1000 / fps)
+    first.save(path, 'GIF', save_all=True, append_images=rest, duration=duration, loop=0)
 
 
 def _write_mp4(path: pathlib.Path, frames: Sequence[np.ndarray], fps: float) -> None:
@@ -116,20 +110,13 @@ def grid(clips: Sequence[Clip], with_values: bool = False) -> list[np.ndarray]:
         with_values: whether to draw the proposals' values to the right of each.
     """
     columns = int(np.ceil(np.sqrt(len(clips))))
-    rows = -(-len(clips) // columns)
-    length = max(len(clip.frames) for clip in clips)
     panels = [_panels(clip, with_values) for clip in clips]
-    blank = np.zeros_like(panels[0][0])
-    frames = []
-    for i in range(length):
-        cells = [each[min(i, len(each) - 1)] for each in panels]
-        cells += [blank] * (rows * columns - len(cells))
-        lines = [
-            np.concatenate(cells[row * columns : (row + 1) * columns], axis=1)
-            for row in range(rows)
-        ]
-        frames.append(np.concatenate(lines, axis=0))
-    return frames
+    blanks = [np.zeros_like(panels[0][0])] * (-len(clips) % columns)
+    length = max(len(each) for each in panels)
+    return [
+        _tile([each[min(i, len(each) - 1)] for each in panels] + blanks, columns)
+        for i in range(length)
+    ]
 
 
 def strip(clips: Sequence[Clip], num: int = 8, with_values: bool = False) -> np.ndarray:
@@ -142,12 +129,17 @@ def strip(clips: Sequence[Clip], num: int = 8, with_values: bool = False) -> np.
         num: frames of each, 2 or more.
         with_values: whether to draw the proposals' values to the right of each.
     """
-    rows = []
+    chosen = []
     for clip in clips:
         panels = _panels(clip, with_values)
-        chosen = np.linspace(0, len(panels) - 1, num).round().astype(int)
-        rows.append(np.concatenate([panels[i] for i in chosen], axis=1))
-    return np.concatenate(rows, axis=0)
+        chosen += [panels[i] for i in np.linspace(0, len(panels) - 1, num).round().astype(int)]
+    return _tile(chosen, num)
+
+
+def _tile(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Returns pictures of equal size side by side, in rows of `columns`."""
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
 
 def write_picture(path: str | pathlib.Path, picture: np.ndarray) -> None:
@@ -170,8 +162,7 @@ def _panels(clip: Clip, with_values: bool) -> list[np.ndarray]:
         is_last = i == len(clip.frames) - 1
         colour = SUCCESS if clip.success and is_last else PLAYING
         height, width, _ = frame.shape
-        panel = np.empty((height + 2 * BORDER, width + 2 * BORDER, 3), np.uint8)
-        panel[:] = colour
+        panel = np.full((height + 2 * BORDER, width + 2 * BORDER, 3), colour, np.uint8)
         panel[BORDER:-BORDER, BORDER:-BORDER] = frame
         panels.append(panel)
     return panels

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -150,6 +149,15 @@ class RunConfig:
         """`collect_episodes` if data is collected, else None."""
         return self.collect_episodes if self.dataset_source == 'collect' else None
 
+    @property
+    def simulator_settings(self) -> dict[str, Any]:
+        """The keyword arguments of simulators and renderers."""
+        return {
+            'frame_stack': self.frame_stack,
+            'worker_timeout': self.worker_timeout,
+            **self.env_options,
+        }
+
     @functools.cached_property
     def task(self) -> envs.Task:
         """The task of `env_name`.
@@ -195,7 +203,6 @@ class RunConfig:
         agent_class = agents.find_class(self.agent_file)
         agent_class.check_config(ml_collections.ConfigDict(self.agent))
         agent_class.check_horizon(self.horizon_length, self.discount)
-        self._check_save_dir()
 
     def _check_field(self, field: dataclasses.Field) -> None:
         value, limits = getattr(self, field.name), field.metadata
@@ -207,18 +214,6 @@ class RunConfig:
             raise UserError(f'--{field.name}={value}: must be at most {limits["most"]}')
         if limits['choices'] and value not in limits['choices']:
             raise UserError(f'--{field.name}={value}: use {" or ".join(limits["choices"])}')
-
-    def _check_save_dir(self) -> None:
-        """Raises UserError if the run's folder cannot be created."""
-        place = self.directory.absolute()
-        while not place.exists():
-            place = place.parent
-        if not place.is_dir() or not os.access(place, os.W_OK):
-            problem = 'cannot be written' if place.is_dir() else 'is not a directory'
-            raise UserError(
-                f'--save_dir={self.save_dir}: cannot write {self.directory}: {place} {problem}; '
-                'choose a writable directory'
-            )
 
     @property
     def identity(self) -> str:

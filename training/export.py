@@ -113,8 +113,7 @@ def to_jax(program: Program) -> bytes:
     scope = jax.export.SymbolicScope()
     inputs = [
         jax.ShapeDtypeStruct(
-            jax.export.symbolic_shape(', '.join(map(str, shape)), scope=scope),
-            program.dtypes[name],
+            jax.export.symbolic_shape(', '.join(map(str, shape)), scope=scope), program.dtypes[name]
         )
         for name, shape in program.inputs.items()
     ]

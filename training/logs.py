@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import pathlib
-import re
 import socket
 import subprocess
 import time
@@ -129,9 +128,12 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = locks.acquire(path / LOCK, timeout=1)  # `is_at_work` holds it briefly
         except Timeout:
-            raise UserError(_who_is_at_work(path)) from None
+            status = read_status(path)
+            who = f' (process {status["pid"]} on {status["host"]})' if status else ''
+            raise UserError(
+                f'{path}: already running{who}; wait for it, or start another run with --fresh'
+            ) from None
         except OSError as error:
-            self._remove_if_empty()
             raise UserError(
                 f'--save_dir: cannot write {path} ({error.strerror}); choose a writable directory'
             ) from error
@@ -154,22 +156,12 @@ class RunFolder:
 
     def close(self) -> None:
         """Releases the lock, and removes the folder if it was created here and is empty."""
-        self._remove_if_empty()
+        if self._made and not any(path.name != LOCK for path in self.path.glob('*')):
+            with contextlib.suppress(OSError):  # not empty: another run started there
+                (self.path / LOCK).unlink()
+                for path in self._made:
+                    path.rmdir()
         self._lock.release()
-
-    def _remove_if_empty(self) -> None:
-        if not self._made or any(path.name != LOCK for path in self.path.glob('*')):
-            return
-        with contextlib.suppress(OSError):  # not empty: another run started there
-            (self.path / LOCK).unlink(missing_ok=True)
-            for path in self._made:
-                path.rmdir()
-
-
-def _who_is_at_work(folder: pathlib.Path) -> str:
-    status = read_status(folder)
-    who = f' (process {status["pid"]} on {status["host"]})' if 'pid' in status else ''
-    return f'{folder}: already running{who}; wait for it, or start another run with --fresh'
 
 
 def is_at_work(folder: pathlib.Path) -> bool:
@@ -193,24 +185,24 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def newest_copy(folder: pathlib.Path) -> pathlib.Path:
     """Returns the newest of a run's folders: `folder`, or `<folder>-2`, `-3`, … made by --fresh."""
-    return max([folder, *copies(folder)], key=lambda path: _copy_number(folder, path))
+    return max(_copies(folder).items())[1]
 
 
 def next_copy(folder: pathlib.Path) -> pathlib.Path:
     """Returns a folder for the same run that does not exist yet."""
     if not folder.exists():
         return folder
-    return folder.with_name(f'{folder.name}-{_copy_number(folder, newest_copy(folder)) + 1}')
+    return folder.with_name(f'{folder.name}-{max(_copies(folder)) + 1}')
 
 
-def copies(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders of the run's copies, made by --fresh."""
-    pattern = re.compile(re.escape(folder.name) + r'-\d+')
-    return [path for path in folder.parent.glob(f'{folder.name}-*') if pattern.fullmatch(path.name)]
-
-
-def _copy_number(folder: pathlib.Path, copy: pathlib.Path) -> int:
-    return 1 if copy == folder else int(copy.name.rpartition('-')[2])
+def _copies(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+    """Returns the folders of a run by their numbers; the first has none in its name."""
+    found = {1: folder}
+    for path in folder.parent.glob(f'{folder.name}-*'):
+        number = path.name.removeprefix(f'{folder.name}-')
+        if number.isdecimal():
+            found[int(number)] = path
+    return found
 
 
 class RunLog:

@@ -203,7 +203,10 @@ class _Run:
         stack.callback(self.folder.close)
         stack.push(self._note_error)
         self.repeats = True  # whether the environment is deterministic
-        eval_simulators = self._open_eval_simulators()  # they start while the data is read
+        per_seed = max(1, min(config.eval_envs // config.num_seeds, config.eval_episodes))
+        eval_simulators = None
+        if config.eval_episodes:  # they start while the data is read
+            eval_simulators = self._open_simulators(per_seed * config.num_seeds)
         probe = eval_simulators or (self._open_simulators(1) if config.online_steps else None)
         self.machine = describe_machine()
         say('On {host}: {device}, Python {python}: {command}'.format(**self.machine))
@@ -218,12 +221,7 @@ class _Run:
         stack.callback(self.checkpoints.close)
         saved = self._newest_checkpoint(origin)
         first = saved[0]['shard'] if saved else 0
-        shards = ShardReader(
-            dataset,
-            first,
-            config.dataset_proportion,
-            config.horizon_length,
-        )
+        shards = ShardReader(dataset, first, config.dataset_proportion, config.horizon_length)
         stack.callback(shards.close)
         shard, rows = shards.take()
         say(
@@ -262,47 +260,28 @@ class _Run:
         for handler in logging.getLogger().handlers:
             handler.addFilter(self.context.clear_bar)
             stack.callback(handler.removeFilter, self.context.clear_bar)
-        stack.push(self._note_error)  # called first: the other callbacks may block
         if probe is not None:
-            self._look_at_environment(probe)
+            self.repeats = probe.check_repeats()
             if probe is not eval_simulators:
                 probe.end()
-        whence = f' from {origin}' if origin else ''
-        say(f'Resuming at {self.where}{whence} in {place}' if saved else f'Writing to {place}')
-        interruption.wait_for_check()
-
-    def _open_eval_simulators(self) -> envs.Simulators | None:
-        """Starts the simulators of all evaluations, if there are any."""
-        config = self.config
-        if not config.eval_episodes:
-            return None
-        per_seed = max(1, min(config.eval_envs // config.num_seeds, config.eval_episodes))
-        return self._open_simulators(per_seed * config.num_seeds)
-
-    def _open_simulators(self, num_envs: int) -> envs.Simulators:
-        config = self.config
-        simulators = envs.make_simulators(
-            config.task,
-            num_envs,
-            config.horizon_length,
-            frame_stack=config.frame_stack,
-            worker_timeout=config.worker_timeout,
-            **config.env_options,
-        )
-        self._stack.callback(simulators.end)
-        simulators.repeats = self.repeats
-        return simulators
-
-    def _look_at_environment(self, simulators: envs.Simulators) -> None:
-        """Waits for simulators; warns if the environment is not deterministic."""
-        self.repeats = simulators.check_repeats()
         if not self.repeats:
             logging.warning(
                 '%s: the environment is not deterministic: reset(seed=0) and the same action had '
                 'another outcome the second time. A resumed run truncates its open episode, and '
-                'ends with other bits than an uninterrupted one.',
-                self.config.env_name,
-            )
+                'ends with other bits than an uninterrupted one.', config.env_name,
+            )  # fmt: skip
+        whence = f' from {origin}' if origin else ''
+        say(f'Resuming at {self.where}{whence} in {place}' if saved else f'Writing to {place}')
+        interruption.wait_for_check()
+
+    def _open_simulators(self, num_envs: int) -> envs.Simulators:
+        config = self.config
+        simulators = envs.make_simulators(
+            config.task, num_envs, config.horizon_length, **config.simulator_settings
+        )
+        self._stack.callback(simulators.end)
+        simulators.repeats = self.repeats
+        return simulators
 
     def _note_error(self, kind: type | None, error: BaseException | None, _) -> None:
         """Writes the exception that ended the run into its status."""

@@ -19,13 +19,7 @@ class ShardReader:
     for it. If the old shard is dropped between `take` and `read_ahead`, at most two are in memory.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        first: int = 0,
-        proportion: float = 1.0,
-        horizon: int = 1,
-    ):
+    def __init__(self, dataset: Dataset, first: int = 0, proportion: float = 1.0, horizon: int = 1):
         """Does not start to read yet.
 
         Args:

@@ -25,14 +25,8 @@ def open_renderer(config: RunConfig, frame_skip: int) -> Renderer:
     Raises:
         UserError: this machine cannot render it.
     """
-    return Renderer(
-        config.task,
-        config.horizon_length,
-        frame_skip,
-        frame_stack=config.frame_stack,
-        worker_timeout=config.worker_timeout,
-        **config.env_options,
-    )
+    settings = config.simulator_settings
+    return Renderer(config.task, config.horizon_length, frame_skip, **settings)
 
 
 def record(
