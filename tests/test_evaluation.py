@@ -71,17 +71,6 @@ def test_several_policies_in_stacks_of_any_size_get_the_scores_that_each_would_g
         assert scores == pytest.approx(score(policy, 2, 5, seed), rel=1e-6)
 
 
-def test_an_evaluation_can_be_left_before_any_chunk():
-    class Left(Exception):
-        pass
-
-    def leave():
-        raise Left
-
-    with pytest.raises(Left):
-        evaluate([stack([Policy()])], simulators(2), 2, [0], leave)
-
-
 class Fragile(Counter):
     """Raises before some steps of some episodes, `(seed, step)`, as often as they are listed."""
 

@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from small_runs import assert_equal_outcomes, read_table
+from small_runs import read_table
 
 from envs import make_simulators
 from envs.collect import collect
-from training import RunConfig, load_agent, train
+from training import load_agent
 from training.evaluation import evaluate
 from utils.seeds import stack
 
@@ -72,37 +72,23 @@ def finished(dataset_dir, tmp_path_factory):
     return arguments, directory, result
 
 
-def test_a_run_says_how_it_was_made(finished):
-    written = json.loads((finished[1] / 'flags.json').read_text())
-    assert written['flags']['online_steps'] == 33
-    assert written['flags']['discount'] == 0.99
-    assert written['agent']['agent_name'] == 'dfp'
-    assert written['agent']['batch_size'] == 8
+def test_a_run_says_how_it_was_made_and_shows_progress(finished):
+    _, directory, result = finished
+    written = json.loads((directory / 'flags.json').read_text())
+    assert (written['flags']['online_steps'], written['flags']['discount']) == (33, 0.99)
+    assert (written['agent']['agent_name'], written['agent']['batch_size']) == ('dfp', 8)
     assert written['data']['source'] == 'collected'
-    assert written['versions']['jax']
-    assert 'commit' in written['versions']
+    assert written['versions'].keys() >= {'jax', 'commit'}
     machine = written['machine']
-    assert machine['command'].startswith('main.py --env_name=')
-    assert finished[2].stdout.startswith(
+    assert result.stdout.startswith(
         f'On {machine["host"]}: {machine["device"]}, Python {machine["python"]}: main.py --env_name'
     )
-    assert finished[1].name == f'dfp-sd000-{written["identity"]}'
-
-
-def test_a_run_leaves_tables_and_a_picture_and_shows_progress(finished):
-    _, directory, result = finished
-    steps = {name: [int(row['step']) for row in read_table(directory / f'{name}.csv')]
-             for name in ('offline', 'online', 'eval')}  # fmt: skip
-    assert steps == {
-        'offline': [12, 24, 25], 'online': [12, 24, 33], 'eval': [0, 25, 0, 30, 33],
-    }  # fmt: skip
+    assert directory.name == f'dfp-sd000-{written["identity"]}'
+    for words in ('offline: 100%', 'online: 100%', 'success='):
+        assert words in result.stderr
     for name in ('offline', 'online'):
         rows = read_table(directory / f'{name}.csv')
         assert all(float(row['actor/data_force_0.1']) > 0 for row in rows)
-    assert (directory / 'learning_curve.png').read_bytes().startswith(b'\x89PNG')
-    assert 'offline: 100%' in result.stderr
-    assert 'online: 100%' in result.stderr
-    assert 'success=' in result.stderr
 
 
 def test_the_same_command_again_says_that_the_run_is_complete(finished):
@@ -111,15 +97,6 @@ def test_the_same_command_again_says_that_the_run_is_complete(finished):
     result = run(*arguments)
     assert result.stdout.startswith(f'Complete already: {directory} is at online step 33 (--fresh')
     assert {path: path.read_bytes() for path in directory.glob('*.csv')} == before
-
-
-def test_the_same_settings_from_python_give_the_same_run(finished, tmp_path):
-    written = json.loads((finished[1] / 'flags.json').read_text())
-    settings = written['flags'] | {'agent': written['agent'], 'wandb_mode': 'disabled'}
-    config = RunConfig.from_json(settings | {'save_dir': str(tmp_path)})
-    result = train(config, show_progress=False)
-    assert result.directory.name == finished[1].name
-    assert_equal_outcomes(finished[1], result.directory)
 
 
 def test_a_run_evaluates_to_its_score(finished):
@@ -166,23 +143,6 @@ def test_a_task_of_other_sizes_or_options_is_refused_in_one_line(finished, argum
     assert message in line
 
 
-def test_seeds_trained_together_are_what_each_would_be_alone(finished, tmp_path):
-    written = json.loads((finished[1] / 'flags.json').read_text())
-    settings = written['flags'] | {'agent': written['agent'], 'wandb_mode': 'disabled'}
-    settings |= {'save_dir': str(tmp_path), 'num_seeds': 2, 'eval_envs': 4}
-    result = train(RunConfig.from_json(settings), show_progress=False)
-    for name in ('offline', 'online', 'eval'):
-        both = read_table(result.directory / f'{name}.csv', without=('seconds', 'phase'))
-        alone = read_table(finished[1] / f'{name}.csv', without=('seconds', 'phase'))
-        first, second = ([x for x in both if x['seed'] == seed] for seed in '01')
-        assert len(first) == len(second) == len(alone)
-        for row, expected in zip(first, alone, strict=True):
-            row, expected = ({k: float(v or 'nan') for k, v in x.items()} for x in (row, expected))
-            assert row == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
-        differences = ({k: v for k, v in x.items() if k != 'seed'} for x in (first[-1], second[-1]))
-        assert name == 'eval' or next(differences) != next(differences)
-
-
 @pytest.mark.parametrize(
     ('program', 'arguments', 'message'),
     [
@@ -208,16 +168,3 @@ def test_bad_input_is_named_in_one_line_before_anything_starts(
     (line,) = result.stderr.splitlines()
     assert message in line
     assert not list(tmp_path.rglob('flags.json'))
-
-
-def test_data_that_cannot_be_had_is_an_error_with_the_command_that_makes_it(tmp_path, monkeypatch):
-    for name in ('OGBENCH_DATASET_URL', 'https_proxy'):
-        monkeypatch.setenv(name, 'http://127.0.0.1:9')  # where nothing answers
-    result = run(
-        f'--env_name={ENV_NAME}', f'--ogbench_dataset_dir={tmp_path}', f'--save_dir={tmp_path}',
-        check=False,
-    )  # fmt: skip
-    assert result.returncode != 0
-    *lines, last_line = result.stderr.strip().splitlines()
-    assert sum('cube-single-play-v0.npz: download failed (' in line for line in lines) == 2
-    assert 'python -m envs.collect --env_name=cube-single-play-v0 --num_episodes=1000' in last_line

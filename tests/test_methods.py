@@ -1,7 +1,5 @@
 """The paper's methods by name: which settings they stand for."""
 
-import pytest
-
 from experiments.methods import METHODS, run_config
 from experiments.run_flags import parse
 from training import RunConfig
@@ -9,94 +7,48 @@ from training import RunConfig
 CUBES = ['cube-double-play-singletask-task2-v0', 'cube-quadruple-play-100m-singletask-task4-v0']
 
 
-@pytest.mark.parametrize(
-    ('method', 'agent', 'horizon', 'num_samples'),
-    [
-        ('BFN', 'bfn', 1, 4),
-        ('QC-BFN', 'bfn', 5, 32),
-        ('FQL', 'fql', 1, 1),
-        ('QC-FQL', 'fql', 5, 1),
-        ('MVP', 'mvp', 5, 16),
-        ('MVP-topK', 'mvp', 5, 16),
-        ('DFP', 'dfp', 5, 16),
-        ('DFP-MS', 'dfp', 5, 16),
-        ('DFP-notopk', 'dfp', 5, 16),
-        ('DFP-offline', 'dfp', 1, 1),
-        ('DFP-10', 'dfp', 5, 16),
-        ('QC-FQL-10', 'fql', 5, 1),
-        ('DriftQL', 'driftql', 1, 1),
-        ('FMQ', 'fmq', 5, 32),
-    ],
-)
-def test_methods_are_those_of_the_table(method, agent, horizon, num_samples):
-    for env_name in CUBES:  # tests/test_paper.py has Robomimic's
-        config = run_config(method, env_name)
-        settings = config.agent
-        found = settings['agent_name'], config.horizon_length, settings['num_samples']
-        assert found == (agent, horizon, num_samples)
-    assert settings['lr'] == 3e-4
-    assert settings['batch_size'] == 256
-    assert settings['actor_hidden_dims'] == settings['critic_hidden_dims'] == (512,) * 4
-
-
-@pytest.mark.parametrize('method', ['FQL', 'QC-FQL'])
-@pytest.mark.parametrize(
-    ('env_name', 'alpha'),
-    [
-        ('cube-double-play-singletask-task2-v0', 300),
-        ('cube-triple-play-singletask-task3-v0', 100),
-        ('cube-quadruple-play-100m-singletask-task4-v0', 100),
-        ('scene-play-singletask-task2-v0', 300),
-        ('puzzle-4x4-play-singletask-task4-v0', 1000),
-        ('lift-mh-low_dim', 10000),
-        ('square-mh-low_dim', 10000),
-    ],
-)
-def test_alpha_belongs_to_the_domain(method, env_name, alpha):
-    assert run_config(method, env_name).agent['alpha'] == alpha
-
-
-@pytest.mark.parametrize(
-    ('env_name', 'alpha'),
-    [
-        ('cube-double-play-singletask-task2-v0', 300),
-        ('cube-triple-play-singletask-task3-v0', 30),
-        ('cube-quadruple-play-100m-singletask-task4-v0', 100),
-        ('scene-play-singletask-task2-v0', 300),
-        ('puzzle-3x3-play-singletask-task4-v0', 300),
-        ('puzzle-4x4-play-singletask-task4-v0', 1),
-    ],
-)
-def test_the_strong_baseline_has_qams_critic_and_alpha(env_name, alpha):
-    settings, critic = run_config('QC-FQL-10', env_name).agent, run_config('QAM', env_name).agent
-    assert settings['alpha'] == alpha
-    for name in ('num_qs', 'q_agg', 'rho', 'rank_agg'):
-        assert settings[name] == critic[name]
-    assert (settings['grad_clip'], critic['grad_clip']) == (0, 1)  # only QAM's own agents clip
-
-
-DRIFTQL = {  # τ, α, γ, G, numbers of noise (0: those of the chunk), q_agg
-    'cube-single-play-singletask-task2-v0': (0.02, 60, 0.995, 32, 0, 'mean'),
-    'cube-double-play-singletask-task2-v0': (0.2, 100, 0.99, 4, 8, 'mean'),
-    'scene-play-singletask-task2-v0': (0.2, 250, 0.995, 32, 0, 'min'),
-    'puzzle-3x3-play-singletask-task4-v0': (0.5, 50, 0.99, 32, 0, 'min'),
-    'puzzle-4x4-play-singletask-task4-v0': (0.8, 300, 0.99, 32, 0, 'mean'),
+# Settings that are not in the paper (tests/test_paper.py has those), by domain.
+TASKS = {
+    'cube-single': 'cube-single-play-singletask-task2-v0',
+    'cube-double': CUBES[0],
+    'cube-triple': 'cube-triple-play-singletask-task3-v0',
+    'cube-quadruple': CUBES[1],
+    'scene': 'scene-play-singletask-task2-v0',
+    'puzzle-3x3': 'puzzle-3x3-play-singletask-task4-v0',
+    'puzzle-4x4': 'puzzle-4x4-play-singletask-task4-v0',
+    'lift': 'lift-mh-low_dim',
+}
+ALPHA = {'cube-double': 300, 'cube-triple': 100, 'cube-quadruple': 100, 'scene': 300,
+         'puzzle-4x4': 1000, 'lift': 10000}  # fmt: skip
+STRONG_ALPHA = {'cube-double': 300, 'cube-triple': 30, 'cube-quadruple': 100, 'scene': 300,
+                'puzzle-3x3': 300, 'puzzle-4x4': 1}  # fmt: skip
+DRIFTQL = {  # τ, α, G, numbers of noise (0: those of the chunk), q_agg
+    'cube-single': (0.02, 60, 32, 0, 'mean'),
+    'cube-double': (0.2, 100, 4, 8, 'mean'),
+    'scene': (0.2, 250, 32, 0, 'min'),
+    'puzzle-3x3': (0.5, 50, 32, 0, 'min'),
+    'puzzle-4x4': (0.8, 300, 32, 0, 'mean'),
 }
 
 
-@pytest.mark.parametrize('env_name', DRIFTQL)
-def test_driftql_has_the_settings_of_its_release(env_name):
-    config = run_config('DriftQL', env_name)
-    own = config.agent
-    found = own['bandwidth'], own['alpha'], config.discount, own['num_particles']
-    assert (*found, own['noise_dim'], own['q_agg']) == DRIFTQL[env_name]
-    assert (own['kernel'], config.online_steps) == ('gaussian', 0)
+def settings_of(method, task, *names):
+    agent = run_config(method, TASKS[task]).agent
+    return tuple(agent[name] for name in names)
 
 
-def test_mvp_goes_without_the_constraint_on_cube_triple_only():
-    weight = lambda name: run_config('MVP', name).agent['ivc_weight']  # noqa: E731
-    assert weight('cube-triple-play-singletask-task2-v0') == 0
-    assert [weight(name) for name in CUBES] == [1, 1]
+def test_baselines_have_the_settings_of_their_releases_on_each_domain():
+    for method in ('FQL', 'QC-FQL'):
+        assert {task: settings_of(method, task, 'alpha')[0] for task in ALPHA} == ALPHA
+    critic = 'num_qs', 'q_agg', 'rho', 'rank_agg'
+    for task, alpha in STRONG_ALPHA.items():
+        assert settings_of('QC-FQL-10', task, 'alpha') == (alpha,)
+        assert settings_of('QC-FQL-10', task, *critic) == settings_of('QAM', task, *critic)
+    names = 'bandwidth', 'alpha', 'num_particles', 'noise_dim', 'q_agg'
+    assert {task: settings_of('DriftQL', task, *names) for task in DRIFTQL} == DRIFTQL
+    discounts = {task: run_config('DriftQL', TASKS[task]).discount for task in DRIFTQL}
+    assert {task for task, x in discounts.items() if x == 0.995} == {'cube-single', 'scene'}
+    ivc = {task for task in TASKS if not settings_of('MVP', task, 'ivc_weight')[0]}
+    assert ivc == {'cube-triple'}
 
 
 def test_explicit_flags_win_over_the_method_wherever_they_are():
@@ -106,17 +58,6 @@ def test_explicit_flags_win_over_the_method_wherever_they_are():
     assert config == run_config('QC-BFN', RunConfig.env_name, horizon_length=3)
     low_dim = ['main.py', '--method=DFP', '--env_name=lift-mh-low_dim']
     assert parse([*low_dim, '--agent.temperatures=(0.5,)']).agent['temperatures'] == (0.5,)
-
-
-def test_the_last_method_or_agent_wins(tmp_path):
-    mine = tmp_path / 'mine.py'
-    mine.write_text('from agents.dfp import DFPAgent as agent_class, get_config')
-    of_file = ['--method=QC-BFN', '--agent.batch_size=64']
-    own = parse(['main.py', *of_file, '--agent', str(mine)])
-    assert own == RunConfig({'batch_size': 64}, agent_file=str(mine))
-    back = parse(['main.py', f'--agent={mine}', *of_file])
-    assert back == parse(['main.py', *of_file])
-    assert back.method == 'QC-BFN'
 
 
 def test_a_method_may_set_any_setting_of_a_run_or_its_suite_from_both_sides(monkeypatch):

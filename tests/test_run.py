@@ -92,11 +92,6 @@ def newest(config):
     return folder
 
 
-def test_the_same_run_from_scratch_gives_the_same_bits(finished, tmp_path):
-    config, result = finished
-    assert_equal_outcomes(result.directory, start(with_path(config, tmp_path)).directory)
-
-
 def test_saving_changes_nothing(finished, tmp_path):
     config, result = finished
     saved = start(with_path(config, tmp_path, save_interval=2))
@@ -280,28 +275,6 @@ def test_each_seed_of_several_has_its_own_rows_and_policy(tmp_path):
     arrays, _ = outcome(result.directory)
     kernel = next(name for name in arrays if name.startswith('agents/params/actor'))
     assert arrays[kernel].shape[0] == 3
-
-
-@pytest.mark.slow
-def test_a_script_without_a_main_guard_can_train(finished, tmp_path):
-    """As in a notebook: the simulators' processes do not run the script again."""
-    config, result = finished
-    settings = tmp_path / 'settings.json'
-    settings.write_text(json.dumps(with_path(config, tmp_path / 'exp').to_json()))
-    script = tmp_path / 'script.py'
-    script.write_text(
-        'import json, sys\n'
-        'from training import RunConfig, train\n'
-        "print('once')\n"
-        f'config = RunConfig.from_json(json.load(open({str(settings)!r})))\n'
-        'print(train(config, show_progress=False).directory)\n'
-    )
-    run = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=300,
-        env=os.environ | {'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'},
-    )  # fmt: skip
-    assert run.stdout.count('once') == 1, run.stderr[-2000:]
-    assert_equal_outcomes(result.directory, pathlib.Path(run.stdout.split()[-1]))
 
 
 @pytest.mark.slow

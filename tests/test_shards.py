@@ -16,16 +16,14 @@ from utils.replay import Rows
 class Shards:
     """A data set whose shard i has 3 + i rows, each with the number i."""
 
-    def __init__(self, num, bad=()):
+    def __init__(self, num):
         self.num_rows = tuple(range(3, 3 + num))
         self.paths = tuple(pathlib.Path(f'shard-{i:03}.npz') for i in range(num))
-        self.bad, self.loaded, self.threads = bad, [], []
+        self.loaded, self.threads = [], []
 
     def load(self, shard):
         self.loaded.append(shard)
         self.threads.append(threading.current_thread())
-        if shard in self.bad:
-            raise ValueError(f'{self.paths[shard]}: cannot be read')
         num = self.num_rows[shard]
         return {
             'observations': np.full((num, 2), shard, np.float32),
@@ -92,13 +90,6 @@ def test_no_more_than_two_shards_are_in_memory(monkeypatch):
     assert data.num_rows > 0
     assert len(most) == 7
     assert max(most) == 2
-
-
-def test_a_bad_shard_is_named():
-    reader = ShardReader(Shards(3, bad=[1]))
-    reader.take()
-    with pytest.raises(ValueError, match=r'shard-001\.npz: cannot be read'):
-        reader.take()
 
 
 def test_episodes_that_are_all_shorter_than_a_chunk_are_warned_of_once(caplog):
