@@ -25,7 +25,6 @@ from training import RunConfig
 from training import state as states
 from training.checkpoints import Checkpoints
 from training.devices import num_cores, set_up_jax
-from training.run import GROUPS
 from training.state import Rollout, RunState
 from utils.replay import Rows
 from utils.seeds import stack
@@ -66,7 +65,7 @@ def measure(state: RunState) -> dict[str, float]:
                 'stopped, s': handed_over - start,
                 'in the background, s': written - handed_over,
                 'of it CPU, s': cpu,
-                'loading and verifying, s': seconds(checkpoints.newest, *GROUPS),
+                'loading and verifying, s': seconds(checkpoints.newest),
                 'MiB on disk': checkpoints.last.stat().st_size / 2**20,
             }
             if number:  # the first warms up

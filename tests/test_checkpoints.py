@@ -14,14 +14,14 @@ TREE = {'params': jnp.arange(40.0), 'rng': jax.random.PRNGKey(3), 'count': jnp.i
 
 
 def write(path, value=0.0, metadata=None):
-    groups = {'agents': checkpoints.flatten(TREE), 'seeds': {'x': np.full(3, value)}}
-    checkpoints.save(path, groups, metadata or {'env_name': 'cube'})
+    arrays = checkpoints.flatten({'agents': TREE, 'seeds': {'x': np.full(3, value)}})
+    checkpoints.save(path, arrays, metadata or {'env_name': 'cube'})
     return path
 
 
 def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
     path = write(tmp_path / 'c.npz', 2.5)
-    metadata, arrays = checkpoints.load(path, 'agents', 'seeds', 'play')
+    metadata, arrays = checkpoints.load(path)
     assert metadata == {'env_name': 'cube'}
     restored = checkpoints.unflatten({'agents': TREE}, arrays, 'c')['agents']
     jax.tree.map(np.testing.assert_array_equal, restored, TREE)
@@ -53,7 +53,7 @@ def test_a_damaged_checkpoint_is_refused_or_read_as_it_was(tmp_path, damage):
             content[position] ^= 1 << rng.integers(8)
         path.write_bytes(content)
         try:
-            _, arrays = checkpoints.load(path, 'agents', 'seeds')
+            _, arrays = checkpoints.load(path)
             found = checkpoints.unflatten(template, arrays, f'{path}')
         except CheckpointError as error:
             messages.append(str(error))
@@ -70,7 +70,7 @@ def names(folder):
 def save_all(folder, keep, *found):
     kept = Checkpoints(folder, keep)
     for name in found:
-        kept.save(name, {'agents': checkpoints.flatten(TREE)}, {'name': name})
+        kept.save(name, checkpoints.flatten({'agents': TREE}), {'name': name})
     kept.close()
 
 
@@ -100,12 +100,12 @@ def test_a_damaged_newest_is_named_and_the_one_before_it_used(tmp_path, caplog):
     newest.write_bytes(newest.read_bytes()[:-50])
     kept = Checkpoints(tmp_path, 2)
     with caplog.at_level(logging.WARNING):
-        metadata, _ = kept.newest('agents')
+        metadata, _ = kept.newest()
     assert metadata == {'name': 'offline-000000005'}
     assert f'{newest}: not a checkpoint, or damaged' in caplog.text
     (tmp_path / 'offline-000000005.npz').write_bytes(b'')
     with pytest.raises(CheckpointError, match=r'offline-\d+.npz: .* start a new run with --fresh'):
-        kept.newest('agents')
+        kept.newest()
 
 
 def test_an_unfinished_checkpoint_is_not_taken_and_is_cleared_away(tmp_path):
@@ -113,6 +113,6 @@ def test_an_unfinished_checkpoint_is_not_taken_and_is_cleared_away(tmp_path):
     whole = (tmp_path / 'offline-000000005.npz').read_bytes()
     (tmp_path / '.unfinished-offline-000000010.npz').write_bytes(whole[:-9])
     assert checkpoints.find(tmp_path).name == 'offline-000000005.npz'
-    assert Checkpoints(tmp_path, 2).newest('agents')[0] == {'name': 'offline-000000005'}
+    assert Checkpoints(tmp_path, 2).newest()[0] == {'name': 'offline-000000005'}
     assert names(tmp_path) == ['offline-000000005.npz']
-    assert Checkpoints(tmp_path / 'none', 2).newest('agents') is None
+    assert Checkpoints(tmp_path / 'none', 2).newest() is None

@@ -50,8 +50,8 @@ def play(devices):
     chunks = on_each_device(act, policies, np.ones((3, 3), np.float32), keys, np.arange(3))
     devices = [part.agents.rng.device for part in after.seeds]
     rows = [each.averages for part in after.seeds for each in summaries(part.totals)]
-    groups, _ = state.to_arrays(after)
-    return devices, (groups, rows, chunks)
+    arrays, _ = state.to_arrays(after)
+    return devices, (arrays, rows, chunks)
 
 
 devices = jax.devices()

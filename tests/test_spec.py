@@ -110,8 +110,7 @@ def test_an_entry_that_data_adds_is_sampled_offline_online_after_wrapping_and_af
     assert not drawn & set(range(20))
 
     saved = dataclasses.replace(state, seeds=(part,))
-    groups, metadata = states.to_arrays(saved)
-    arrays = {f'{group}/{name}': x for group, part in groups.items() for name, x in part.items()}
+    arrays, metadata = states.to_arrays(saved)
     fresh = states.create(description, [0], [data], config.buffer_size)
     again = states.from_arrays(metadata, arrays, fresh, [data], config, 'here')
     assert equal(draw(again.seeds[0].replays), draw(saved.seeds[0].replays))

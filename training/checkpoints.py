@@ -71,25 +71,23 @@ def _name(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
-def save(path: pathlib.Path, groups: Mapping[str, Arrays], metadata: Mapping) -> None:
+def save(path: pathlib.Path, arrays: Arrays, metadata: Mapping) -> None:
     """Writes a checkpoint atomically.
 
     Args:
         path: of the file, which is replaced if it exists.
-        groups: arrays by the group's name.
+        arrays: by '<group>/<path in the tree>'.
         metadata: ready for JSON.
 
     Raises:
         OSError: it cannot be written.
     """
-    arrays = {METADATA: np.array(json.dumps(metadata))}
-    for group, members in groups.items():
-        arrays |= {f'{group}/{name}': array for name, array in members.items()}
     path.parent.mkdir(exist_ok=True)  # without parents: the run's folder may have been removed
     part = path.with_name(f'{UNFINISHED}-{path.name}')
     try:
         with part.open('wb') as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            text = np.array(json.dumps(metadata))
+            np.savez(file, allow_pickle=False, **{METADATA: text}, **arrays)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -119,7 +117,7 @@ def load(path: str | pathlib.Path, *groups: str) -> tuple[dict, Arrays]:
 
     Args:
         path: see `find`. For a run, damaged checkpoints are skipped with a warning.
-        groups: to read, by name; those that the checkpoint lacks are omitted.
+        groups: to read, by name; default: all.
 
     Returns:
         The metadata, and the arrays of the groups, each path prefixed with '<group>/'.
@@ -153,7 +151,8 @@ def _candidates(path: str | pathlib.Path, flag: str = 'restore_path') -> list[pa
 def _read(path: pathlib.Path, groups: tuple[str, ...]) -> tuple[dict, Arrays]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            names = [name for name in file.files if name.partition('/')[0] in groups]
+            wanted = set(groups or (name.partition('/')[0] for name in file.files)) - {METADATA}
+            names = [name for name in file.files if name.partition('/')[0] in wanted]
             metadata = json.loads(read_array(file, METADATA).item())
             return metadata, {name: read_array(file, name) for name in names}
     except DAMAGE as error:
@@ -187,22 +186,22 @@ class Checkpoints:
         for path in folder.glob(f'{UNFINISHED}-*'):
             path.unlink()
 
-    def save(self, name: str, groups: Mapping[str, Arrays], metadata: Mapping) -> None:
+    def save(self, name: str, arrays: Arrays, metadata: Mapping) -> None:
         """Starts to write a checkpoint, after waiting for the previous one.
 
         If it cannot be written, it logs a warning and keeps the previous checkpoints.
 
         Args:
             name: '<phase>-<step>' with the step in nine digits.
-            groups, metadata: as in the function `save`. The arrays must not change afterwards.
+            arrays, metadata: as in the function `save`. The arrays must not change afterwards.
         """
         self.wait()
         path = self._folder / f'{name}{SUFFIX}'
-        self._saving = self._executor.submit(self._save, path, groups, metadata)
+        self._saving = self._executor.submit(self._save, path, arrays, metadata)
 
-    def _save(self, path, groups, metadata) -> bool:
+    def _save(self, path, arrays, metadata) -> bool:
         try:
-            save(path, groups, metadata)
+            save(path, arrays, metadata)
             self._prune()
         except OSError as error:
             why = error.strerror or error
@@ -229,7 +228,7 @@ class Checkpoints:
         """The newest finished checkpoint, or None."""
         return next(iter(_newest_first(self._folder)), None)
 
-    def newest(self, *groups: str) -> tuple[dict, Arrays] | None:
+    def newest(self) -> tuple[dict, Arrays] | None:
         """Loads the newest intact checkpoint, see `load`; returns None if there is none.
 
         Raises:
@@ -239,7 +238,7 @@ class Checkpoints:
         if self.last is None:
             return None
         try:
-            return load(self._folder, *groups)
+            return load(self._folder)
         except CheckpointError as error:
             raise CheckpointError(
                 f'{error}; all its checkpoints are damaged; start a new run with --fresh'

@@ -39,8 +39,6 @@ from utils.errors import NotFinite, UserError
 from utils.host import settle
 from utils.spec import Spec
 
-GROUPS = ('agents', 'replays', 'totals', 'play')  # of a checkpoint; 'play' only online
-
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -295,7 +293,7 @@ class _Run:
 
     def _newest_checkpoint(self, origin: pathlib.Path | None) -> tuple[dict, Arrays] | None:
         place, config = self.folder.path, self.config
-        saved = checkpoints.load(origin, *GROUPS) if origin else self.checkpoints.newest(*GROUPS)
+        saved = checkpoints.load(origin) if origin else self.checkpoints.newest()
         if not saved:
             return None
         phase, step = saved[0]['phase'], saved[0]['step']
@@ -436,8 +434,8 @@ class _Run:
         if identity == self.saved:
             return
         loop.check_updates(self.state, self.context)
-        groups, metadata = states.to_arrays(self.state)
-        if name := states.not_finite(groups['agents']):
+        arrays, metadata = states.to_arrays(self.state)
+        if name := states.not_finite(arrays):
             raise NotFinite(f'{self.config.env_name}: {name} not finite at {self.where}')
         metadata |= {
             'config': self.config.to_json(),
@@ -447,7 +445,7 @@ class _Run:
             'seconds': self.log.seconds,
         }
         self.log.sync()
-        self.checkpoints.save(f'{self.state.phase}-{self.state.step:09d}', groups, metadata)
+        self.checkpoints.save(f'{self.state.phase}-{self.state.step:09d}', arrays, metadata)
         self.saved, self.last_save = identity, time.monotonic()
 
     def _save_and_wait(self) -> str:

@@ -186,47 +186,41 @@ def begin_online(state: RunState, data: list[Rows], rollout: Rollout, config: An
 # ---- to and from checkpoints --------------------------------------------------------------------
 
 
-def to_arrays(state: RunState) -> tuple[dict[str, Arrays], dict]:
-    """Copies a state to the host, as groups of arrays and metadata for `checkpoints.save`.
+def to_arrays(state: RunState) -> tuple[Arrays, dict]:
+    """Copies a state to the host, as arrays and metadata for `checkpoints.save`.
 
     Waits for the device. Rows of the replays that were never written are omitted.
     """
-
-    def join(*parts):
-        return np.concatenate([np.asarray(x) for x in parts])  # a copy: buffers may be donated
-
-    rows = [part.replays.rows for part in state.seeds]
+    replays = [part.replays.rows for part in state.seeds]
     # One more than written: the current state of an open episode.
-    written = min(1 + max(int(x.num_rows.max()) for x in rows), rows[0].size)
-    written_rows = [
-        jax.tree.map(lambda x: np.asarray(x)[:, :written] if x.ndim > 1 else x, each)
-        for each in rows
-    ]
-    seeds = jax.tree.map(
-        join,
-        *(
-            part.replace(replays=part.replays.replace(rows=each))
-            for part, each in zip(state.seeds, written_rows, strict=True)
-        ),
-    )
-    groups = {
-        'agents': checkpoints.flatten(seeds.agents),
-        'replays': checkpoints.flatten(seeds.replays),
-        'totals': checkpoints.flatten(seeds.totals),
-    }
+    written = min(1 + max(int(x.num_rows.max()) for x in replays), replays[0].size)
+
+    def join(name: str, *parts) -> np.ndarray:
+        parts = [np.asarray(x) for x in parts]
+        if _holds_rows(name, parts[0]):
+            parts = [x[:, :written] for x in parts]
+        return np.concatenate(parts)  # a copy: buffers may be donated
+
+    devices = [checkpoints.named_leaves(part) for part in state.seeds]
+    arrays = {name: join(name, *(each[name] for each in devices)) for name in devices[0]}
     if state.rollout is not None:
-        groups['play'] = checkpoints.flatten(state.rollout)
+        arrays |= checkpoints.flatten({'play': state.rollout})
     metadata = {
         name: getattr(state, name)
         for name in ('phase', 'step', 'reported', 'shard', 'scores', 'tables')
     }
-    return groups, metadata
+    return arrays, metadata
+
+
+def _holds_rows(name: str, array: np.ndarray) -> bool:
+    """Whether an array `[S, R, …]` has a place for each row of a replay."""
+    return name.startswith('replays/rows/') and array.ndim > 1
 
 
 def not_finite(arrays: Arrays) -> str | None:
-    """Returns the name of an array with NaN or infinity in it, or None if all are finite."""
+    """Returns the name of an agent's array with NaN or infinity in it, or None."""
     for name, array in arrays.items():
-        if array.dtype.kind == 'f' and not np.isfinite(array).all():
+        if name.startswith('agents/') and array.dtype.kind == 'f' and not np.isfinite(array).all():
             return name
     return None
 
@@ -246,37 +240,30 @@ def from_arrays(
     Raises:
         CheckpointError: it does not fit the run.
     """
-    num_seeds = sum(x.num_seeds for x in fresh.seeds)
     state = fresh
     if metadata['phase'] == 'online':
-        rollout = Rollout.create(num_seeds, config.horizon_length, fresh.seeds[0].agents.spec)
+        num_seeds, spec = sum(x.num_seeds for x in fresh.seeds), fresh.seeds[0].agents.spec
+        rollout = Rollout.create(num_seeds, config.horizon_length, spec)
         state = begin_online(fresh, data, rollout, config)
-        shape = arrays['play/actions'].shape
-        rollout = rollout.replace(actions=np.zeros(shape, np.float32))
-        state = state.replace(
-            rollout=checkpoints.unflatten({'play': rollout}, arrays, where)['play']
-        )
+        rollout = rollout.replace(actions=arrays['play/actions'])  # of any length
+        found = checkpoints.unflatten({'play': rollout}, arrays, where)
+        state = state.replace(rollout=found['play'])
+    size = state.seeds[0].replays.rows.size
+
+    def padded(name: str, array: np.ndarray) -> np.ndarray:
+        if not _holds_rows(name, array):
+            return array
+        missing = size - array.shape[1]
+        return np.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))
+
     seeds = []
     for part, device_part in zip(state.slices, state.seeds, strict=True):
-        own = {name: _padded(array, name, part, state) for name, array in arrays.items()
+        own = {name: padded(name, array[part]) for name, array in arrays.items()
                if not name.startswith('play/')}  # fmt: skip
-        template = {name: getattr(device_part, name) for name in ('agents', 'replays', 'totals')}
-        found = SeedState(**checkpoints.unflatten(template, own, where))
+        found = checkpoints.unflatten(device_part, own, where)
         seeds.append(jax.device_put(found, device_part.agents.rng.device))
     return state.replace(
         seeds=tuple(seeds),
-        step=metadata['step'],
-        reported=metadata['reported'],
-        shard=metadata['shard'],
+        **{name: metadata[name] for name in ('step', 'reported', 'shard', 'tables')},
         scores=tuple(metadata['scores']),
-        tables=metadata['tables'],
     )
-
-
-def _padded(array: np.ndarray, name: str, part: slice, state: RunState) -> np.ndarray:
-    """Returns the slice of some seeds, padded for the rows that were never written."""
-    array = array[part]
-    if not name.startswith('replays/rows/') or array.ndim < 2:
-        return array
-    missing = state.seeds[0].replays.rows.size - array.shape[1]
-    return np.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))
