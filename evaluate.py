@@ -37,15 +37,13 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string('restore_path', None, 'Run or checkpoint.', required=True)
 flags.DEFINE_integer('eval_episodes', 50, 'Episodes.', lower_bound=1)
 flags.DEFINE_integer('eval_envs', 10, 'Environments in parallel.', lower_bound=1)
-flags.DEFINE_integer('seed', None, 'Seed of start states and policy noise; default: the seed of '
-                     "each policy, which reproduces the run's scores.", lower_bound=0,
-                     upper_bound=2**32 - 1)  # fmt: skip
+flags.DEFINE_integer(
+    'seed', None, "Of start states and noise; default: each policy's.", 0, 2**32 - 1
+)
 flags.DEFINE_string('env_name', None, "Another task of the same sizes; default: the run's.")
 flags.DEFINE_string('suite', None, "Suite of the task and its options; default: the run's.")
-flags.DEFINE_integer('num_samples', None, 'Proposals to play the best of; 1: one sample, without '
-                     "the critic; default: the run's.", lower_bound=1)  # fmt: skip
-flags.DEFINE_string('video', None, 'Film the first episodes into this .mp4, .gif or .png (a '
-                    'strip), one file per seed.')  # fmt: skip
+flags.DEFINE_integer('num_samples', None, "Proposals to play the best of; default: the run's.", 1)
+flags.DEFINE_string('video', None, 'Film into this .mp4, .gif or .png (a strip), a file per seed.')
 flags.DEFINE_integer('video_episodes', 4, 'Episodes in the video.', lower_bound=1)
 flags.DEFINE_integer('video_frame_skip', 3, 'Environment steps per frame.', lower_bound=1)
 flags.DEFINE_bool('video_values', False, 'Draw the Q values of the proposals beside the episodes.')
@@ -59,7 +57,6 @@ def main(argv, options: list[envs.Option]) -> None:
     config = evaluated(RunConfig.from_json(metadata['config']), options, agents[0].spec)
     num = FLAGS.num_samples or agents[0].config.eval_num_samples
     with contextlib.ExitStack() as opened:
-        renderer = None
         if FLAGS.video:
             check_path(FLAGS.video, 'video', (*SUFFIXES, '.png'))
             renderer = open_renderer(config, FLAGS.video_frame_skip)
@@ -77,15 +74,16 @@ def main(argv, options: list[envs.Option]) -> None:
             print(json.dumps({'seed': trained} | scores), flush=True)
             if failure is not None:
                 raise failure
-            if renderer is not None:
-                with_values = FLAGS.video_values
-                clips = record(policy, renderer, FLAGS.video_episodes, seed, with_values)
-                several = len(metadata['seeds']) > 1
-                film = video_path(trained, several)
+            if FLAGS.video:
+                film = pathlib.Path(FLAGS.video)
+                if len(agents) > 1:
+                    film = film.with_stem(f'{film.stem}-sd{trained:03d}')
+                values = FLAGS.video_values
+                clips = record(policy, renderer, FLAGS.video_episodes, seed, values)
                 if film.suffix == '.png':
-                    write_picture(film, strip(clips, with_values=with_values))
+                    write_picture(film, strip(clips, with_values=values))
                 else:
-                    write_video(film, grid(clips, with_values), FPS)
+                    write_video(film, grid(clips, values), FPS)
 
 
 def evaluated(config: RunConfig, options: list[envs.Option], spec: Spec) -> RunConfig:
@@ -116,12 +114,6 @@ def evaluated(config: RunConfig, options: list[envs.Option], spec: Spec) -> RunC
 
 def shapes(space: Any) -> Any:
     return {k: box.shape for k, box in space.items()} if isinstance(space, Dict) else space.shape
-
-
-def video_path(seed: int, several: bool) -> pathlib.Path:
-    """Returns the path of a seed's video, which contains the seed if there are several."""
-    path = pathlib.Path(FLAGS.video)
-    return path.with_stem(f'{path.stem}-sd{seed:03d}') if several else path
 
 
 if __name__ == '__main__':

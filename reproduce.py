@@ -36,24 +36,21 @@ flags.DEFINE_enum('scale', 'paper', ['paper', 'small'], 'Size of the runs.')
 flags.DEFINE_list('methods', [], 'Only these rows of the table, or of experiments/methods.toml.')
 flags.DEFINE_list('tasks', [], 'Only these tasks.')
 flags.DEFINE_integer('seeds', None, "Seeds of each run; default: the table's.", lower_bound=1)
-flags.DEFINE_integer('jobs', None, 'Runs at a time; default: one per GPU, or per core.',
-                     lower_bound=1)  # fmt: skip
+flags.DEFINE_integer('jobs', None, 'Runs at a time; default: one per GPU, or per core.', 1)
 flags.DEFINE_float('minutes', None, 'Save and stop within this time; the next call continues.')
 flags.DEFINE_integer('retries', 2, 'Retries of a run that fails.', lower_bound=0)
 flags.DEFINE_string('ray_address', None, 'Run on this Ray cluster, such as auto.')
 flags.DEFINE_float('ray_cpus', 1, 'Cores per run on Ray.', lower_bound=0)
 flags.DEFINE_float('ray_gpus', 0, 'GPUs, or a fraction of one, per run on Ray.', lower_bound=0)
 flags.DEFINE_enum('format', 'text', ['text', 'slurm'], 'Of plan: text, or a Slurm job array.')
-flags.DEFINE_string(
-    'results', None, 'File of results; default: results/<scale>.csv of the project.'
-)
+flags.DEFINE_string('results', None, "File of results; default: the project's, for the scale.")
 flags.DEFINE_bool('skip_gathered', False, 'Skip runs that are complete in --results.')
 flags.DEFINE_string('output', None, 'Folder of the report; default: <save_dir>/report.')
 flags.DEFINE_bool('published', False, 'Add the published curves.')
 flags.register_multi_flags_validator(
-    ['ray_address', 'jobs', 'minutes'],
-    lambda given: not given['ray_address'] or given['jobs'] is given['minutes'] is None,
-    '--jobs and --minutes are for this machine only; on Ray use --ray_cpus and --ray_gpus',
+    ['ray_address', 'jobs'],
+    lambda given: not (given['ray_address'] and given['jobs']),
+    '--jobs is for this machine only; on Ray use --ray_cpus and --ray_gpus',
 )
 
 

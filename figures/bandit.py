@@ -71,29 +71,17 @@ def behaviour(num: int, seed: int) -> np.ndarray:
 
 def as_rows(actions: np.ndarray) -> Rows:
     """Returns episodes of one action each."""
-    num = 2 * len(actions)
-    rows = {
-        'observations': np.zeros((num, 1), np.float32),
-        'actions': np.zeros((num, 2), np.float32),
-        'rewards': np.zeros(num, np.float32),
-        'masks': np.zeros(num, np.float32),
-        'terminals': np.arange(num) % 2 == 1,
-    }
-    rows['actions'][::2] = actions
+    zeros = np.zeros(2 * len(actions), np.float32)
+    rows = {'observations': zeros[:, None], 'rewards': zeros, 'masks': zeros}
+    rows |= {'actions': np.repeat(actions, 2, axis=0), 'terminals': np.arange(len(zeros)) % 2 == 1}
     return Rows.from_dataset(rows)
 
 
 def transition(chunk: jax.Array) -> Batch:
     """Returns an episode of one action, `chunk [1, 2]`, for `Replay.add`."""
-    return {
-        'observations': jnp.zeros((1, 1)),
-        'actions': chunk,
-        'rewards': jnp.zeros(1),
-        'masks': jnp.zeros(1),
-        'length': jnp.int32(1),
-        'next_observation': jnp.zeros(1),
-        'done': jnp.asarray(True),
-    }
+    zero = jnp.zeros(1)
+    each = {'observations': zero[None], 'actions': chunk, 'rewards': zero, 'masks': zero}
+    return each | {'length': jnp.int32(1), 'next_observation': zero, 'done': jnp.asarray(True)}
 
 
 def make_agent(policy: str, seed: int) -> Agent:

@@ -154,7 +154,7 @@ def test_a_task_of_other_sizes_or_options_is_refused_in_one_line(finished, argum
         (
             'reproduce.py',
             ['run', '--table=1', '--ray_address=auto', '--jobs=2'],
-            'are for this machine only',
+            'is for this machine only',
         ),
     ],
 )

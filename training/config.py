@@ -18,25 +18,16 @@ from utils.errors import UserError
 
 MAX_STEPS = 10**9  # replay indices are int32, and a step may use two rows
 DEFAULT_ENV_NAME = 'cube-triple-play-singletask-task2-v0'
+SOURCES = ('auto', 'download', 'collect')
 
 
 def _setting(
-    default: Any,
-    help: str,
-    least: int | None = None,
-    choices: tuple[str, ...] | None = None,
-    decides_result: bool = True,
-    most: int | None = None,
-) -> Any:
+    default: Any, help: str, least: int | None = None, *, most: int | None = None,
+    choices: tuple[str, ...] = (), decides_result: bool = True,
+) -> Any:  # fmt: skip
     """Returns a field with its flag's help, its limits, and whether results depend on it."""
-    metadata = {
-        'help': help,
-        'least': least,
-        'most': most,
-        'choices': choices,
-        'decides': decides_result,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = {'help': help, 'least': least, 'most': most, 'choices': choices}
+    return dataclasses.field(default=default, metadata=metadata | {'decides': decides_result})
 
 
 _how = functools.partial(_setting, decides_result=False)
@@ -59,21 +50,18 @@ class RunConfig:
     env_name: str = _setting(DEFAULT_ENV_NAME, 'Environment and task.')
     suite: str | None = _setting(None, 'Suite of your own environments, <module>:<object>.')
     env_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    method: str | None = _how(None, 'Instead of --agent: a method of the paper, with its settings '
-                              'for the task (experiments/methods.toml).')  # fmt: skip
-    seed: int = _how(0, 'Seed of parameters, batches, exploration and evaluation.', 0)
+    method: str | None = _how(None, 'Instead of --agent: a method of experiments/methods.toml.')
+    seed: int = _how(0, 'Seed of all random numbers.', 0, most=2**32 - 1)
     num_seeds: int = _how(1, 'Number of seeds trained together: seed, seed + 1, …', 1)
 
     save_dir: str = _how('exp', 'Runs are written to <save_dir>/<run_group>/….')
     run_group: str = _how('debug', 'Runs that belong together.')
     restore_path: str | None = _setting(None, 'Run or checkpoint whose agent this run starts from.')
-    accept_code: bool = _how(False, 'Continue a run, or accept its result, although the code that '
-                             'it learns with has changed.')  # fmt: skip
+    accept_code: bool = _how(False, 'Accept that the code of a run has changed since it began.')
     save_minutes: float = _how(10.0, 'Minutes between checkpoints; 0: off.', 0)
     save_interval: int = _how(0, 'Steps between checkpoints; 0: off.', 0)
     keep_checkpoints: int = _how(2, 'Number of newest checkpoints to keep.', 1)
-    compilation_cache_dir: str | None = _how('~/.cache/dfp/jax', 'Folder for compiled programs, '
-                                             'for the next run; empty: none.')  # fmt: skip
+    compilation_cache_dir: str | None = _how('~/.cache/dfp/jax', 'For programs; empty: none.')
     wandb_mode: str = _how('disabled', 'W&B logging.', choices=('disabled', 'offline', 'online'))
     wandb_project: str = _how('dfp', 'W&B project of the run.')
     wandb_entity: str | None = _how(None, 'W&B user or team; default: yours.')
@@ -84,41 +72,25 @@ class RunConfig:
     horizon_length: int = _setting(5, 'Actions in a chunk (h).', 1)
     discount: float = _setting(0.99, 'Discount per environment step.')
     frame_stack: int = _setting(1, "Frames in the policy's images.", 1)
-    p_aug: float = _setting(0.0, 'Probability that the images of a batch are cropped at random.', 0,
-                            most=1)  # fmt: skip
+    p_aug: float = _setting(0.0, 'Probability of random crops of a batch of images.', 0, most=1)
     utd_ratio: int = _setting(1, 'Updates per environment step, online.', 1)
     start_training: int = _setting(5_000, 'Online step at which updates resume.', 0)
-    overlap: bool = _setting(True, 'Online, update while the environments step; the acting policy '
-                             'is one chunk old.')  # fmt: skip
-    buffer_size: int = _setting(2_000_000, 'Transitions, including offline ones; the last '
-                                'observation of each online episode counts as one.', 1,
-                                most=MAX_STEPS)  # fmt: skip
-    offline_batch_ratio: float | None = _setting(None, 'Online, fraction of each batch drawn from '
-                                                 'the data set; default: offline and online '
-                                                 'data are one pool.', 0, most=1)  # fmt: skip
+    overlap: bool = _setting(True, 'Online, update while the environments step.')
+    buffer_size: int = _setting(2_000_000, 'Transitions, with offline ones.', 1, most=MAX_STEPS)
+    offline_batch_ratio: float | None = _setting(None, 'Offline part of a batch.', 0, most=1)
 
-    eval_interval: int = _setting(100_000, 'Steps between evaluations; 0: at the end of each '
-                                  'phase only.', 0)  # fmt: skip
-    eval_episodes: int = _setting(50, 'Episodes per evaluation; the paper: 100. 0: no '
-                                  'evaluations.', 0)  # fmt: skip
+    eval_interval: int = _setting(100_000, 'Steps between evaluations; 0: at the ends.', 0)
+    eval_episodes: int = _setting(50, 'Episodes per evaluation; the paper: 100. 0: none.', 0)
     eval_envs: int = _how(10, 'Parallel evaluation environments, for all seeds together.', 1)
-    worker_timeout: float = _how(120.0, 'Seconds without an answer after which simulators are '
-                                 'built anew.', 1, most=86_400)  # fmt: skip
-    video_episodes: int = _how(0, 'Episodes of each seed to record at each evaluation, in '
-                               '<run>/videos/; 0: none.', 0)  # fmt: skip
+    worker_timeout: float = _how(120.0, 'Seconds to wait for a simulator.', 1, most=86_400)
+    video_episodes: int = _how(0, 'Episodes of each seed to film at each evaluation.', 0)
     video_frame_skip: int = _how(3, 'Environment steps per frame of a video.', 1)
-    log_interval: int = _setting(5_000, 'Steps between rows of offline.csv and online.csv; 0: at '
-                                 'the end of each phase only.', 0)  # fmt: skip
+    log_interval: int = _setting(5_000, 'Steps between rows of tables; 0: at the ends.', 0)
 
-    dataset_source: str = _setting('auto', 'auto: existing files, else download.',
-                                   choices=('auto', 'download', 'collect'))  # fmt: skip
-    dataset_proportion: float = _setting(1.0, "Fraction of the data set's transitions to use, from "
-                                         'the start of each file.',
-                                         most=1)  # fmt: skip
-    dataset_replace_interval: int = _setting(1_000, 'Updates per file of a data set in many files.',
-                                             1)  # fmt: skip
-    collect_episodes: int | None = _setting(None, 'With --dataset_source=collect; default: as many '
-                                            'as the public data.', 1)  # fmt: skip
+    dataset_source: str = _setting('auto', 'auto: existing files, else download.', choices=SOURCES)
+    dataset_proportion: float = _setting(1.0, 'First part of each data file to use.', most=1)
+    dataset_replace_interval: int = _setting(1_000, 'Updates per file of the data set.', 1)
+    collect_episodes: int | None = _setting(None, 'Default: as many as the public data.', 1)
 
     def __post_init__(self):
         file, settings = self.agent_file, self.agent
@@ -174,21 +146,6 @@ class RunConfig:
         if not self.offline_steps + self.online_steps:
             raise UserError(
                 '--offline_steps=0 --online_steps=0: nothing to do; evaluate.py evaluates'
-            )
-        if self.seed + self.num_seeds > 2**32:
-            raise UserError(
-                f'--seed={self.seed} --num_seeds={self.num_seeds}: the last seed would be '
-                f'{self.seeds[-1]}; it must be at most {2**32 - 1}'
-            )
-        if self.utd_ratio * self.online_steps >= 2**31:
-            raise UserError(
-                f'--utd_ratio={self.utd_ratio} --online_steps={self.online_steps}: '
-                f'{self.utd_ratio * self.online_steps} updates; there must be less than {2**31}'
-            )
-        if self.buffer_size < self.horizon_length:
-            raise UserError(
-                f'--buffer_size={self.buffer_size} --horizon_length={self.horizon_length}: must '
-                'hold the transitions of a chunk'
             )
         if self.restore_path and self.num_seeds > 1:
             raise UserError(
