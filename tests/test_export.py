@@ -258,7 +258,7 @@ def test_the_example_plays_whole_episodes_as_the_agent_would(finished, exported)
     [
         ({'checkpoint': '/no/such'}, '--checkpoint=/no/such: no checkpoint there; name the'),
         ({'seed': 0}, r'--seed=0: not in .*; it has 3, 4'),
-        ({'formats': ['jax', 'tflite']}, '--formats=tflite: unknown; use jax, onnx, saf'),
+        ({'formats': ['jax', 'tflite']}, '--formats=jax,tflite: use some of jax, onnx, saf'),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_a_line_and_leaves_nothing(

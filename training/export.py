@@ -35,6 +35,7 @@ from training.run import load_agent
 from utils.errors import UserError
 
 FORMATS = ('jax', 'onnx', 'safetensors')
+PACKAGES = {'onnx': 'jax2onnx', 'safetensors': 'safetensors'}  # that a format needs
 PLATFORMS = ('cpu', 'cuda')
 DESCRIPTION, PARAMETERS = 'policy.json', 'parameters.safetensors'
 
@@ -173,15 +174,10 @@ def export_policy(
     output = pathlib.Path(output).expanduser().absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f'--output={output}: exists already; remove it, or choose another folder')
-    if not formats:
-        raise UserError(f'--formats=: nothing to write; use some of {", ".join(FORMATS)}')
-    for name in formats:
-        if name not in FORMATS:
-            raise UserError(f'--formats={name}: unknown; use {", ".join(FORMATS)}')
-    if 'onnx' in formats:
-        _extra('jax2onnx', 'onnx')
-    if 'safetensors' in formats:
-        _extra('safetensors', 'safetensors')
+    if not formats or set(formats) - set(FORMATS):
+        raise UserError(f'--formats={",".join(formats)}: use some of {", ".join(FORMATS)}')
+    for name in set(formats) & set(PACKAGES):
+        _extra(PACKAGES[name], name)
     path = checkpoints.find(checkpoint, 'checkpoint')
     agent, metadata = load_agent(checkpoint, seed)
     if seed is not None and seed not in metadata['seeds']:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import envs
 from agents import make_agent
@@ -37,6 +38,7 @@ from training.state import RunState
 from training.videos import RunVideos
 from utils.errors import NotFinite, UserError
 from utils.host import settle
+from utils.seeds import unstack
 from utils.spec import Spec
 
 
@@ -473,21 +475,28 @@ def describe(config: RunConfig, spec: Spec) -> dict[str, Any]:
     }
 
 
-def load_agents(path: str | pathlib.Path) -> tuple[list[Agent], dict]:
+def load_agents(
+    path: str | pathlib.Path, description: dict | None = None
+) -> tuple[list[Agent], dict]:
     """Loads the agents of all seeds that were trained together.
-
 
     Args:
         path: of a checkpoint, or of a run, for its newest intact checkpoint.
+        description: of the agents that the arrays must fit; by default the checkpoint's.
 
     Returns:
         The agents, in the order of the metadata's `seeds`, and the checkpoint's metadata.
 
     Raises:
-        CheckpointError: there is no intact checkpoint.
+        CheckpointError: there is no intact checkpoint, or it is of another agent.
     """
-    agents, metadata = _load_stacked(path)
-    return [_pick(agents, i) for i in range(len(metadata['seeds']))], metadata
+    metadata, arrays = checkpoints.load(path, 'agents')
+    start_jax()
+    num_seeds = len(metadata['seeds'])
+    one = jax.eval_shape(partial(make_agent, description or metadata['description'], 0))
+    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_seeds, *x.shape), x.dtype), one)
+    stacked = checkpoints.unflatten({'agents': template}, arrays, str(path))['agents']
+    return [jax.tree.map(jnp.asarray, unstack(stacked, i)) for i in range(num_seeds)], metadata
 
 
 def load_agent(
@@ -496,33 +505,14 @@ def load_agent(
     """Loads the agent of one seed.
 
     Args:
-        path: see `load_agents`.
+        path, description: see `load_agents`.
         seed: one of the seeds trained together; if None or not among them, the first.
-        description: of the agent that the arrays must fit; by default the checkpoint's.
 
-    Returns:
-        The agent, and the checkpoint's metadata.
-
-    Raises:
-        CheckpointError: there is no intact checkpoint, or it is of another agent.
+    Returns, raises: see `load_agents`.
     """
-    agents, metadata = _load_stacked(path, description)
+    agents, metadata = load_agents(path, description)
     seeds = metadata['seeds']
-    return _pick(agents, seeds.index(seed) if seed in seeds else 0), metadata
-
-
-def _load_stacked(path: str | pathlib.Path, description: dict | None = None) -> tuple[Agent, dict]:
-    """Returns the agents of all seeds, stacked [S, …], and the metadata."""
-    metadata, arrays = checkpoints.load(path, 'agents')
-    start_jax()
-    num_seeds = len(metadata['seeds'])
-    one = jax.eval_shape(partial(make_agent, description or metadata['description'], 0))
-    template = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_seeds, *x.shape), x.dtype), one)
-    return checkpoints.unflatten({'agents': template}, arrays, str(path))['agents'], metadata
-
-
-def _pick(agents: Agent, index: int) -> Agent:
-    return jax.tree.map(lambda x: jax.numpy.asarray(x[index]), agents)
+    return agents[seeds.index(seed) if seed in seeds else 0], metadata
 
 
 def load_policy(path: str | pathlib.Path, seed: int | None = None) -> Agent:

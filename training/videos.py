@@ -113,10 +113,8 @@ class RunVideos:
             self._folder.mkdir(exist_ok=True)
             for stacked in policies:
                 for i in range(jax.tree.leaves(stacked)[0].shape[0]):
-                    seed, policy = next(seeds), unstack(stacked, i)
-                    clips = record(
-                        policy, self._renderer, config.video_episodes, seed, between_steps=check
-                    )
+                    seed, policy, num = next(seeds), unstack(stacked, i), config.video_episodes
+                    clips = record(policy, self._renderer, num, seed, between_steps=check)
                     path = self._folder / f'{phase}-{step:09d}-sd{seed:03d}.mp4'
                     write_video(path, grid(clips), FPS)
         except (UserError, OSError) as error:

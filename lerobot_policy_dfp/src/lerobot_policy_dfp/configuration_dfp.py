@@ -46,8 +46,6 @@ class DFPConfig(PreTrainedConfig):
                 f'n_action_steps={self.n_action_steps}: must be from 1 to chunk_size, '
                 f'{self.chunk_size}'
             )
-        if self.num_samples < 1:
-            raise ValueError(f'num_samples={self.num_samples}: must be at least 1')
 
     @property
     def observation_delta_indices(self) -> None:

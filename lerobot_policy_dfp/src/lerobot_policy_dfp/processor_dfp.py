@@ -29,9 +29,7 @@ After = PolicyProcessorPipeline[PolicyAction, PolicyAction]
 
 def make_dfp_pre_post_processors(
     config: DFPConfig, dataset_stats: dict[str, dict[str, torch.Tensor]] | None = None
-) -> tuple[
-    PolicyProcessorPipeline[Batch, Batch], PolicyProcessorPipeline[PolicyAction, PolicyAction]
-]:
+) -> tuple[Before, After]:
     """Returns the processors that LeRobot runs before and after the policy."""
     outputs, modes = config.output_features, config.normalization_mapping
     features = {**config.input_features, **outputs}
