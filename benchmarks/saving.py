@@ -25,7 +25,7 @@ from training import RunConfig
 from training import state as states
 from training.checkpoints import Checkpoints
 from training.devices import num_cores, set_up_jax
-from training.state import Rollout, RunState
+from training.state import RunState
 from utils.replay import Rows
 from utils.seeds import stack
 
@@ -37,9 +37,7 @@ def make_state(config: RunConfig, phase: str) -> RunState:
     state, data = begin(config, Rows.from_dataset(make_rows(episodes=1)))
     if phase == 'offline':
         return state
-    spec = state.seeds[0].agents.spec
-    rollout = Rollout.create(config.num_seeds, config.horizon_length, spec)
-    state = states.begin_online(state, data, rollout, config)
+    state = states.begin_online(state, data, config)
     own = make_rows(episodes=config.online_steps // (EPISODE_ROWS - 1))
     seeds = []
     for part in state.seeds:

@@ -9,7 +9,7 @@ import pytest
 from near_simulators import NearSimulators
 from small_agents import make_spec
 
-from envs.episodes import ActionChunks, episode_seed
+from envs.episodes import ActionChunks
 from envs.workers import SimulatorError
 from training import loop, updates
 from training.config import RunConfig
@@ -277,29 +277,6 @@ def test_a_second_failure_ends_the_episode_and_the_run_which_goes_on_with_the_ne
     ids = np.asarray(stored.rows.episode_ids[0][:27]) - 1  # after the data's
     assert ids.tolist() == [0] * 11 + [1] * 16
     assert run.state.rollout.num_actions.tolist() == [15]
-
-
-@pytest.mark.parametrize('done_before', [0, 1])
-def test_an_episode_that_cannot_begin_is_left_out(monkeypatch, done_before):
-    class Closed(Fixed):
-        """Its second episode does not begin."""
-
-        count = 0
-
-        def reset(self, *, seed=None, options=None):
-            if episode_seed(0, done_before) == seed:
-                raise ZeroDivisionError('by design')
-            return super().reset(seed=seed)
-
-    run = Run(monkeypatch, [7])
-    run.context.make_simulators = lambda: NearSimulators([lambda: ActionChunks(Closed(7), HORIZON)])
-    with pytest.raises(SimulatorError, match='twice after 0 actions of the episode'):
-        run.finish()
-    assert run.state.rollout.episodes.tolist() == [done_before + 1]
-    run.context.failure = run.context.simulators = None
-    run.finish()
-    assert int(run.state.seeds[0].replays.rows.num_starts[0]) == 26
-    assert int(run.state.seeds[0].replays.rows.num_episodes[0]) == 3
 
 
 @pytest.mark.parametrize('is_known', [True, False])

@@ -16,11 +16,10 @@ from utils.seeds import over_seeds, share_out
 TWO_DEVICES = """
 import jax
 import numpy as np
-from small_agents import describe, make_spec
+from small_agents import describe
 from test_updates import make, make_data
 from training import state
 from training.loop import RunContext, learn
-from training.state import Rollout
 from training.updates import act, on_each_device, summaries
 from training.config import RunConfig
 
@@ -41,7 +40,7 @@ pending = {
 def play(devices):
     data = [jax.device_put(make_data(), device) for device in devices]
     begun = state.create(description, list(range(3)), data, 50)
-    begun = state.begin_online(begun, data, Rollout.create(3, 3, make_spec()), config)
+    begun = state.begin_online(begun, data, config)
     begun = begun.replace(rollout=begun.rollout.replace(pending=pending))
     run = RunContext(config, data, None, None, None, None, None)
     after = learn(begun, run, pending['length'])

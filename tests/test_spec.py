@@ -13,7 +13,6 @@ from training import state as states
 from training import updates
 from training.config import RunConfig
 from training.run import describe
-from training.state import Rollout
 from utils.encoders import _convolution, _product, crop
 from utils.replay import Replay, Rows
 from utils.spec import Spec, check_tree
@@ -99,8 +98,7 @@ def test_an_entry_that_data_adds_is_sampled_offline_online_after_wrapping_and_af
     )
     assert numbers_agree(draw(state.seeds[0].replays)) == {0, 1, 2, 3, 4, 5, 10, 11, 12, 13}
 
-    rollout = Rollout.create(1, HORIZON, state.seeds[0].agents.spec)
-    state = states.begin_online(state, [data], rollout, config)
+    state = states.begin_online(state, [data], config)
     (part,) = state.seeds
     for i in range(9):  # more than there is room for: the data's first episode is overwritten
         transitions = jax.tree.map(lambda x: np.asarray(x)[None], chunk(50 + 10 * i, 2, True))

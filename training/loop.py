@@ -6,6 +6,7 @@ evaluation), or the change of phase. Between steps a run can be saved and interr
 """
 
 import dataclasses
+import functools
 import logging
 import math
 import time
@@ -53,10 +54,14 @@ class RunContext:
     simulators: Simulators | None = None  # once created
     failure: SimulatorError | None = None  # stops the run at its next step
     block: int = 1  # updates per dispatch of the offline phase
-    exploration_keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
     record_videos: Callable[..., None] = lambda *_: None  # see `RunVideos.record`
     largest_reward: float = 0.0  # largest |reward| so far
     has_warned_of_values: bool = False
+
+    @functools.cached_property
+    def exploration_keys(self) -> np.ndarray:
+        """The key of each seed's exploration, `[S, 2]`."""
+        return np.stack([key_for(seed, 'exploration') for seed in self.config.seeds])
 
     def write(self, table: str, state: RunState, rows: Sequence[Row]) -> None:
         """Writes rows to a table, and passes them to the callback."""
@@ -147,9 +152,7 @@ def _next_phase(state: RunState, run: RunContext) -> RunState | None:
     run.close_bar()
     if state.phase == PHASES[-1] or not run.config.online_steps:
         return None
-    config = run.config
-    rollout = Rollout.create(len(config.seeds), config.horizon_length, state.seeds[0].agents.spec)
-    return begin_online(state, run.data, rollout, config)
+    return begin_online(state, run.data, run.config)
 
 
 def _show(state: RunState, run: RunContext) -> None:
@@ -336,7 +339,6 @@ def place_simulators(state: RunState, run: RunContext) -> RunState:
     rollout, seeds = state.online, run.config.seeds
     if run.simulators is None:
         run.simulators = run.make_simulators()
-        run.exploration_keys = np.stack([key_for(seed, 'exploration') for seed in seeds])
     while run.failure is None and (idle := set(range(len(seeds))) - run.simulators.playing):
         starts = {}
         for i in idle:

@@ -171,8 +171,10 @@ def with_agent(state: RunState, agent: Any, seed: int) -> RunState:
     return state.replace(seeds=(part.replace(agents=agents),))
 
 
-def begin_online(state: RunState, data: list[Rows], rollout: Rollout, config: Any) -> RunState:
+def begin_online(state: RunState, data: list[Rows], config: Any) -> RunState:
     """Returns the state at the start of the online phase of the run with this `RunConfig`."""
+    num_seeds, spec = sum(x.num_seeds for x in state.seeds), state.seeds[0].agents.spec
+    rollout = Rollout.create(num_seeds, config.horizon_length, spec)
     num_transitions = config.online_steps + config.horizon_length  # the last chunk is full
     seeds = []
     for part, rows in zip(state.seeds, data, strict=True):
@@ -242,10 +244,8 @@ def from_arrays(
     """
     state = fresh
     if metadata['phase'] == 'online':
-        num_seeds, spec = sum(x.num_seeds for x in fresh.seeds), fresh.seeds[0].agents.spec
-        rollout = Rollout.create(num_seeds, config.horizon_length, spec)
-        state = begin_online(fresh, data, rollout, config)
-        rollout = rollout.replace(actions=arrays['play/actions'])  # of any length
+        state = begin_online(fresh, data, config)
+        rollout = state.online.replace(actions=arrays['play/actions'])  # of any length
         found = checkpoints.unflatten({'play': rollout}, arrays, where)
         state = state.replace(rollout=found['play'])
     size = state.seeds[0].replays.rows.size
