@@ -1,12 +1,14 @@
 """Reports of a plan: tables by hand, missing and partial cells, pictures and a page."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 from result_files import long_table
 
 from experiments import report
-from experiments.plans import make_plan
+from experiments.plans import TABLES, make_plan
 from experiments.report import entries_of, select, write
 from reports import aggregates, runs, tables
 
@@ -151,6 +153,23 @@ def test_tasks_of_unlike_scores_have_no_average(plan, results):
     grids = report.grids_of(plan, scores, entries.reset_index(), tables.MARKDOWN)
     assert grids[0].heading == 'End of the online phase, score'
     assert grids[-1].cells.loc[TASKS[1]].isna().all() or not any(grids[-1].cells.loc[TASKS[1]])
+
+
+def test_each_row_of_tables_1_to_4_has_the_published_curves_of_its_name():
+    """Figure 3, of table 2, has one domain; QAM's FQL has chunks and ten critics."""
+    curves = report.published_curves()
+    sources = curves.groupby(['task', 'method'])['source'].unique().map(list)
+    rows = set()
+    for table in '1234':
+        content = TABLES['paper'][table]
+        rows |= set(content['rows'])
+        for group in content['tasks'] if table != '2' else ['cube-triple']:
+            for task, row in itertools.product(TABLES['tasks'][group], content['rows']):
+                assert 'DFP' in sources[task, row]
+    assert {*curves['method']} == rows | {'QC-FQL-10', 'QAM', 'QAM-E', 'QAM-F'}
+    assert sources[TASKS[0], 'QC-FQL'] == ['DFP', 'QC']
+    assert sources[TASKS[0], 'QC-FQL-10'] == ['QAM']
+    assert sources[TASKS[0], 'FQL'] == ['DFP', 'QC']
 
 
 def test_aggregates_compare_complete_phases_alone(plan, results):
