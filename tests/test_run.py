@@ -177,22 +177,15 @@ def test_other_data_of_the_same_name_is_refused(finished, tmp_path):
     config = make_config(tmp_path)
     with pytest.raises(Interrupted, match=r'by SIG\w+ at offline step \d+; its state is saved'):
         start(config, Interrupter(2))
-    change_rewards(tmp_path)
+    toy_suite.write_dataset(tmp_path / 'data', 10)
     with pytest.raises(ValueError, match='was made with other data of the same name'):
         start(config)
-
-
-def change_rewards(tmp_path):
-    path = tmp_path / 'data' / 'toy-data-v0.npz'
-    with np.load(path) as file:
-        arrays = dict(file)
-    np.savez(path, **arrays | {'rewards': arrays['rewards'] - 1})
 
 
 def test_a_complete_run_is_one_of_the_data_that_is_here(tmp_path):
     config = make_config(tmp_path, offline_steps=5, online_steps=0, eval_episodes=0)
     first = start(config)
-    change_rewards(tmp_path)
+    toy_suite.write_dataset(tmp_path / 'data', 10)
     with pytest.raises(
         ValueError, match=r'was made with other data of the same name; restore .*--fresh'
     ):

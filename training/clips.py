@@ -46,7 +46,7 @@ def check_path(path: str | pathlib.Path, flag: str, suffixes: Sequence[str] = SU
 
 
 def write_video(path: str | pathlib.Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Writes frames [H, W, 3] uint8 of equal size; the file appears when it is complete.
+    """Writes frames [H, W, 3] uint8 of equal size.
 
     Args:
         path: of an .mp4 or a .gif.
@@ -57,15 +57,11 @@ def write_video(path: str | pathlib.Path, frames: Iterable[np.ndarray], fps: flo
         UserError: the file cannot be written.
     """
     path = pathlib.Path(path)
-    part = path.with_name(f'.part-{path.name}')
     write = _write_gif if path.suffix == '.gif' else _write_mp4
     try:
-        write(part, [_even(frame) for frame in frames], fps)
-        part.replace(path)
+        write(path, [_even(frame) for frame in frames], fps)
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _even(frame: np.ndarray) -> np.ndarray:

@@ -224,21 +224,16 @@ class _Run:
         shards = ShardReader(dataset, first, config.dataset_proportion, config.horizon_length)
         stack.callback(shards.close)
         shard, rows = shards.take()
-        say(
-            f'{dataset.name} ({dataset.provenance["source"]}): {int(rows.num_starts):,} transitions'
-        )
+        whence = dataset.provenance['source']
+        say(f'{dataset.name} ({whence}): {int(rows.num_starts):,} transitions')
         self.description = describe(config, Spec.of(rows.fields))
         data = [jax.device_put(rows, device) for device in jax.local_devices()[: config.num_seeds]]
         self.state = self._first_state(saved, data, shard)
-        self.saved = self._identify(self.state) if saved and not origin else None
+        self.saved = self.state if saved and not origin else None  # what the last save has
         self.last_save = time.monotonic()
-        self.log = RunLog(
-            place,
-            f'{config.env_name}, {config.label}',
-            config.seeds,
-            self.state.tables,
-            saved[0]['seconds'] if saved else 0.0,
-        )
+        title = f'{config.env_name}, {config.label}'
+        seconds = saved[0]['seconds'] if saved else 0.0
+        self.log = RunLog(place, title, config.seeds, self.state.tables, seconds)
         stack.callback(self.log.close)
         self._describe(dataset.provenance | {'fingerprint': dataset.fingerprint})
         videos = RunVideos(config, place / 'videos')
@@ -403,15 +398,6 @@ class _Run:
                     self._save_and_wait()
             raise
 
-    @staticmethod
-    def _identify(state: RunState) -> tuple:
-        """Returns a value that identifies a state within this run."""
-        rollout = state.rollout
-        steps = rollout and [
-            x.tolist() for x in (rollout.env_steps, rollout.trained_steps, rollout.episodes)
-        ]
-        return state.phase, state.step, state.reported, steps
-
     def _save_is_due(self) -> bool:
         config, step = self.config, self.state.step
         if loop.next_report(self.state, config) is None:
@@ -422,8 +408,7 @@ class _Run:
             return True
         if not config.save_interval or not step:
             return False
-        phase, last = self.saved[:2] if self.saved else (None, 0)
-        last = last if phase == self.state.phase else 0
+        last = self.saved.step if self.saved and self.saved.phase == self.state.phase else 0
         return step // config.save_interval > last // config.save_interval
 
     def _save(self) -> None:
@@ -432,8 +417,7 @@ class _Run:
         Raises:
             NotFinite: a loss or a parameter is not finite. Nothing is saved then.
         """
-        identity = self._identify(self.state)
-        if identity == self.saved:
+        if self.state is self.saved:
             return
         loop.check_updates(self.state, self.context)
         arrays, metadata = states.to_arrays(self.state)
@@ -448,7 +432,7 @@ class _Run:
         }
         self.log.sync()
         self.checkpoints.save(f'{self.state.phase}-{self.state.step:09d}', arrays, metadata)
-        self.saved, self.last_save = identity, time.monotonic()
+        self.saved, self.last_save = self.state, time.monotonic()
 
     def _save_and_wait(self) -> str:
         """Saves the state; returns the outcome in words."""
