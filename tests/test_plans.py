@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.plans import TABLES, make_plan
-from experiments.progress import is_gathered
+from experiments.progress import is_gathered, without_gathered
 from experiments.run_flags import parse
 from utils.errors import UserError
 
@@ -100,10 +100,12 @@ def test_what_cannot_be_planned_is_an_error(arguments, message):
 
 
 def test_a_run_is_gathered_once_all_its_seeds_have_their_end():
-    (cell,) = make_plan(methods=['DFP'], tasks=[CUBE], seeds=2).cells
+    plan = make_plan(methods=['DFP', 'MVP'], tasks=[CUBE], seeds=2)
+    cell, _ = plan.cells
     end = {'identity': cell.config.identity, 'phase': 'online', 'step': 1_000_000}
     rows = pd.DataFrame([end | {'seed': 0}, end | {'seed': 1}])
     assert is_gathered(cell, rows)
+    assert without_gathered(plan, rows).rows == ['MVP']
     assert not is_gathered(cell, rows[:1])
     for change in ({'step': 900_000}, {'phase': 'offline'}, {'identity': 'another'}):
         assert not is_gathered(cell, pd.DataFrame([end | {'seed': 0}, end | {'seed': 1} | change]))

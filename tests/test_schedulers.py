@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import toy_suite
-from result_files import long_table, write_run
+from result_files import write_run
 from small_runs import AGENT
 
 from experiments import progress, schedulers
@@ -205,17 +205,6 @@ def test_a_complete_run_of_other_data_is_refused_as_main_refuses_it(tmp_path):
         train(run.config, show_progress=False)
     assert lines == [f'{run.label}: {error.value}']
     assert counts(plan.runs) == '1 changed'
-
-
-def test_what_was_gathered_is_left_out_of_a_plan(tmp_path):
-    plan, path = make_plan(methods=['DFP', 'MVP'], tasks=[CUBE]), tmp_path / 'results.csv'
-    about = {'method': 'DFP', 'task': CUBE, 'identity': plan.runs[0].config.identity}
-    ends = [
-        about | {'seed': seed, 'phase': 'online', 'step': 1_000_000, 'success': 1}
-        for seed in plan.runs[0].config.seeds
-    ]
-    runs.gather(path, long_table(ends, tmp_path / 'ends.csv'))
-    assert progress.without_gathered(plan, runs.read_results(path)).rows == ['MVP']
 
 
 RUN = """

@@ -75,19 +75,10 @@ class DFPPolicy(PreTrainedPolicy):
         Args:
             batch: has 'observation.state' [B, d_s], its components in the order of `policy.json`.
             noise: [B, N, h, d_a], standard normal; by default drawn from torch's generator.
-
-        Raises:
-            ValueError: the observation or the noise has another shape.
         """
-        config = self.config
-        size, (dim,) = config.robot_state_feature.shape[0], config.action_feature.shape
-        state = batch[OBS_STATE]
-        if state.ndim != 2 or state.shape[1] != size:
-            raise ValueError(f'{OBS_STATE}: has shape {list(state.shape)}, must have [B, {size}]')
-        shape = [len(state), config.num_samples, config.chunk_size, dim]
+        config, state = self.config, batch[OBS_STATE]
+        shape = len(state), config.num_samples, config.chunk_size, *config.action_feature.shape
         noise = torch.randn(shape) if noise is None else noise
-        if noise.ndim != 4 or [noise.shape[0], *noise.shape[2:]] != [shape[0], *shape[2:]]:
-            raise ValueError(f'noise: has shape {list(noise.shape)}, must have {shape}')
         inputs = {'observation': state, 'noises': noise}
         arrays = {name: array.float().cpu().numpy() for name, array in inputs.items()}
         chunk = torch.from_numpy(self._run(arrays))
