@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from training import learning_curve, logs
+from training import RunConfig, learning_curve, logs
 
 
 def read_table(path):
@@ -13,7 +13,7 @@ def read_table(path):
 
 
 def test_a_clock_that_is_set_does_not_change_how_long_a_run_took(tmp_path, monkeypatch):
-    log = logs.RunLog(tmp_path, 'title', [0], {}, seconds=5.0)
+    log = logs.RunLog(tmp_path, RunConfig(), {}, seconds=5.0)
     monkeypatch.setattr('time.time', lambda: 0.0)
     assert 5.0 <= log.seconds < 65.0
 
@@ -39,7 +39,7 @@ def test_a_table_goes_on_after_the_rows_that_are_to_be_kept(tmp_path):
 
 @pytest.mark.parametrize('score', ['success', 'return'])
 def test_a_log_writes_a_row_for_each_seed_and_draws_the_curve(tmp_path, score):
-    log = logs.RunLog(tmp_path, 'title', [3, 4], {}, seconds=1000.0)
+    log = logs.RunLog(tmp_path, RunConfig(seed=3, num_seeds=2), {}, seconds=1000.0)
     log.write('eval', 'offline', 0, [{score: 0.1}, {score: 0.2}])
     log.write('eval', 'online', 50, [{score: 0.5}, {score: 0.7}])
     rows = read_table(tmp_path / 'eval.csv')
@@ -54,7 +54,7 @@ def test_a_log_writes_a_row_for_each_seed_and_draws_the_curve(tmp_path, score):
 
 
 def test_what_is_not_known_is_an_empty_cell_and_what_is_not_finite_says_so(tmp_path):
-    log = logs.RunLog(tmp_path, 'title', [0], {})
+    log = logs.RunLog(tmp_path, RunConfig(), {})
     log.write('online', 'online', 10, [{'episodes': 0, 'critic/loss': None}])
     log.write('online', 'online', 20, [{'episodes': 1, 'critic/loss': float('nan')}])
     log.close()
@@ -92,7 +92,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch, capl
         (tmp_path / 'learning_curve.png').mkdir()
     else:
         monkeypatch.setattr(learning_curve, 'draw', lambda *_: 1 / 0)
-    log = logs.RunLog(tmp_path, 'title', [3], {})
+    log = logs.RunLog(tmp_path, RunConfig(seed=3), {})
     log.write('eval', 'offline', 0, [{'success': 0.1}])
     log.close()
     assert len(read_table(tmp_path / 'eval.csv')) == 1

@@ -1,23 +1,23 @@
 """Runs in Weights & Biases, in its offline mode."""
 
+import dataclasses
 import logging
 from unittest import mock
 
 import pytest
 
-from training import Interrupted, logs, wandb_runs
+from training import Interrupted, RunConfig, logs, wandb_runs
 
-SETTINGS = {
-    'wandb_mode': 'offline', 'wandb_project': 'study', 'wandb_entity': 'team',
-    'wandb_tags': 'one, two', 'run_group': 'group', 'offline_steps': 20, 'agent': {'lr': 0.1},
-}  # fmt: skip
+CONFIG = RunConfig(
+    {'lr': 0.1}, seed=3, num_seeds=2, offline_steps=20, run_group='group', wandb_mode='offline',
+    wandb_project='study', wandb_entity='team', wandb_tags='one, two',
+)  # fmt: skip
 
 
-def start(folder, seeds=(3, 4), **changes):
+def start(folder, **changes):
     """Returns the log of a run, and the W&B runs in it."""
-    log = logs.RunLog(folder, 'title', list(seeds), {})
+    log = logs.RunLog(folder, dataclasses.replace(CONFIG, **changes), {})
     log.draw = lambda: None
-    log.start_wandb(SETTINGS | changes)
     return log, log._wandb._runs
 
 
@@ -54,7 +54,7 @@ def test_a_run_that_is_continued_goes_on_in_its_wandb_runs(tmp_path):
     run = first[0]
     assert (run.project, run.entity, run.group) == ('study', 'team', 'group')
     assert (run.tags, run.name) == (('one', 'two'), f'{tmp_path.name}-sd003')
-    assert run.config['agent'] == {'lr': 0.1}
+    assert run.config['agent']['lr'] == 0.1
     assert len(list(tmp_path.glob('wandb/offline-run-*/*.wandb'))) >= 2
 
 
@@ -62,7 +62,7 @@ def test_without_an_account_it_logs_offline_and_says_so_in_a_line(tmp_path, monk
     monkeypatch.setenv('NETRC', str(tmp_path / 'none'))
     monkeypatch.delenv('WANDB_API_KEY', raising=False)
     with caplog.at_level(logging.WARNING):
-        start(tmp_path, seeds=[3], wandb_mode='online')[0].close()
+        start(tmp_path, num_seeds=1, wandb_mode='online')[0].close()
     (message,) = caplog.messages
     assert message.startswith('--wandb_mode=online: did not start (no account')
     assert f'logging offline, `wandb sync {tmp_path / "wandb"}` uploads it' in message

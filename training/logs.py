@@ -12,7 +12,7 @@ import pathlib
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from filelock import Timeout
@@ -209,37 +209,24 @@ class RunLog:
     """The tables of a run, with a row per seed, and the learning curve drawn from them."""
 
     def __init__(
-        self,
-        folder: pathlib.Path,
-        title: str,
-        seeds: Sequence[int],
-        sizes: Mapping[str, int],
-        seconds: float = 0.0,
+        self, folder: pathlib.Path, config: Any, sizes: Mapping[str, int], seconds: float = 0.0
     ):
-        """Opens the tables.
+        """Opens the tables, and W&B unless `wandb_mode` is 'disabled'.
 
         Args:
             folder: of the run.
-            title: of the learning curve.
-            seeds: of the rows.
+            config: of the run, a `RunConfig`.
             sizes: bytes to keep of each table, by default 0; see `Table`.
             seconds: duration of the run before this process.
         """
-        self._folder, self._title, self._seeds = folder, title, seeds
+        self._folder, self._config = folder, config
         self._tables = {name: Table(folder / f'{name}.csv', sizes.get(name, 0)) for name in TABLES}
         self._start = time.monotonic() - seconds  # clocks are set, by days at times
         self._last_drawing = time.monotonic()
         self._outdated = bool(sizes.get('eval'))  # a killed process may not have drawn it
         self._wandb: WandbRuns | None = None
-
-    def start_wandb(self, settings: Mapping[str, Any]) -> None:
-        """Starts a W&B run for each seed, or continues it, unless `wandb_mode` is 'disabled'.
-
-        Args:
-            settings: of the run, from `RunConfig.to_json`.
-        """
-        if settings['wandb_mode'] != 'disabled':
-            self._wandb = WandbRuns(self._folder, self._seeds, settings)
+        if config.wandb_mode != 'disabled':
+            self._wandb = WandbRuns(folder, config.seeds, config.to_json())
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -264,7 +251,7 @@ class RunLog:
             rows: one per seed, all with the same names; None is an empty cell.
         """
         seconds = round(self.seconds, 1)
-        for i, (seed, row) in enumerate(zip(self._seeds, rows, strict=True)):
+        for i, (seed, row) in enumerate(zip(self._config.seeds, rows, strict=True)):
             where = {'phase': phase, 'step': step, 'seed': seed, 'seconds': seconds}
             self._tables[table].write(where | dict(row))
             if self._wandb:
@@ -283,7 +270,8 @@ class RunLog:
             from training import learning_curve  # matplotlib is slow to import
 
             picture = self._folder / 'learning_curve.png'
-            learning_curve.draw(self._folder / 'eval.csv', picture, self._title)
+            title = f'{self._config.env_name}, {self._config.label}'
+            learning_curve.draw(self._folder / 'eval.csv', picture, title)
         except Exception as error:  # a picture must not stop a run
             problem = ' '.join(f'{type(error).__name__}: {error}'.split())
             logging.warning('learning_curve.png: not drawn (%s); the run continues.', problem)

@@ -231,11 +231,10 @@ class _Run:
         self.state = self._first_state(saved, data, shard)
         self.saved = self.state if saved and not origin else None  # what the last save has
         self.last_save = time.monotonic()
-        title = f'{config.env_name}, {config.label}'
-        seconds = saved[0]['seconds'] if saved else 0.0
-        self.log = RunLog(place, title, config.seeds, self.state.tables, seconds)
-        stack.callback(self.log.close)
         self._describe(dataset.provenance | {'fingerprint': dataset.fingerprint})
+        seconds = saved[0]['seconds'] if saved else 0.0
+        self.log = RunLog(place, config, self.state.tables, seconds)
+        stack.callback(self.log.close)
         videos = RunVideos(config, place / 'videos')
         stack.callback(videos.close)
         self.context = loop.RunContext(
@@ -325,7 +324,7 @@ class _Run:
         return state.replace(shard=shard)
 
     def _describe(self, provenance: dict) -> None:
-        """Writes `flags.json` and `status.json`, and starts W&B."""
+        """Writes `flags.json` and `status.json`."""
         path, found = self.folder.path, versions()
         settings = self.config.to_json()
         settings = {'agent': settings.pop('agent'), 'flags': settings}
@@ -342,7 +341,6 @@ class _Run:
         self.folder.write_status(
             'running', starts=starts, error=None, code=self.code, **self.position
         )
-        self.log.start_wandb(self.config.to_json())
 
     @property
     def position(self) -> dict[str, Any]:
