@@ -295,7 +295,9 @@ def execute(command: Sequence[str], directory: str, log: str, folder: str) -> in
             preexec_fn=_stop_with_parent if sys.platform == 'linux' else None,
         )
         try:
-            return process.wait()
+            while process.poll() is None:  # not wait(), which Ray cannot interrupt
+                time.sleep(0.2)
+            return process.returncode
         except BaseException:  # Ray cancels the task
             process.terminate()
             process.wait()

@@ -33,6 +33,7 @@ def test_every_run_is_complete_once_though_a_node_is_lost(tmp_path):
         assert run_all(plan.runs, RayCluster(cluster.address), lines.append) == []
     finally:
         thread.join()
+        ray.shutdown()
         cluster.shutdown()
     assert counts(plan.runs) == '2 done'
     folders = [path for path in plan.runs[0].config.directory.parent.iterdir() if path.is_dir()]
