@@ -10,7 +10,8 @@ import pytest
 from small_runs import assert_equal_outcomes, read_table
 
 from envs import make_simulators
-from envs.collect import collect
+from envs.collection import collect
+from envs.registry import find_collection
 from training import RunConfig, load_agent, train
 from training.evaluation import evaluate
 from utils.seeds import stack
@@ -46,7 +47,9 @@ def run(*arguments, program='main.py', check=True, environment=None):
 @pytest.fixture(scope='module')
 def dataset_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp('data')
-    collect('cube-single-play-v0', 1, directory, num_workers=1, num_val_episodes=0)
+    name = 'cube-single-play-v0'
+    suite = find_collection(name)
+    collect(suite, name, 1, directory, num_workers=1, num_val_episodes=0)
     return directory
 
 
@@ -210,7 +213,7 @@ def test_bad_input_is_named_in_one_line_before_anything_starts(
     assert not list(tmp_path.rglob('flags.json'))
 
 
-def test_data_that_cannot_be_had_is_an_error_with_the_command_that_makes_it(tmp_path, monkeypatch):
+def test_data_that_cannot_be_had_is_an_error_with_what_makes_it(tmp_path, monkeypatch):
     for name in ('OGBENCH_DATASET_URL', 'https_proxy'):
         monkeypatch.setenv(name, 'http://127.0.0.1:9')  # where nothing answers
     result = run(
@@ -220,4 +223,4 @@ def test_data_that_cannot_be_had_is_an_error_with_the_command_that_makes_it(tmp_
     assert result.returncode != 0
     *lines, last_line = result.stderr.strip().splitlines()
     assert sum('cube-single-play-v0.npz: download failed (' in line for line in lines) == 2
-    assert 'python -m envs.collect --env_name=cube-single-play-v0 --num_episodes=1000' in last_line
+    assert 'collect such data here with --dataset_source=collect' in last_line
