@@ -177,30 +177,14 @@ class Agent(flax.struct.PyTreeNode, kw_only=True):
     @classmethod
     def check_config(cls, config: Any) -> None:
         """Raises UserError for an invalid setting; the error says which values are valid."""
-        for name in ('batch_size', 'num_qs', 'num_samples'):
-            value = getattr(config, name)
-            require(value >= 1, f'--agent.{name}={value}: must be at least 1')
-        for name in ('target_num_samples', 'eval_num_samples'):
-            num = getattr(config, name)
-            require(num >= 0, f'--agent.{name}={num}: must be at least 1, or 0 for num_samples')
-        for name in ('lr', 'tau'):
-            value = getattr(config, name)
-            require(0 < value <= 1, f'--agent.{name}={value}: must be in (0, 1]')
-        for name in ('actor_hidden_dims', 'critic_hidden_dims'):
-            sizes = tuple(getattr(config, name))
-            require(
-                bool(sizes) and all(isinstance(size, int) and size >= 1 for size in sizes),
-                f'--agent.{name}={sizes}: needs at least one layer, each of size 1 or more',
-            )
-        for name in ('rho', 'grad_clip'):
-            value = getattr(config, name)
-            require(value >= 0, f'--agent.{name}={value}: must not be negative')
-        for name, choices in (
-            ('q_agg', Q_AGGS),
-            ('rank_agg', ('', *Q_AGGS)),
-            ('encoder', ENCODERS),
-        ):
-            require_choice(name, getattr(config, name), choices)
+        sizes = 'actor_hidden_dims', 'critic_hidden_dims'
+        require_range(config, 'batch_size', 'num_qs', 'num_samples', *sizes, least=1)
+        nums = 'target_num_samples', 'eval_num_samples'
+        require_range(config, 'rho', 'grad_clip', *nums, least=0)
+        require_range(config, 'lr', 'tau', above=0, most=1)
+        require_choice(config, Q_AGGS, 'q_agg')
+        require_choice(config, ('', *Q_AGGS), 'rank_agg')
+        require_choice(config, ENCODERS, 'encoder')
 
     @staticmethod
     def check_horizon(horizon_length: int, discount: float) -> None:
@@ -565,6 +549,23 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raises UserError unless a setting has one of the given values."""
-    require(value in choices, f'--agent.{name}={value}: use {" or ".join(choices)}')
+def require_range(
+    config: Any, *names: str, least: float = -math.inf, above: float = -math.inf, most=math.inf
+) -> None:
+    """Raises UserError unless settings are in a range; of a tuple, every entry must be."""
+    limits = {'at least': least, 'above': above, 'at most': most}
+    wanted = ' and '.join(f'{word} {x:g}' for word, x in limits.items() if math.isfinite(x))
+    for name in names:
+        value = getattr(config, name)
+        many = isinstance(value, tuple | list)
+        values = tuple(value) if many else (value,)
+        fits = all(isinstance(x, int | float) and least <= x <= most and x > above for x in values)
+        needs = 'needs one or more numbers, each' if many else 'must be'
+        require(fits and bool(values), f'--agent.{name}={value}: {needs} {wanted}')
+
+
+def require_choice(config: Any, choices: Sequence[str], *names: str) -> None:
+    """Raises UserError unless settings have one of the given values."""
+    for name in names:
+        value = getattr(config, name)
+        require(value in choices, f'--agent.{name}={value}: use {" or ".join(choices)}')

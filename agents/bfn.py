@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Info, Network, Params, actor_mlp, base_config, require
+from agents.base import Agent, Info, Network, Params, actor_mlp, base_config, require_range
 from utils.flows import flow_matching_loss, integrate
 from utils.replay import Batch
 from utils.spec import Spec
@@ -31,9 +31,7 @@ class BFNAgent(Agent, kw_only=True):
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
-        require(
-            config.flow_steps >= 1, f'--agent.flow_steps={config.flow_steps}: must be at least 1'
-        )
+        require_range(config, 'flow_steps', least=1)
 
     @classmethod
     def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:

@@ -43,6 +43,7 @@ from agents.base import (
     base_config,
     require,
     require_choice,
+    require_range,
 )
 from agents.drifting import KERNELS, mean_shift_loss, normalized_drifting_loss
 from agents.edit import EditedAgent, LogWeight
@@ -89,30 +90,14 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
-        for name in ('temperatures', 'data_bandwidths', 'topk_bandwidths'):
-            values = tuple(getattr(config, name))
-            require(
-                bool(values) and all(isinstance(x, int | float) and x > 0 for x in values),
-                f'--agent.{name}={values}: needs at least one number, each above 0',
-            )
-        for name in ('data_field', 'topk_field'):
-            require_choice(name, getattr(config, name), FIELDS)
-        require_choice('kernel', config.kernel, tuple(KERNELS))
-        require(
-            config.num_particles >= 1,
-            f'--agent.num_particles={config.num_particles}: must be at least 1',
-        )
-        require(
-            0 <= config.num_negatives <= config.num_candidates - config.top_k,
-            f'--agent.num_negatives={config.num_negatives}: must be from 0 to num_candidates - '
-            f'top_k = {config.num_candidates - config.top_k}, or a candidate would be both',
-        )
-        for name in ('q_weight', 'tilt', 'refine_step', 'trust_region'):
-            value = getattr(config, name)
-            require(value >= 0, f'--agent.{name}={value}: must not be negative')
-        require(
-            0 <= config.data_mass < 1, f'--agent.data_mass={config.data_mass}: must be in [0, 1)'
-        )
+        require_range(config, 'temperatures', 'data_bandwidths', 'topk_bandwidths', above=0)
+        require_choice(config, FIELDS, 'data_field', 'topk_field')
+        require_choice(config, tuple(KERNELS), 'kernel')
+        require_range(config, 'num_particles', least=1)
+        require_range(config, 'q_weight', 'tilt', 'refine_step', 'trust_region', least=0)
+        require_range(config, 'data_mass', least=0, most=0.99)
+        # Not both one of the K best and one of the M worst.
+        require_range(config, 'num_negatives', least=0, most=config.num_candidates - config.top_k)
         require(
             not (config.tilt and config.soft_weights),
             f'--agent.tilt={config.tilt}: cannot be combined with soft_weights; set one of them',

@@ -23,8 +23,8 @@ from agents.base import (
     Params,
     actor_mlp,
     base_config,
-    require,
     require_choice,
+    require_range,
 )
 from agents.drifting import KERNELS, mean_shift_loss
 from utils.replay import Batch
@@ -50,14 +50,10 @@ class DriftQLAgent(Agent, kw_only=True):
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
-        require(config.alpha >= 0, f'--agent.alpha={config.alpha}: must not be negative')
-        require(config.noise_dim >= 0, f'--agent.noise_dim={config.noise_dim}: must be 0 or more')
-        require(
-            config.num_particles >= 1,
-            f'--agent.num_particles={config.num_particles}: must be at least 1',
-        )
-        require(config.bandwidth > 0, f'--agent.bandwidth={config.bandwidth}: must be above 0')
-        require_choice('kernel', config.kernel, tuple(KERNELS))
+        require_range(config, 'alpha', 'noise_dim', least=0)
+        require_range(config, 'num_particles', least=1)
+        require_range(config, 'bandwidth', above=0)
+        require_choice(config, tuple(KERNELS), 'kernel')
 
     @classmethod
     def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from agents.base import Agent, Info, Network, Params, require
+from agents.base import Agent, Info, Network, Params, require_range
 from utils.networks import ConcatDense
 from utils.spec import Spec
 
@@ -61,9 +61,7 @@ class EditedAgent(Agent, kw_only=True):
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
-        require(
-            config.edit_scale >= 0, f'--agent.edit_scale={config.edit_scale}: must not be negative'
-        )
+        require_range(config, 'edit_scale', least=0)
 
     @property
     def noise_shape(self) -> tuple[int, int]:

@@ -26,7 +26,7 @@ import optax
 from jax.lax import stop_gradient
 
 from agents.ascent import steps_up
-from agents.base import Agent, Info, Network, Params, actor_mlp, base_config, require
+from agents.base import Agent, Info, Network, Params, actor_mlp, base_config, require_range
 from agents.mvp import mean_flow
 from utils.flows import flow_matching_loss
 from utils.replay import Batch
@@ -55,14 +55,8 @@ class FMQAgent(Agent, kw_only=True):
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
-        for name in ('eta', 'caution', 'warmup_steps'):
-            value = getattr(config, name)
-            require(value >= 0, f'--agent.{name}={value}: must not be negative')
-        require(
-            config.anneal_steps > config.warmup_steps,
-            f'--agent.anneal_steps={config.anneal_steps}: must be above '
-            f'warmup_steps={config.warmup_steps}',
-        )
+        require_range(config, 'eta', 'caution', 'warmup_steps', least=0)
+        require_range(config, 'anneal_steps', above=config.warmup_steps)
 
     @classmethod
     def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Info, Network, Params, actor_mlp, base_config, require
+from agents.base import Agent, Info, Network, Params, actor_mlp, base_config, require_range
 from utils.flows import flow_matching_loss, integrate
 from utils.replay import Batch
 from utils.spec import Spec
@@ -43,10 +43,8 @@ class FQLAgent(Agent, kw_only=True):
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
-        require(
-            config.flow_steps >= 1, f'--agent.flow_steps={config.flow_steps}: must be at least 1'
-        )
-        require(config.alpha >= 0, f'--agent.alpha={config.alpha}: must not be negative')
+        require_range(config, 'flow_steps', least=1)
+        require_range(config, 'alpha', least=0)
 
     def generate(self, params: Params, observations: Any, noise: jax.Array) -> jax.Array:
         return jnp.clip(self.network('actor', params, observations)(noise), -1, 1)

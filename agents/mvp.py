@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Info, Network, Params, actor_mlp, base_config, require
+from agents.base import Info, Network, Params, actor_mlp, base_config, require, require_range
 from agents.top_k import TopKAgent
 from utils.replay import Batch
 from utils.spec import Spec
@@ -90,9 +90,7 @@ class MVPAgent(TopKAgent, kw_only=True):
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
-        for name in ('ivc_weight', 'time_std'):
-            value = getattr(config, name)
-            require(value >= 0, f'--agent.{name}={value}: must not be negative')
+        require_range(config, 'ivc_weight', 'time_std', least=0)
         online = config.top_k and config.topk_weight and config.topk_phases != 'offline'
         require(
             config.data_weight or online,

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Info, Network, Params, actor_mlp, base_config, require
+from agents.base import Info, Network, Params, actor_mlp, base_config, require, require_range
 from agents.edit import EditedAgent
 from utils.flows import flow_matching_loss, integrate
 from utils.replay import Batch
@@ -60,12 +60,8 @@ class QAMAgent(EditedAgent, kw_only=True):
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
-        require(
-            config.flow_steps >= 1, f'--agent.flow_steps={config.flow_steps}: must be at least 1'
-        )
-        for name in ('inv_temp', 'alpha'):
-            value = getattr(config, name)
-            require(value >= 0, f'--agent.{name}={value}: must not be negative')
+        require_range(config, 'flow_steps', least=1)
+        require_range(config, 'inv_temp', 'alpha', least=0)
         require(
             not (config.edit_scale and config.alpha),
             f'--agent.alpha={config.alpha}: cannot be combined with an edit; set edit_scale to 0',

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from agents.base import Agent, Info, Params, require, require_choice
+from agents.base import Agent, Info, Params, require_choice, require_range
 from utils.replay import Batch
 
 TOPK_PHASES = ('online', 'both', 'offline')
@@ -35,16 +35,10 @@ class TopKAgent(Agent, kw_only=True):
     @classmethod
     def check_config(cls, config: Any) -> None:
         super().check_config(config)
-        require(
-            0 <= config.top_k <= config.num_candidates,
-            f'--agent.top_k={config.top_k}: must be from 0 to '
-            f'--agent.num_candidates={config.num_candidates}',
-        )
-        require_choice('topk_phases', config.topk_phases, TOPK_PHASES)
-        for name in ('topk_weight', 'data_weight'):
-            value = getattr(config, name)
-            require(value >= 0, f'--agent.{name}={value}: must not be negative')
-        require(0 < config.ema_rate <= 1, f'--agent.ema_rate={config.ema_rate}: must be in (0, 1]')
+        require_range(config, 'top_k', least=0, most=config.num_candidates)
+        require_choice(config, TOPK_PHASES, 'topk_phases')
+        require_range(config, 'topk_weight', 'data_weight', least=0)
+        require_range(config, 'ema_rate', above=0, most=1)
 
     @property
     def uses_top_k(self) -> bool:

@@ -23,6 +23,10 @@ SMALL = (
     'These runs are small: tasks, networks, batches and numbers of steps differ from the paper. '
     'Compare methods with each other, not with published numbers.'
 )
+PUBLISHED = (
+    'Published curves differ in more than the method: the DFP paper has 5 seeds, two critics and '
+    'one setting for all cubes; QAM 12 seeds, ten critics, settings per domain, 0.5M online steps.'
+)
 CELL = ['row', 'task']
 
 
@@ -242,6 +246,7 @@ def write(
         any_version: see `select`.
     """
     notes = [SMALL] if plan.scale == 'small' else [CONTRADICTIONS]
+    notes += [PUBLISHED] if with_published else []
 
     def warn(line: str) -> None:
         runs.warn_user(line)

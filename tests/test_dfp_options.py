@@ -188,10 +188,10 @@ def test_dfp_has_no_edit_unless_asked():
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'data_mass': 1.0}, r'--agent.data_mass=1.0: must be in \[0, 1\)'),
+        ({'data_mass': 1.0}, r'--agent.data_mass=1.0: must be at least 0 and at most 0.99'),
         ({'tilt': 1.0, 'soft_weights': True}, r'--agent.tilt=1.0: cannot be combined with soft_w'),
-        ({'edit_scale': -0.1}, r'--agent.edit_scale=-0.1: must not be negative'),
-        ({'refine_step': -0.1}, r'--agent.refine_step=-0.1: must not be negative'),
+        ({'edit_scale': -0.1}, r'--agent.edit_scale=-0.1: must be at least 0'),
+        ({'refine_step': -0.1}, r'--agent.refine_step=-0.1: must be at least 0'),
     ],
 )
 def test_settings_that_cannot_work_are_named(changes, message):

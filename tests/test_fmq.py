@@ -173,8 +173,8 @@ def test_targets_are_of_the_mean_offline_and_of_the_minimum_online_and_the_minim
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'eta': -1.0}, r'--agent.eta=-1.0: must not be negative'),
-        ({'warmup_steps': 5, 'anneal_steps': 5}, r'--agent.anneal_steps=5: must be above warmup'),
+        ({'eta': -1.0}, r'--agent.eta=-1.0: must be at least 0'),
+        ({'warmup_steps': 5, 'anneal_steps': 5}, r'--agent.anneal_steps=5: must be above 5'),
     ],
 )
 def test_settings_that_cannot_work_are_named(changes, message):

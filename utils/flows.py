@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from utils.shapes import check_same_shape
+from utils.spec import check_tree
 
 # (x [..., D], t [..., 1]) -> dx/dt [..., D]
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
@@ -33,12 +33,12 @@ def flow_matching_loss(
     Raises:
         ValueError: the mask or the velocities do not have the shape of the samples.
     """
-    check_same_shape('mask', mask, 'samples', samples)
+    check_tree(mask, samples.shape, 'mask')
     noise_rng, time_rng = jax.random.split(rng)
     noise = jax.random.normal(noise_rng, samples.shape)
     t = jax.random.uniform(time_rng, (*samples.shape[:-1], 1))
     velocities = velocity((1 - t) * noise + t * samples, t)
-    check_same_shape('velocity(x, t)', velocities, 'x', samples)
+    check_tree(velocities, samples.shape, 'velocity(x, t)')
     return jnp.mean(mask * jnp.square(velocities - (samples - noise)))
 
 
