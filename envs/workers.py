@@ -79,9 +79,10 @@ class Worker:
             self.process = context.Process(target=work, args=arguments, daemon=True)
             with theirs, starting():
                 self.process.start()
+                # Here, as a signal held back until now may raise next.
+                self.end = weakref.finalize(self, _end, self.process, self.pipe)
         except (EOFError, OSError) as error:
             raise SimulatorError(f'{name} could not be started ({error!r})') from error
-        self.end = weakref.finalize(self, _end, self.process, self.pipe)
 
     def ask(self, name: str, *arguments: Any) -> None:
         """Calls a method of the object."""
