@@ -7,20 +7,18 @@ Existing files are kept, and an interrupted download resumes.
 
 import re
 import shutil
-import sys
 import urllib.request
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from envs.downloads import TIMEOUT, size_at, size_of, try_each
 from envs.ogbench import data, suite
 from envs.ogbench.names import is_large, scene_of
+from envs.programs import run
 from utils.errors import UserError
 
-FLAGS = flags.FLAGS
 LATER = 'start the same command again later'
 
 
@@ -34,9 +32,8 @@ def addresses(name: str) -> dict[str, list[str]]:
     hosts = data.hosts(name)
     if is_large(name):
         return try_each([f'{host}/{name}/' for host in hosts], _listed, LATER)
-    return {
-        file: [f'{host}/{file}' for host in hosts] for file in (f'{name}.npz', f'{name}-val.npz')
-    }
+    files = (f'{name}.npz', f'{name}-val.npz')
+    return {file: [f'{host}/{file}' for host in hosts] for file in files}
 
 
 def _listed(folder: str) -> dict[str, list[str]]:
@@ -73,22 +70,10 @@ def download(name: str, directory: Path) -> None:
         data.download_to(directory / file, urls, name)
 
 
-def main(argv: Sequence[str]) -> None:
-    """The program."""
-    try:
-        if len(argv) > 1:
-            raise UserError(f'{argv[1]!r}: not a flag; flags start with --')
-        download(FLAGS.dataset, Path(FLAGS.save_dir).expanduser())
-    except KeyboardInterrupt:
-        sys.exit('Interrupted. The same command resumes the download.')
-    except (UserError, OSError) as error:
-        sys.exit(f'{error}')
-
-
 if __name__ == '__main__':
     flags.DEFINE_string('dataset', None, 'Such as cube-double-play-v0.', required=True)
     flags.DEFINE_string('save_dir', suite.dataset_dir, 'Where the files go.')
-    try:
-        app.run(main, flags_parser=FLAGS)
-    except flags.Error as problem:
-        sys.exit(' '.join(str(problem).split()))
+    run(
+        lambda: download(flags.FLAGS.dataset, Path(flags.FLAGS.save_dir).expanduser()),
+        'Interrupted. The same command resumes the download.',
+    )

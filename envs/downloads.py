@@ -21,11 +21,22 @@ TIMEOUT = 60  # seconds to wait for an answer
 T = TypeVar('T')
 
 
+def verify_npz(part: Path) -> None:
+    """Raises OSError for a damaged .npz file."""
+    try:
+        with zipfile.ZipFile(part) as archive:
+            damaged = archive.testzip()
+    except DAMAGE as error:
+        raise OSError(str(error)) from error
+    if damaged is not None:
+        raise OSError(f'{damaged} is damaged')
+
+
 def download_file(
     urls: Sequence[str],
     path: Path,
     otherwise: str,
-    verify: Callable[[Path], None] | None = None,
+    verify: Callable[[Path], None] = verify_npz,
     sha256: str | None = None,
 ) -> str | None:
     """Downloads a file; it appears at `path` only once it is complete and intact.
@@ -38,7 +49,7 @@ def download_file(
         urls: of the file; each is tried only if those before it failed.
         path: destination; missing directories are created.
         otherwise: alternative for the user, for the error.
-        verify: raises OSError for a damaged file; by default for .npz files.
+        verify: raises OSError for a damaged file.
         sha256: of the file, if known.
 
     Returns:
@@ -49,13 +60,18 @@ def download_file(
     """
     part = path.with_name(f'{path.name}.part')
 
-    def check() -> None:
-        (verify or _verify_npz)(part)
-        if sha256 and (found := hash_file(part)) != sha256:
-            raise OSError(f'the server sent another file: SHA-256 {found}, not {sha256}')
-
     def fetch(url: str) -> str:
-        _fetch_whole(url, part, check)
+        had_some = size_of(part) > 0
+        _fetch(url, part)
+        try:
+            verify(part)
+            if sha256 and (found := hash_file(part)) != sha256:
+                raise OSError(f'the server sent another file: SHA-256 {found}, not {sha256}')
+        except OSError:
+            part.unlink()
+            if not had_some:
+                raise
+            return fetch(url)  # the old part was of another file
         part.replace(path)
         return url
 
@@ -106,18 +122,6 @@ def size_at(url: str) -> int:
         return int(response.headers['Content-Length'])
 
 
-def _fetch_whole(url: str, part: Path, check: Callable[[], None]) -> None:
-    had_some = size_of(part) > 0
-    _fetch(url, part)
-    try:
-        check()
-    except OSError:
-        part.unlink()
-        if not had_some:
-            raise
-        _fetch_whole(url, part, check)  # the old part was of another file
-
-
 def _fetch(url: str, part: Path) -> None:
     """Fetches the rest of a file; retries as long as each attempt makes progress."""
     while True:
@@ -143,12 +147,9 @@ def _fetch_once(url: str, part: Path) -> None:
             start = 0
         length = response.headers.get('Content-Length')
         total = None if length is None else start + int(length)
-        with (
-            part.open('ab' if start else 'wb') as file,
-            tqdm(
-                initial=start, total=total, desc=url.split('/')[-1], unit='B', unit_scale=True
-            ) as bar,
-        ):
+        name = url.split('/')[-1]
+        bar = tqdm(initial=start, total=total, desc=name, unit='B', unit_scale=True)
+        with part.open('ab' if start else 'wb') as file, bar:
             while chunk := response.read(1 << 20):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -161,13 +162,3 @@ def size_of(path: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
     return 0
-
-
-def _verify_npz(part: Path) -> None:
-    try:
-        with zipfile.ZipFile(part) as archive:
-            damaged = archive.testzip()
-    except DAMAGE as error:
-        raise OSError(str(error)) from error
-    if damaged is not None:
-        raise OSError(f'{damaged} is damaged')

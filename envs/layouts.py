@@ -21,6 +21,7 @@ from envs.npz import Column, DataFile
 
 ACTION_LIMIT = 1 - 1e-5  # the data's actions are clipped to it, inside the open interval
 OUTSIDE = 1e-3  # how far an action may leave its bounds, as a fraction of their range
+ADD = 'add next_observations, or a final row per episode, marked by terminals'
 BLOCK = 10_000  # rows compared at a time, to bound temporary memory
 
 # Arrays that mark the end of an episode in a file of transitions: terminated or truncated.
@@ -50,46 +51,26 @@ def check(file: DataFile, columns: Mapping[str, Column], env_name: str) -> int:
     Raises:
         DatasetError: it has another layout, or does not fit the environment.
     """
-    if flags := [key for key in (*ENDED[1:], *CUT) if key in file]:
-        _check_minari(file, columns)
+    flags = _flags(file, (*ENDED, *CUT, 'masks'))
     if _has_transitions(file, columns):
-        flags = _flags(file, (*ENDED, *CUT, 'masks'))
-        next_columns = _next(columns) if _has_next(file, columns) else {}
-        file.check({**columns, **next_columns, **flags}, env_name)
+        file.check({**columns, **_next(file, columns), **flags}, env_name)
         return len(read(file, columns)['terminals'])
-    if flags:
-        raise file.error(
-            f'has {flags[0]}, so each row is a transition, but neither next_observations nor '
-            'timeouts (or truncations), so it is unknown where an episode is truncated; add '
-            'next_observations, or a final row per episode, marked by terminals'
-        )
-    flags = {'terminals': Column((), bool), **_flags(file, ('masks',))}
-    num_rows = file.check({**columns, **flags}, env_name)
+    if wrong := [key for key in flags if key in ENDED[1:]]:
+        missing = 'but neither next_observations nor timeouts or truncations'
+        raise file.error(f'has {wrong[0]}, so each row is a transition, {missing}; {ADD}')
+    num_rows = file.check({**columns, 'terminals': Column((), bool), **flags}, env_name)
     file.read_terminals()
     return num_rows
 
 
-def _check_minari(file: DataFile, columns: Mapping[str, Column]) -> None:
-    first = next(iter(_next(columns))).removeprefix('next_')
-    if first in file and 'actions' in file:
-        more = (file.header(first)[0] or (0,))[0] - (file.header('actions')[0] or (0,))[0]
-        if more > 0:
-            raise file.error(
-                f'has {more} more observations than actions, one for each episode as in Minari; '
-                'write the next one of each transition to next_observations'
-            )
-
-
 def _has_transitions(file: DataFile, columns: Mapping[str, Column]) -> bool:
-    return _has_next(file, columns) or any(key in file for key in CUT)
+    return bool(_next(file, columns) or _flags(file, CUT))
 
 
-def _has_next(file: DataFile, columns: Mapping[str, Column]) -> bool:
-    return any(key in file for key in _next(columns))
-
-
-def _next(columns: Mapping[str, Column]) -> dict[str, Column]:
-    return {f'next_{key}': columns[key] for key in columns if key.startswith('observations')}
+def _next(file: DataFile, columns: Mapping[str, Column]) -> dict[str, Column]:
+    """Returns the arrays of next observations: all of them, or none if none is there."""
+    found = {f'next_{key}': columns[key] for key in columns if key.startswith('observations')}
+    return found if any(key in file for key in found) else {}
 
 
 def _flags(file: DataFile, keys: tuple[str, ...]) -> dict[str, Column]:
@@ -124,46 +105,40 @@ def read(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
 def _read_states(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
     terminals = file.read_terminals()
     arrays = {key: file.read(key, column.dtype) for key, column in columns.items()}
-    masks = np.ones(len(terminals), np.float32)
-    if 'masks' in file:
-        masks = file.read('masks', bool).astype(np.float32)
+    masks = _read_masks(file, len(terminals))
     if masks[~terminals].all() and not masks[terminals].all():
-        raise file.error(
-            'masks is 0 exactly in the rows that terminals marks, so these seem to be transitions, '
-            'but next_observations is missing; add it, or a final row per episode'
-        )
+        what = 'masks is 0 exactly in the rows that terminals marks, as if they were transitions'
+        raise file.error(f'{what}; {ADD}')
     final, others = arrays['rewards'][terminals], arrays['rewards'][~terminals]
     if final.max() > others.max() and final.min() < final.max():  # not a constant filler
-        warn_once(
-            f'{file.path}: the largest rewards are in rows that terminals marks. They are ignored, '
-            'because such a row is the final state of an episode. If these rows are transitions, '
-            'add next_observations.'
-        )
+        what = 'the largest rewards are in rows that terminals marks, the final states of episodes'
+        warn_once(f'{file.path}: {what}. They are ignored; if these are transitions, {ADD}.')
     return {**arrays, 'masks': masks, 'terminals': terminals}
 
 
 def _read_transitions(file: DataFile, columns: Mapping[str, Column]) -> Arrays:
     flags = {key: file.read(key, bool) for key in _flags(file, (*ENDED, *CUT))}
-    has_next = _has_next(file, columns)
-    arrays = file.read_finite({**columns, **(_next(columns) if has_next else {})})
-    num_rows = len(arrays['rewards'])
-    cut = np.zeros(num_rows, bool)
-    for key in CUT:
-        cut |= flags.get(key, False)
-    masks = np.ones(num_rows, np.float32)
-    if 'masks' in file:
-        masks = file.read('masks', bool).astype(np.float32)
-    elif key := next((key for key in ENDED if key in flags), None):
-        ended = flags[key]
-        masks[ended & ~cut if ended[cut].all() else ended] = 0  # it may mark whatever ends
-    ends = functools.reduce(np.logical_or, flags.values(), np.zeros(num_rows, bool))
+    following = _next(file, columns)
+    arrays = file.read_finite({**columns, **following})
+    nowhere = np.zeros(len(arrays['rewards']), bool)
+    cut = np.any([nowhere, *(flags[key] for key in CUT if key in flags)], axis=0)
+    ends = np.any([nowhere, *flags.values()], axis=0)
     ends[-1] = True
-    arrays['masks'] = masks
-    if not has_next:
+    arrays['masks'] = _read_masks(file, len(ends))
+    ended = next((flags[key] for key in ENDED if key in flags), nowhere)
+    if 'masks' not in file:
+        arrays['masks'][ended & ~cut if ended[cut].all() else ended] = 0  # it may mark all ends
+    if not following:
         return rows_from_transitions(*_add_next(file, arrays, ends))
-    for key in _next(columns):
+    for key in following:
         ends[:-1] |= _differ(arrays[key][:-1], arrays[key.removeprefix('next_')][1:])
     return rows_from_transitions(arrays, ends)
+
+
+def _read_masks(file: DataFile, num_rows: int) -> np.ndarray:
+    if 'masks' in file:
+        return file.read('masks', bool).astype(np.float32)
+    return np.ones(num_rows, np.float32)
 
 
 def _add_next(file: DataFile, arrays: Arrays, ends: np.ndarray) -> tuple[Arrays, np.ndarray]:
@@ -200,15 +175,11 @@ def rows_from_transitions(transitions: Arrays, ends: np.ndarray) -> Arrays:
         The arrays [T + episodes, ...] without 'next_<key>', zero in final rows if there is no
         'next_<key>', and terminals, True in final rows.
     """
-    terminals = np.zeros(len(ends) + ends.sum(), bool)
-    terminals[np.flatnonzero(ends) + 1 + np.arange(ends.sum())] = True
-    found = {'terminals': terminals}
+    after = np.flatnonzero(ends) + 1
+    found = {'terminals': np.insert(np.zeros(len(ends), bool), after, True)}
     for key in [key for key in transitions if not key.startswith('next_')]:
-        rows = transitions.pop(key)
-        found[key] = np.zeros((len(terminals), *rows.shape[1:]), rows.dtype)
-        found[key][~terminals] = rows
-        if f'next_{key}' in transitions:
-            found[key][terminals] = transitions.pop(f'next_{key}')[ends]
+        final = transitions.pop(f'next_{key}')[ends] if f'next_{key}' in transitions else 0
+        found[key] = np.insert(transitions.pop(key), after, final, axis=0)
     return found
 
 
@@ -225,10 +196,8 @@ def clip_actions(actions: np.ndarray, path: Path) -> np.ndarray:
     """Clips actions [R, d_a] to ±ACTION_LIMIT in place; warns about any outside [−1, 1]."""
     largest = np.maximum(actions.max(axis=1), -actions.min(axis=1))
     if number := int((largest > 1 + OUTSIDE).sum()):
-        warn_once(
-            f'{path}: {number:,} of {len(actions):,} actions lie outside [-1, 1], by up to '
-            f'{largest.max() - 1:.3g}; they are clipped.'
-        )
+        some, most = f'{number:,} of {len(actions):,} actions', f'{largest.max() - 1:.3g}'
+        warn_once(f'{path}: {some} lie outside [-1, 1], by up to {most}; they are clipped.')
     return np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT, out=actions)
 
 
@@ -237,15 +206,12 @@ def _warn_of_inversion(path: Path, arrays: Arrays) -> None:
     last = np.roll(final, -1)  # the transition into a final state
     inside, others = ended[~final & ~last], rewards[~final & ~ended]
     if inside.sum() > len(inside) / 2:
-        warn_once(
-            f'{path}: masks is 0 in {inside.mean():.0%} of the rows inside episodes. 0 means that '
-            'the action ended the task; is it inverted?'
-        )
+        what = f'masks is 0 in {inside.mean():.0%} of the rows inside episodes'
+        warn_once(f'{path}: {what}. 0 means that the action ended the task; is it inverted?')
     elif ended.any() and len(others) and rewards[ended].max() < others.min():
-        warn_once(
-            f'{path}: all rewards of actions that end the task (at most {rewards[ended].max():g}) '
-            f'are below all others (at least {others.min():g}); is the sign right?'
-        )
+        what = f'all rewards of actions that end the task (at most {rewards[ended].max():g})'
+        least = f'(at least {others.min():g})'
+        warn_once(f'{path}: {what} are below all others {least}; is the sign right?')
 
 
 @functools.cache

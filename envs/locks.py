@@ -29,10 +29,8 @@ def acquire(path: Path, timeout: float) -> FileLock:
     except Timeout:
         raise
     except OSError as error:
-        logging.warning(
-            '%s: this file system has no locks (%s); do not start another process that writes '
-            'beside it.', path, error.strerror
-        )  # fmt: skip
+        no_locks = f'this file system has no locks ({error.strerror})'
+        logging.warning('%s: %s; start no other process that writes beside it.', path, no_locks)
     return lock
 
 
@@ -63,12 +61,8 @@ def hold(path: Path, unfinished: Path) -> Iterator[None]:
     try:
         lock = acquire(path, 0)
     except Timeout:
-        print(
-            f'Waiting for another process that makes the same data; watch {unfinished} grow '
-            f'(its lock: {path})',
-            file=sys.stderr,
-            flush=True,
-        )
+        watch = f'watch {unfinished} grow (its lock: {path})'
+        print(f'Waiting for another process that makes the same data; {watch}', file=sys.stderr)
         lock = acquire(path, -1)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Data files of arrays (.npz): written one array at a time, and read with checks.
+"""Data files of arrays (.npz), read with checks.
 
 Any problem with a file is a `DatasetError` of one line that names it.
 """
@@ -49,18 +49,6 @@ def bad_file(path: Path, what: str, fix: str = REPLACE) -> DatasetError:
     return DatasetError(f'{path}: {what}; {fix}')
 
 
-def write_npz(path: Path, episodes: list[dict[str, np.ndarray]]) -> None:
-    """Writes the rows of all `episodes` as `np.savez` would, and empties them.
-
-    Arrays are concatenated one at a time, so memory holds little more than the episodes.
-    """
-    with zipfile.ZipFile(path, 'w', allowZip64=True) as archive:
-        for key in list(episodes[0]):
-            rows = np.concatenate([episode.pop(key) for episode in episodes])
-            with archive.open(f'{key}.npy', 'w', force_zip64=True) as file:
-                np.lib.format.write_array(file, rows, allow_pickle=False)
-
-
 def read_array(file: NpzFile, key: str) -> np.ndarray:
     """Reads an array to its last byte, so that its CRC-32 is verified even if its header is wrong.
 
@@ -86,7 +74,7 @@ def open_npz(path: Path, fix: str = REPLACE) -> Iterator['DataFile']:
         DatasetError: it is missing, or not a file of arrays.
     """
     with contextlib.ExitStack() as stack:
-        with _reading(path, fix):
+        with reading(path, fix):
             raw = stack.enter_context(path.open('rb'))
             if raw.read(8) == HDF5:
                 raise bad_file(path, 'is an HDF5 file, as those of D4RL and Minari', TO_NPZ)
@@ -98,23 +86,18 @@ def open_npz(path: Path, fix: str = REPLACE) -> Iterator['DataFile']:
 
 
 @contextlib.contextmanager
-def _reading(path: Path, fix: str) -> Iterator[None]:
+def reading(path: Path, fix: str) -> Iterator[None]:
     """Turns errors while reading a file into a DatasetError that names it."""
     try:
         yield
     except DatasetError:
         raise
     except FileNotFoundError as error:
-        fix = 'put it there, or download or collect it again'
-        raise bad_file(path, 'is missing', fix) from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise bad_file(path, f'cannot be read ({reason})', 'make it a readable file') from error
+        raise bad_file(path, 'is missing', 'put it there, or download or collect it') from error
     except DAMAGE as error:
-        reason = ' '.join(str(error).split())
-        raise bad_file(
-            path, f'cannot be read, it may be cut off or damaged ({reason})', fix
-        ) from error
+        reason = ' '.join(str(getattr(error, 'strerror', None) or error).split())
+        what = f'cannot be read, it may be cut off or damaged ({reason})'
+        raise bad_file(path, what, fix) from error
 
 
 class DataFile:
@@ -143,7 +126,7 @@ class DataFile:
     def header(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
         """Returns shape and type of an array without reading it."""
         assert self._file.zip is not None
-        with _reading(self.path, self._fix), self._file.zip.open(f'{key}.npy') as member:
+        with reading(self.path, self._fix), self._file.zip.open(f'{key}.npy') as member:
             if np.lib.format.read_magic(member) == (1, 0):
                 shape, _, dtype = np.lib.format.read_array_header_1_0(member)
             else:
@@ -178,7 +161,8 @@ class DataFile:
             lengths[key] = shape[0]
         if len(set(lengths.values())) > 1:
             rows = ', '.join(f'{key} {length}' for key, length in lengths.items())
-            raise self.error(f'row counts differ: {rows}')
+            hint = 'with an observation more per episode, as in Minari, add next_observations'
+            raise self.error(f'row counts differ: {rows} ({hint})')
         num_rows = next(iter(lengths.values()))
         if not num_rows:
             raise self.error('has no rows')
@@ -190,7 +174,7 @@ class DataFile:
         Raises:
             DatasetError: it is damaged, or for bool has values other than 0 and 1.
         """
-        with _reading(self.path, self._fix):
+        with reading(self.path, self._fix):
             array = read_array(self._file, key)
         if dtype is bool and array.dtype != bool and not np.isin(array, (0, 1)).all():
             row = np.flatnonzero(~np.isin(array, (0, 1)))[0]
@@ -223,10 +207,8 @@ class DataFile:
             DatasetError: they do not delimit episodes.
         """
         terminals = self.read('terminals', bool)
-        if not terminals.any():
-            raise self.error('terminals is True nowhere, so no episode ends')
-        if not terminals[-1]:
-            raise self.error('the last row is not terminal, so its last episode is cut off')
-        if terminals.all():
-            raise self.error('terminals is True in every row, so there is no transition')
+        if not terminals[-1] or terminals.all():
+            found = f'{terminals.sum()} of {len(terminals)} rows'
+            found += ', but not in the last one' * (not terminals[-1])
+            raise self.error(f'terminals is True in {found}; it must mark the end of each episode')
         return terminals

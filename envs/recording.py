@@ -5,27 +5,24 @@ or OSMesa (in software). So the process is started with each of them until one w
 that train and evaluate never render.
 """
 
-import atexit
 import multiprocessing
 import os
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 
 from envs.episodes import ActionChunks, Observation
 from envs.processes import environment_variables
+from envs.registry import make_env
 from envs.simulators import WORKER_TIMEOUT
 from envs.suite import Task
 from envs.workers import SimulatorError, Worker
 from utils.errors import UserError
 
 BACKENDS = ('egl', 'osmesa')  # values of MUJOCO_GL, tried in this order
-FIX = (
-    "install Mesa's renderer, for example `apt install libosmesa6` or `apt install libegl1`, and "
-    'set MUJOCO_GL to use another one'
-)
+FIX = 'install a renderer (apt install libosmesa6 or libegl1), or name another one in MUJOCO_GL'
 
 _spawn = multiprocessing.get_context('spawn')
 
@@ -37,7 +34,6 @@ class Played(NamedTuple):
     frames: list[np.ndarray]
     done: bool
     success: bool
-    reward: float
 
 
 class Frames(gymnasium.Wrapper):
@@ -61,46 +57,40 @@ class Frames(gymnasium.Wrapper):
         return result
 
     def _picture(self) -> np.ndarray:
-        image: Any = self.env.render()
-        shape, kind = getattr(image, 'shape', ()), getattr(image, 'dtype', type(image).__name__)
-        if len(shape) != 3 or shape[2] != 3 or kind != np.uint8:
-            raise UserError(
-                f'{self.env}: render() returns {kind} {shape}, not an image [H, W, 3] uint8; '
-                "correct the suite's make_env(render=True)"
-            )
-        return np.array(image)
+        image = np.array(self.env.render())
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            what = f'render() returns {image.dtype} {image.shape}, not an image [H, W, 3] uint8'
+            raise UserError(f"{self.env}: {what}; correct the suite's make_env(render=True)")
+        return image
 
 
 class Recording:
     """The object in the rendering process: `begin` an episode, and `play` chunks of it."""
 
-    def __init__(self, env: Frames, horizon_length: int, frame_stack: int = 1):
-        self._frames, self._chunks = env, ActionChunks(env, horizon_length, frame_stack)
+    def __init__(
+        self, env: gymnasium.Env, horizon_length: int, frame_skip: int, frame_stack: int = 1
+    ):
+        self._frames = Frames(env, frame_skip)
+        self._chunks = ActionChunks(self._frames, horizon_length, frame_stack)
 
     def begin(self, seed: int) -> Played:
         """Begins the episode of a seed."""
         observation = self._chunks.begin(seed)
         assert observation is not None
-        return self._played(observation, False, False, 0.0)
+        return self._played(observation, False, False)
 
     def play(self, chunk: np.ndarray) -> Played:
         """Executes a chunk `[h, d_a]`, until its end or the end of the episode."""
         transitions, observation, success = self._chunks.play(chunk)
-        reward = float(transitions['rewards'].sum())
-        return self._played(observation, transitions['done'], bool(success), reward)
+        return self._played(observation, transitions['done'], bool(success))
 
-    def _played(self, observation: Observation, done: bool, success: bool, reward: float) -> Played:
+    def _played(self, observation: Observation, done: bool, success: bool) -> Played:
         frames, self._frames.frames = self._frames.frames, []
-        return Played(observation, frames, done, success, reward)
+        return Played(observation, frames, done, success)
 
 
-def _make(
-    task: Task, horizon_length: int, frame_skip: int, frame_stack: int, **options
-) -> Recording:
-    from envs.registry import make_env
-
-    env = Frames(make_env(task, render=True, **options), frame_skip)
-    return Recording(env, horizon_length, frame_stack)
+def _make(task: Task, *sizes: int, **options) -> Recording:
+    return Recording(make_env(task, render=True, **options), *sizes)
 
 
 class Renderer:
@@ -135,18 +125,13 @@ class Renderer:
         for backend in (chosen,) if chosen else BACKENDS:
             with environment_variables(MUJOCO_GL=backend):
                 self._worker = Worker(make, 'its process', worker_timeout, _spawn)
-            atexit.register(self.close)
             try:
                 self._worker.answer()
                 self.begin(0)
+                return
             except SimulatorError as error:
                 problems.append(f'{backend}: {error}')
                 self.close()
-            except BaseException:
-                self.close()
-                raise
-            else:
-                return
         raise UserError(f'{task.env_name} cannot be rendered here ({"; ".join(problems)}); {FIX}')
 
     def begin(self, seed: int) -> Played:
@@ -156,17 +141,14 @@ class Renderer:
             UserError: the environment cannot be rendered.
             SimulatorError: the process failed.
         """
-        return self._call('begin', seed)
+        self._worker.ask('begin', seed)
+        return self._worker.answer()
 
     def play(self, chunk: np.ndarray) -> Played:
         """Executes a chunk `[h, d_a]`; raises the errors of `begin`."""
-        return self._call('play', np.asarray(chunk))  # a jax array would make it import jax
-
-    def _call(self, name: str, argument: Any) -> Played:
-        self._worker.ask(name, argument)
+        self._worker.ask('play', np.asarray(chunk))  # a jax array would make it import jax
         return self._worker.answer()
 
     def close(self) -> None:
         """Kills the process."""
-        atexit.unregister(self.close)
         self._worker.end()

@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -49,32 +49,17 @@ def load_suite(reference: str) -> Suite:
         return _suites[reference]
     module_name, _, attribute = reference.partition(':')
     if not module_name or not attribute:
-        raise UserError(
-            f'--suite={reference}: must be {", ".join(_suites)} or module:attribute, '
-            'such as my_module:suite'
-        )
+        known = ', '.join(_suites)
+        raise UserError(f'--suite={reference}: must be {known} or, for example, my_module:suite')
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f'{module_name}.'.startswith(f'{error.name}.'):
-            raise UserError(
-                f'--suite={reference}: importing {module_name} failed ({error!r})'
-            ) from error
-        raise UserError(
-            f'--suite={reference}: no module {error.name} on the path; add its folder to PYTHONPATH'
-        ) from error
     except Exception as error:
-        raise UserError(
-            f'--suite={reference}: importing {module_name} failed ({error!r})'
-        ) from error
-    if not hasattr(module, attribute):
-        raise UserError(f'--suite={reference}: {module.__file__} has no {attribute}')
-    suite = getattr(module, attribute)
+        what = f'importing {module_name} failed ({error!r}); its folder must be in PYTHONPATH'
+        raise UserError(f'--suite={reference}: {what}') from error
+    suite = getattr(module, attribute, None)
     if not isinstance(suite, Suite):
-        raise UserError(
-            f'--suite={reference}: is a {type(suite).__name__}, not an object of a subclass of '
-            'envs.Suite'
-        )
+        what = f'{module.__file__} has no {attribute} that is an object of a subclass of Suite'
+        raise UserError(f'--suite={reference}: {what}')
     return suite
 
 
@@ -89,11 +74,11 @@ def find_task(env_name: str, suite: str | Suite | None = None) -> Task:
         UserError: no such environment or suite.
     """
     candidates = _candidates(suite)
-    for candidate in candidates:
-        if (task := candidate.parse(env_name)) is not None:
-            return task
-    known = '; '.join(candidate.names for candidate in candidates)
-    raise UserError(f'--env_name={env_name}: unknown; there are {known}')
+    parsed = (candidate.parse(env_name) for candidate in candidates)
+    if (task := next(filter(None, parsed), None)) is None:
+        known = '; '.join(candidate.names for candidate in candidates)
+        raise UserError(f'--env_name={env_name}: unknown; there are {known}')
+    return task
 
 
 def find_collection(dataset_name: str, suite: str | Suite | None = None) -> Suite:
@@ -103,9 +88,8 @@ def find_collection(dataset_name: str, suite: str | Suite | None = None) -> Suit
         if candidate.parse_dataset(dataset_name) is not None:
             return candidate
     known = '; '.join(candidate.dataset_names for candidate in candidates)
-    raise UserError(
-        f'--env_name={dataset_name}: not the name of data that can be collected; there are {known}'
-    )
+    what = 'not the name of data that can be collected'
+    raise UserError(f'--env_name={dataset_name}: {what}; there are {known}')
 
 
 def _candidates(suite: str | Suite | None) -> tuple[Suite, ...]:
@@ -153,47 +137,29 @@ def make_env(task: Task | str, *, render: bool = False, **options) -> gymnasium.
         UserError: the environment or an option is unknown, or agents do not support the
             environment's observations or actions.
     """
-    task = _as_task(task)
+    task = find_task(task) if isinstance(task, str) else task
     env = task.suite.make_env(task, render=render, **check_options(task, options))
     env = PlainValues(env, task.env_name, task.suite.score)
     return _with_unit_actions(env, task.env_name)
 
 
-def _as_task(task: Task | str) -> Task:
-    return find_task(task) if isinstance(task, str) else task
-
-
 def _with_unit_actions(env: gymnasium.Env, env_name: str) -> gymnasium.Env:
-    space = env.action_space
-    if not isinstance(space, Box) or len(space.shape) != 1 or space.dtype.kind != 'f':
-        raise UserError(
-            f'{env_name}: actions are {space}, but must be vectors of real numbers; give the '
-            'environment a Box(low, high, (d_a,), np.float32)'
-        )
-    if not space.is_bounded('both'):
-        raise UserError(
-            f'{env_name}: actions are {space}, but must have finite bounds; set low and high of '
-            "the environment's action_space"
-        )
-    if (space.low == space.high).any():
-        raise UserError(
-            f'{env_name}: actions are {space}, of which some have only one possible value; remove '
-            "them from the environment's action_space"
-        )
+    space: Any = env.action_space
+    is_vector = isinstance(space, Box) and len(space.shape) == 1 and space.dtype.kind == 'f'
+    if not is_vector or not space.is_bounded('both') or (space.low == space.high).any():
+        needs = 'must be vectors of real numbers with finite bounds that differ'
+        fix = 'give the environment a Box(low, high, (d_a,), np.float32)'
+        raise UserError(f'{env_name}: actions are {space}, but {needs}; {fix}')
     unit = Box(-1, 1, space.shape, np.float32)
     if space == unit:
         return env
-    return gymnasium.wrappers.TransformAction(env, _rescaling(space), unit)
-
-
-def _rescaling(space: Box) -> Callable[[np.ndarray], np.ndarray]:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
 
     def rescale(action: np.ndarray) -> np.ndarray:
         # Rounding may exceed the bounds slightly, which some environments reject.
         return np.clip(low + (high - low) * (action + 1) / 2, low, high).astype(space.dtype)
 
-    return rescale
+    return gymnasium.wrappers.TransformAction(env, rescale, unit)
 
 
 def make_dataset(
@@ -217,7 +183,7 @@ def make_dataset(
         DatasetError: a file is damaged or does not match the request.
         UserError: the download or the collection failed.
     """
-    task = _as_task(task)
+    task = find_task(task) if isinstance(task, str) else task
     request = DataRequest(source, num_episodes, seed, num_workers)
     options = check_options(task, options)
     dataset = task.suite.make_dataset(task, request=request, **options)

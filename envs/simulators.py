@@ -6,10 +6,8 @@ those. A resumed run starts in the same way. If an environment is not determinis
 episodes are truncated instead.
 """
 
-import atexit
 import logging
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs.episodes import ActionChunks, Observation, is_same
+from envs.registry import check_options, find_task, make_env
 from envs.suite import Task
 from envs.workers import SimulatorError, Worker, start_fork_server
 
@@ -24,8 +23,6 @@ WORKER_TIMEOUT = 120.0  # seconds
 ENDLESS = 2_000  # steps of an episode that may never end
 # Of `ActionChunks.play`; None: the episode ended where it was.
 Answer = tuple[dict[str, Any], Observation, bool | None] | None
-
-_open: weakref.WeakSet['Simulators'] = weakref.WeakSet()
 
 
 def make_simulators(
@@ -51,8 +48,6 @@ def make_simulators(
     Raises:
         UserError: the environment or an option is unknown.
     """
-    from envs.registry import check_options, find_task
-
     task = find_task(task) if isinstance(task, str) else task
     check_options(task, options)
     make = partial(_make_chunks, task, horizon_length, frame_stack, **options)
@@ -60,8 +55,6 @@ def make_simulators(
 
 
 def _make_chunks(task: Task, horizon_length: int, frame_stack: int = 1, **options) -> ActionChunks:
-    from envs.registry import make_env
-
     env: Any = make_env(task, **options)
     chunks = ActionChunks(env, horizon_length, frame_stack)
     # The first reset takes longest, and reveals a faulty environment at once.
@@ -133,7 +126,6 @@ class Simulators:
         self._given_up: dict[int, None] = {}  # by the call at work
         self._has_warned = False
         self._workers: list[Worker] = []
-        _open.add(self)
         self._start()
 
     def _start(self) -> None:
@@ -160,11 +152,7 @@ class Simulators:
             `repeats`: whether it was the same. If not, open episodes are not played again.
         """
 
-        def look() -> dict[int, bool]:
-            self._send('repeats', {0: ()})
-            return self._receive('repeats', [0])
-
-        self.repeats = self._persist(look)[0]
+        self.repeats = self._persist(lambda: self._request('repeats', {0: ()}))[0]
         return self.repeats
 
     def begin(self, starts: Mapping[int, Start]) -> dict[int, Observation | None]:
@@ -206,12 +194,9 @@ class Simulators:
     def _warn_of_endless(self, steps: int) -> None:
         if steps >= ENDLESS and not self._has_warned:
             self._has_warned = True
-            logging.warning(
-                '%s: an episode is longer than %s steps. If it never ends, neither does an '
-                'evaluation: give the environment a time limit, for example '
-                'gymnasium.wrappers.TimeLimit(env, max_episode_steps=1000).',
-                self._name, f'{steps:,}',
-            )  # fmt: skip
+            what = f'an episode is longer than {steps:,} steps, and may never end'
+            fix = 'gymnasium.wrappers.TimeLimit(env, max_episode_steps=1000)'
+            logging.warning('%s: %s. Give it a time limit, such as %s.', self._name, what, fix)
 
     def take_failures(self) -> tuple[np.ndarray, SimulatorError | None]:
         """Returns the failures since the last call.
@@ -251,15 +236,16 @@ class Simulators:
             self.end()
             self._start()
 
-    def _end_episode(self, i: int) -> Start:
-        """Ends an episode where it was."""
+    def _give_up(self, i: int, error: SimulatorError | None = None) -> None:
+        """Ends an episode where it was, after an error or because it cannot be played again."""
         self._given_up[i] = None
         self._chunks.pop(i, None)
-        return self._episodes.pop(i)
-
-    def _give_up(self, i: int, error: SimulatorError) -> None:
-        start = self._end_episode(i)
+        start = self._episodes.pop(i)
         steps = sum(map(len, start.chunks))
+        if error is None:
+            what = 'the environment is not deterministic, so an open episode cannot continue'
+            logging.warning('%s: %s; it is truncated after %d steps.', self._name, what, steps)
+            return
         error.args = (f'{error}, twice after {steps} actions of the episode that '
                       f'reset(seed={start.seed}) begins, which ends there',)  # fmt: skip
         self._error = self._error or error
@@ -268,31 +254,27 @@ class Simulators:
         """Replays the open episodes in simulators that lack them; returns some observations."""
         waiting = {i: x for i, x in self._episodes.items() if i not in self._placed}
         for i in [i for i, x in waiting.items() if x.chunks and not self.repeats]:
-            self._lose(i)
+            self._give_up(i)
             del waiting[i]
-        self._send('begin', {i: (start.seed, start.chunks) for i, start in waiting.items()})
-        for i, observation in self._receive('begin', waiting).items():
+        arguments = {i: (start.seed, start.chunks) for i, start in waiting.items()}
+        for i, observation in self._request('begin', arguments).items():
             known = waiting[i].observation
             if observation is None or not (known is None or is_same(observation, known)):
-                self._lose(i)
+                self._give_up(i)
                 continue
             self._episodes[i] = waiting[i]._replace(observation=observation)
             self._placed.add(i)
         return {i: self._episodes[i].observation for i in starts if i in self._episodes}
-
-    def _lose(self, i: int) -> None:
-        start = self._end_episode(i)
-        logging.warning(
-            '%s: the environment is not deterministic, so an open episode cannot continue; it is '
-            'truncated after %s steps.',
-            self._name, f'{sum(map(len, start.chunks)):,}',
-        )  # fmt: skip
 
     def _played(self) -> dict[int, Any]:
         self._place()
         if not self._is_asked:
             self.ask(self._chunks)
         return self._receive('play', self._chunks)
+
+    def _request(self, name: str, arguments: Mapping[int, tuple]) -> dict[int, Any]:
+        self._send(name, arguments)
+        return self._receive(name, arguments)
 
     def _send(self, name: str, arguments: Mapping[int, tuple]) -> None:
         for i, each in arguments.items():
@@ -310,9 +292,3 @@ class Simulators:
 
 class _Failed(Exception):
     """The number of the simulator that failed, the method called, and the error."""
-
-
-@atexit.register
-def _end_all() -> None:  # runs before multiprocessing waits for remaining processes
-    for simulators in list(_open):
-        simulators.end()

@@ -46,14 +46,9 @@ class Option:
     decides_result: bool = True
 
     def __post_init__(self) -> None:
-        if self.type is None:
-            if self.default is None:
-                raise UserError(f'Option {self.name}: its default is None, so it needs a type')
-            object.__setattr__(self, 'type', builtins.type(self.default))
+        object.__setattr__(self, 'type', self.type or builtins.type(self.default))
         if self.type not in (bool, int, float, str):
-            raise UserError(
-                f'Option {self.name}: type {self.type.__name__}; must be bool, int, float or str'
-            )
+            raise UserError(f'Option {self.name}: its type must be bool, int, float or str')
 
     def check(self, value: Any) -> Value:
         """Returns `value` in the option's type; an int is accepted for a float.
@@ -120,7 +115,7 @@ class Interface:
     control_rate: float | None = None
 
 
-class Script(Protocol):
+class ScriptedPolicy(Protocol):
     """A scripted policy with its own environment."""
 
     def play(self, seed: tuple[int, ...]) -> 'dict[str, np.ndarray]':
@@ -156,7 +151,7 @@ class Suite:
     names: str = ''
     dataset_names: str = ''
     options: Sequence[Option] = ()
-    dataset_dir: str | None = None
+    dataset_dir: str = '.'
     file_suffix: str = '.npz'
     preload: Sequence[str] = ()
     score: Literal['success', 'success_once', 'return'] = 'success'
@@ -203,38 +198,29 @@ class Suite:
         """Parses a data set's name; returns None if the suite cannot collect such data."""
         return None
 
-    def make_script(self, dataset_name: str) -> Script:
+    def make_scripted_policy(self, dataset_name: str) -> ScriptedPolicy:
         """Makes the scripted policy for a data set, in the process that plays."""
-        raise UserError(f'{dataset_name}: suite {self.name} has no script to collect data with')
+        raise UserError(f'{dataset_name}: suite {self.name} has no scripted policy')
 
     def write_episodes(
         self, path: 'Path', dataset_name: str, episodes: 'list[dict[str, np.ndarray]]'
     ) -> None:
         """Writes a file of collected episodes, and may empty them; by default an .npz file."""
-        from envs.npz import write_npz
+        import numpy as np
 
-        write_npz(path, episodes)
+        keys = list(episodes[0])  # each array is popped, so that it is in memory only once
+        arrays: Any = {key: np.concatenate([x.pop(key) for x in episodes]) for key in keys}
+        np.savez(path, **arrays)
 
     def collection_details(self, dataset_name: str) -> dict[str, Any]:
         """Returns more entries for a collection's manifest (versions, noise), ready for JSON."""
         return {}
 
-    @property
-    def reference(self) -> str | None:
-        """'module:attribute', from which other processes can import this object, or None.
-
-        It must be an attribute of its class's module, which must not be the main program.
-        """
-        module_name = type(self).__module__
-        if module_name == '__main__':
-            return None
-        for name, value in vars(sys.modules[module_name]).items():
-            if value is self:
-                return f'{module_name}:{name}'
-        return None
-
     def __reduce_ex__(self, protocol):
-        # Unpickling imports the object from its module, so that there is only one.
-        if self.reference is None:
-            return super().__reduce_ex__(protocol)
-        return self.reference.split(':')[1]
+        # Unpickling imports the object from its class's module, so that there is only one.
+        module = type(self).__module__
+        if module != '__main__':
+            for name, value in vars(sys.modules[module]).items():
+                if value is self:
+                    return name
+        return super().__reduce_ex__(protocol)

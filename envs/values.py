@@ -39,14 +39,10 @@ class PlainValues(gymnasium.Wrapper):
         space: Any = env.observation_space
         boxes = space.values() if isinstance(space, Dict) else [space]
         if not all(isinstance(box, Box) for box in boxes):
-            raise UserError(
-                f'{env_name}: observations are {space}, but agents need a Box, or a Dict of '
-                'Boxes; wrap the environment in gymnasium.wrappers.FlattenObservation'
-            )
-        if isinstance(space, Dict):
-            self.observation_space = Dict({name: _plain(box) for name, box in space.items()})
-        else:
-            self.observation_space = _plain(space)
+            fix = 'wrap the environment in gymnasium.wrappers.FlattenObservation'
+            what = f'observations are {space}, but agents need a Box, or a Dict of Boxes'
+            raise UserError(f'{env_name}: {what}; {fix}')
+        self.observation_space = _plain(space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         values = self.env.reset(seed=seed, options=options)
@@ -71,13 +67,14 @@ class PlainValues(gymnasium.Wrapper):
         self._succeeded = success or (self._succeeded and self._score == 'success_once')
         return self._succeeded
 
+    def _wrong(self, what: str) -> UserError:
+        return UserError(f'{self._name}: {what}; correct the environment')
+
     def _values(self, method: str, values: Any, number: int) -> Any:
         if not isinstance(values, tuple) or len(values) != number:
             found = f'{len(values)} values' if isinstance(values, tuple) else f'a {type(values)}'
-            raise UserError(
-                f"{self._name}: {method} returns {found}, but Gymnasium's returns {number}; "
-                "correct the environment, or wrap one of old gym's in shimmy"
-            )
+            what = f"{method} returns {found}, but Gymnasium's returns {number}"
+            raise self._wrong(f"{what} (shimmy wraps old gym's environments)")
         return values
 
     def _observation(self, given: Any) -> Observation:
@@ -86,10 +83,8 @@ class PlainValues(gymnasium.Wrapper):
             return self._array('an observation', given, space)
         if not isinstance(given, Mapping) or given.keys() != space.keys():
             kind = f'has {sorted(given)}' if isinstance(given, Mapping) else f'is a {type(given)}'
-            raise UserError(
-                f'{self._name}: an observation {kind}, but its observation_space has '
-                f'{sorted(space)}; correct the environment'
-            )
+            wanted = f'its observation_space has {sorted(space)}'
+            raise self._wrong(f'an observation {kind}, but {wanted}')
         return {name: self._array(f'observation {name!r}', given[name], space[name])
                 for name in space}  # fmt: skip
 
@@ -97,23 +92,21 @@ class PlainValues(gymnasium.Wrapper):
         array = np.asarray(given)
         fits = array.dtype == box.dtype or (box.dtype == np.float32 and array.dtype.kind in 'fiub')
         if array.shape != box.shape or not fits:
-            raise UserError(
-                f'{self._name}: {what} is {array.dtype} {array.shape}, but its observation_space '
-                f'says {box.dtype} {box.shape}; correct the environment'
-            )
+            wanted = f'its observation_space says {box.dtype} {box.shape}'
+            raise self._wrong(f'{what} is {array.dtype} {array.shape}, but {wanted}')
         return array.astype(box.dtype)
 
     def _scalar(self, what: str, given: Any, kind: type) -> Any:
         array = np.asarray(given)
         if array.size != 1:
-            raise UserError(
-                f'{self._name}: {what} of a step has shape {array.shape}, but must be one '
-                f'{kind.__name__}; correct the environment'
-            )
+            wanted = f'must be one {kind.__name__}'
+            raise self._wrong(f'{what} of a step has shape {array.shape}, but {wanted}')
         return kind(array.item())
 
 
-def _plain(box: Any) -> Box:
-    if box.dtype in (np.uint8, np.float32):
-        return box
-    return Box(box.low.astype(np.float32), box.high.astype(np.float32), dtype=np.float32)
+def _plain(space: Any) -> Any:
+    if isinstance(space, Dict):
+        return Dict({name: _plain(box) for name, box in space.items()})
+    if space.dtype in (np.uint8, np.float32):
+        return space
+    return Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)

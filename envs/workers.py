@@ -1,13 +1,16 @@
-"""Processes that make an object and call its methods, for simulators and the renderer."""
+"""Processes that make an object and call its methods: simulators, renderer, data collection."""
 
 import contextlib
 import faulthandler
 import multiprocessing
 import multiprocessing.util
+import os
 import signal
+import sys
 import tempfile
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -15,14 +18,7 @@ from typing import Any
 
 from gymnasium.vector.utils import CloudpickleWrapper
 
-from envs.processes import (
-    environment_variables,
-    glfw_found,
-    obey_parent_alone,
-    python_path,
-    signals_held_back,
-    without_main,
-)
+from envs.processes import environment_variables, obey_parent_alone, starting
 from utils.errors import UserError
 from utils.host import settle
 
@@ -46,19 +42,20 @@ def start_fork_server(preload: Sequence[str] = ()) -> None:
     """
     forkserver.set_forkserver_preload(['envs.simulators', 'envs.registry', *preload])
     # Before Python 3.13 the fork server does not get sys.path.
-    variables = environment_variables(PYTHONPATH=python_path(), **glfw_found())
+    path = environment_variables(PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path)))
     if len(tempfile.gettempdir()) > LONGEST_FOLDER:
         before, tempfile.tempdir = tempfile.tempdir, '/tmp'
         multiprocessing.util.get_temp_dir()  # keeps it, for sockets alone
         tempfile.tempdir = before
-    with signals_held_back(), without_main(), variables:
+    with starting(), path:
         forkserver.ensure_running()
 
 
 class Worker:
     """An object in another process. `ask` calls a method, `answer` returns its result.
 
-    The first answer is None, without `ask`: the object is ready.
+    The first answer is None, without `ask`: the object is ready. `end()` kills the process, as do
+    the end of the program and of this object.
     """
 
     def __init__(
@@ -77,24 +74,20 @@ class Worker:
         """
         self._name, self._timeout = name, timeout
         try:
-            self._pipe, theirs = context.Pipe()
-            self.process = context.Process(
-                target=work, args=(theirs, CloudpickleWrapper(make)), daemon=True
-            )
-            with theirs, signals_held_back(), without_main():
+            self.pipe, theirs = context.Pipe()
+            arguments = theirs, CloudpickleWrapper(make)
+            self.process = context.Process(target=work, args=arguments, daemon=True)
+            with theirs, starting():
                 self.process.start()
-        except AssertionError as error:
-            raise SimulatorError(
-                f'{name} could not be started: this is a process of multiprocessing.Pool or the '
-                'like, which may start no others; use concurrent.futures.ProcessPoolExecutor'
-            ) from error
+                # Here, as a signal held back until now may raise next.
+                self.end = weakref.finalize(self, _end, self.process, self.pipe)
         except (EOFError, OSError) as error:
             raise SimulatorError(f'{name} could not be started ({error!r})') from error
 
     def ask(self, name: str, *arguments: Any) -> None:
         """Calls a method of the object."""
         with contextlib.suppress(OSError):  # `answer` finds that the process is dead
-            self._pipe.send((name, arguments))
+            self.pipe.send((name, arguments))
 
     def answer(self, deadline: float | None = None) -> Any:
         """Returns the result of the method.
@@ -108,11 +101,11 @@ class Worker:
         """
         left = self._timeout if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            if not self._pipe.poll(left):
+            if not self.pipe.poll(left):
                 raise SimulatorError(
                     f'{self._name} did not answer for {self._timeout:g} s (--worker_timeout)'
                 )
-            kind, content = self._pipe.recv()
+            kind, content = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(1.0)
             code = self.process.exitcode
@@ -126,12 +119,11 @@ class Worker:
             raise error
         return content
 
-    def end(self) -> None:
-        """Kills the process. May be called more than once."""
-        if self.process.is_alive():
-            self.process.kill()
-        self._pipe.close()
-        self.process.join()
+
+def _end(process: Any, pipe: Connection) -> None:
+    process.kill()
+    pipe.close()
+    process.join()
 
 
 def work(pipe: Connection, make: Callable[[], Any]) -> None:

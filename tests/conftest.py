@@ -67,13 +67,16 @@ def collected(tmp_path_factory):
     root = root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root
 
     def get(name):
-        from envs.collect import collect  # here, as the environment is set up first
+        # Here, as the environment is set up first.
+        from envs.collection import collect
+        from envs.registry import find_collection
 
         with (root / f'{name}.lock').open('w') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (root / name).exists():
                 made = tmp_path_factory.mktemp(name)
-                collect(name, COLLECTIONS[name], made, num_workers=2, seed=5, num_val_episodes=1)
+                suite, num = find_collection(name), COLLECTIONS[name]
+                collect(suite, name, num, made, num_workers=2, seed=5, num_val_episodes=1)
                 made.rename(root / name)
         return root / name
 

@@ -4,12 +4,11 @@ import hashlib
 import http.server
 import re
 import threading
-import time
 
 import numpy as np
 import pytest
 
-from envs import download, locks
+from envs import download
 from envs.downloads import download_file
 from envs.ogbench import data
 from utils.errors import UserError
@@ -206,21 +205,3 @@ def test_what_is_damaged_at_the_server_is_refused_and_not_kept(tmp_path, server)
     with pytest.raises(UserError, match=r'download failed \(x.npy is damaged\)'):
         fetch(server, tmp_path)
     assert names(tmp_path) == []
-
-
-def test_of_two_downloads_one_waits_and_takes_the_file_of_the_other(tmp_path, server, capsys):
-    paths, folder = [], tmp_path / 'data'
-    folder.mkdir()
-    with locks.hold(folder / 'x.lock', folder):
-        threads = [
-            threading.Thread(target=lambda: paths.append(fetch(server, tmp_path))) for _ in range(3)
-        ]
-        for thread in threads:
-            thread.start()
-        while f'watch {folder}/x.npz.part grow' not in capsys.readouterr().err:
-            time.sleep(0.01)
-    for thread in threads:
-        thread.join()
-    assert paths == [folder / 'x.npz'] * 3
-    assert server.asked == [None]
-    assert names(tmp_path) == ['x.npz']

@@ -10,7 +10,8 @@ import pytest
 from small_runs import read_table
 
 from envs import make_simulators
-from envs.collect import collect
+from envs.collection import collect
+from envs.registry import find_collection
 from training import load_agent
 from training.evaluation import evaluate
 from utils.seeds import stack
@@ -46,7 +47,9 @@ def run(*arguments, program='main.py', check=True, environment=None):
 @pytest.fixture(scope='module')
 def dataset_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp('data')
-    collect('cube-single-play-v0', 1, directory, num_workers=1, num_val_episodes=0)
+    name = 'cube-single-play-v0'
+    suite = find_collection(name)
+    collect(suite, name, 1, directory, num_workers=1, num_val_episodes=0)
     return directory
 
 

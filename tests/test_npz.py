@@ -45,9 +45,9 @@ def with_value(key, value, dtype=np.float32):
         ({'observations': np.float32(0)}, r'observations has shape \(\), Push needs \(R, 3\)'),
         ({'masks': np.ones(5)}, 'row counts differ: .*masks 5'),
         ({key: rows[:0] for key, rows in make_arrays().items()}, 'has no rows'),
-        ({'terminals': np.zeros(6)}, 'terminals is True nowhere, so no episode ends'),
-        ({'terminals': np.ones(6)}, 'terminals is True in every row, so there is no transition'),
-        ({'terminals': np.arange(6) == 2}, 'the last row is not terminal, .* is cut off'),
+        ({'terminals': np.zeros(6)}, 'terminals is True in 0 of 6 rows, but not in the last one'),
+        ({'terminals': np.ones(6)}, 'terminals is True in 6 of 6 rows'),
+        ({'terminals': np.arange(6) == 2}, 'terminals is True in 1 of 6 rows, but not in the last'),
         (with_value('terminals', 2, int), r'terminals is 2 in row 4, must be True or False'),
         (with_value('masks', 0.5), r'masks is 0.5 in row 4'),
         (with_value('masks', np.nan), 'masks is nan in row 4'),
@@ -57,6 +57,10 @@ def with_value(key, value, dtype=np.float32):
         (with_value('observations', np.nan), 'observations is not finite in row 4'),
         (with_value('observations', 1e300, float), r'observations is not finite in row 4 \(as fl'),
         (with_value('rewards', -np.inf), 'rewards is not finite in row 4'),
+        (
+            with_value('actions', 2.01),
+            r'actions\[4, 0\] is 2.01, outside of the bounds -2 to 2',
+        ),
     ],
 )
 def test_what_is_no_data_is_an_error_that_names_it(tmp_path, changes, message):
@@ -101,8 +105,14 @@ def test_a_damaged_file_is_named(tmp_path, content, message):
     refuses(path, message)
 
 
+def test_without_masks_no_state_is_final(tmp_path):
+    path = tmp_path / 'x.npz'
+    assert load(write(path))['masks'].tolist() == [1, 0, 1, 1, 1, 1]
+    assert load(write(path, masks=None))['masks'].tolist() == [1] * 6
+
+
 def test_a_directory_in_a_files_place_is_named(tmp_path):
-    refuses(tmp_path, r'cannot be read \(Is a directory\); make it a readable file')
+    refuses(tmp_path, r'cannot be read, .* \(Is a directory\)')
 
 
 class Seeing(toy_suite.Push):
@@ -274,7 +284,10 @@ def test_other_layouts_are_named(tmp_path):
     arrays = transitions(episodes(), 'terminals', 'timeouts')
     arrays['observations'] = np.zeros((len(arrays['actions']) + 4, 3))
     np.savez(tmp_path / 'x.npz', **arrays)
-    refuses(tmp_path / 'x.npz', 'has 4 more observations than actions, one for .* as in Minari')
+    refuses(
+        tmp_path / 'x.npz',
+        'observations 23, actions 19, .* as in Minari, add',
+    )
     with h5py.File(tmp_path / 'x.npz', 'w') as file:
         file['observations'] = arrays['observations']
     refuses(tmp_path / 'x.npz', r'is an HDF5 file, as those of D4RL and Minari; write its .*savez')

@@ -14,7 +14,7 @@ import pytest
 import envs
 from envs import find_task, make_env
 from envs.episodes import ActionChunks
-from envs.robomimic import files, scripts, tasks
+from envs.robomimic import files, scripted, tasks
 from envs.robomimic.names import LIMITS, parse
 
 LIFT = 'lift-mh-low_dim'
@@ -54,9 +54,8 @@ def test_spaces_and_step_limits(lift):
         'can': 300,
         'square': 400,
     }
-    observation, info = lift.reset(seed=0)
+    observation, _ = lift.reset(seed=0)
     assert observation in lift.observation_space
-    assert info == {'success': False}
     # The hand is above the table, points down, and the last three numbers lead to the cube.
     assert 0.9 < observation[2] < 1.1
     assert abs(observation[3]) > 0.99
@@ -138,33 +137,33 @@ def test_a_scene_is_kept_where_that_changes_nothing():
 
 
 @pytest.fixture(scope='module')
-def scripted():
+def demonstrator():
     made = {}
 
     def get(task):
-        return made.setdefault(task, scripts.DemonstrationScript(f'{task}-scripted-low_dim'))
+        return made.setdefault(task, scripted.Demonstrator(parse(f'{task}-scripted-low_dim')))
 
     return get
 
 
 @pytest.mark.parametrize('task', LIMITS)
-def test_scripts_solve_their_tasks(task, scripted):
-    episode = scripted(task).play((1, 0))
+def test_scripts_solve_their_tasks(task, demonstrator):
+    episode = demonstrator(task).play((1, 0))
     rewards = episode['rewards']
-    assert rewards.argmax() + scripts.HOLD + 2 == len(rewards) <= LIMITS[task] + 1
-    assert rewards.sum() > scripts.HOLD - 2
+    assert rewards.argmax() + scripted.HOLD + 2 == len(rewards) <= LIMITS[task] + 1
+    assert rewards.sum() > scripted.HOLD - 2
     assert np.abs(episode['actions'][:-1]).max() <= 1
 
 
 @pytest.mark.parametrize('task', LIMITS)
-def test_actions_depend_on_what_is_observed_alone(task, scripted):
+def test_actions_depend_on_what_is_observed_alone(task, demonstrator):
     """Given the observations of a demonstration, a script without simulator acts the same."""
     seed = (3, 1)
-    episode = scripted(task).play(seed)
+    episode = demonstrator(task).play(seed)
     rng = np.random.default_rng(np.random.SeedSequence(seed).generate_state(2)[1])
-    arm = scripts.Arm(parse(f'{task}-scripted-low_dim'), rng, episode['observations'][0])
+    arm = scripted.Arm(parse(f'{task}-scripted-low_dim'), rng, episode['observations'][0])
     again = []
-    plan = scripts.PLANS[task](arm)
+    plan = scripted.PLANS[task](arm)
     for action, seen in zip(plan, episode['observations'][1:], strict=False):
         again.append(action)
         arm.see(seen)
@@ -194,11 +193,11 @@ def read(path):
     return arrays
 
 
-def test_a_collection_depends_on_the_seed_alone(collection, scripted, tmp_path):
+def test_a_collection_depends_on_the_seed_alone(collection, demonstrator):
     """Not on the number of workers, nor on what was played before."""
     arrays = read(collection)
     for number in (2, 0):
-        episode = scripted('lift').play((5, 0, number))
+        episode = demonstrator('lift').play((5, 0, number))
         for key in ('actions', 'states'):
             np.testing.assert_array_equal(arrays[f'demo_{number}/{key}'], episode[key][:-1])
     assert not np.array_equal(arrays['demo_0/states'][0], arrays['demo_1/states'][0])

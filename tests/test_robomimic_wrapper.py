@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip('torch', reason='see tests/requirements-robomimic.txt')
 
 from envs import make_env
-from envs.robomimic import files, scripts
+from envs.robomimic import files, scripted
 from envs.robomimic.names import LIMITS, parse
 
 
@@ -58,7 +58,7 @@ def compare(name, actions, wrapper, seed):
 @pytest.mark.parametrize('task', LIMITS)
 def test_observations_rewards_and_endings_are_those_of_robomimic(task, wrapper):
     name = f'{task}-scripted-low_dim'
-    episode = scripts.DemonstrationScript(name).play((1, 0))
+    episode = scripted.Demonstrator(parse(name)).play((1, 0))
     seed = int(np.random.SeedSequence((1, 0)).generate_state(2)[0])
     assert compare(name, episode['actions'], wrapper, seed) == (True, False)
     actions = np.random.default_rng(0).uniform(-1, 1, (20, 7)).astype(np.float32)
@@ -69,7 +69,7 @@ def test_scripted_data_is_read_by_robomimics_loader(tmp_path, wrapper):
     from robomimic.utils.dataset import SequenceDataset
 
     task = parse('lift-scripted-low_dim')
-    script = scripts.DemonstrationScript(task.dataset)
+    script = scripted.Demonstrator(task)
     episodes = [script.play((2, episode)) for episode in range(2)]
     path = tmp_path / 'lift.hdf5'
     files.write_file(path, task, episodes)
@@ -83,7 +83,7 @@ def test_scripted_data_is_read_by_robomimics_loader(tmp_path, wrapper):
 
 
 def test_scripted_states_are_played_back_by_robomimic(wrapper):
-    script = scripts.DemonstrationScript('lift-scripted-low_dim')
+    script = scripted.Demonstrator(parse('lift-scripted-low_dim'))
     episode = script.play((2, 0))
     env_args = files.default_env_args(parse('lift-scripted-low_dim'))
     env = wrapper(env_args['env_name'], **env_args['env_kwargs'])

@@ -13,7 +13,7 @@ import pytest
 import toy_suite
 from small_runs import assert_equal_outcomes, make_config, outcome, read_table
 
-from envs.collect import collect
+from envs.collection import collect
 from envs.processes import SIGNALS
 from training import Interrupted, checkpoints, load_agent, load_policy, train
 from training.evaluation import headline
@@ -130,8 +130,8 @@ def test_so_does_one_without_overlap_of_several_seeds_or_with_other_batches(
 
 def test_shards_take_turns_and_a_run_that_is_left_between_them_goes_on(tmp_path):
     """Signals between changes of shards; equal bits in the end."""
-    data = {'num_workers': 1, 'num_shards': 3, 'num_val_episodes': 0, 'suite': toy_suite.suite}
-    collect(toy_suite.DATASET, 30, tmp_path / 'data', **data)
+    data = {'num_workers': 1, 'num_shards': 3, 'num_val_episodes': 0}
+    collect(toy_suite.suite, toy_suite.DATASET, 30, tmp_path / 'data', **data)
     changes = {'dataset_replace_interval': 4, 'log_interval': 5, 'save_interval': 3}
     config = make_config(tmp_path, **changes, eval_interval=0, online_steps=0)
     whole = start(config)

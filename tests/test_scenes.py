@@ -9,11 +9,11 @@ from test_envs import actions, rollout
 
 import envs
 from envs import make_env
-from envs.collect import collect
-from envs.npz import DatasetError
-from envs.ogbench import scripts
-from envs.ogbench.scripts import PlayScript, is_healthy
+from envs.collection import collect
+from envs.ogbench import scripted
+from envs.ogbench.scripted import ScriptedArm, is_healthy
 from envs.ogbench.tasks import EPISODE_ROWS
+from envs.registry import find_collection
 
 TASKS = {
     'scene-play-v0': 'scene-play-singletask-task2-v0',
@@ -33,7 +33,8 @@ def collection(tmp_path_factory):
     """One episode of each, and the directory."""
     directory = tmp_path_factory.mktemp('scenes')
     for name in TASKS:
-        collect(name, 1, directory, num_workers=1, seed=3, num_val_episodes=0)
+        suite = find_collection(name)
+        collect(suite, name, 1, directory, num_workers=1, seed=3, num_val_episodes=0)
     return directory
 
 
@@ -148,19 +149,10 @@ def test_rewards_are_those_of_the_environment(collection, name):
     assert len(np.unique(data['rewards'])) > 1
 
 
-def test_a_file_without_the_states_of_the_buttons_is_an_error(collection, tmp_path):
-    name = 'scene-play-v0'
-    rows = read(collection, name)
-    del rows['button_states']
-    np.savez(tmp_path / f'{name}.npz', **rows)
-    with pytest.raises(DatasetError, match='has no button_states'):
-        envs.make_dataset(TASKS[name], ogbench_dataset_dir=str(tmp_path))
-
-
 @every_data_set
 def test_episodes_do_not_depend_on_those_before(name, monkeypatch):
     monkeypatch.setattr('envs.ogbench.tasks.EPISODE_ROWS', 150)
-    script = PlayScript(name)
+    script = ScriptedArm(name)
     first, _, again = (script.play(seed) for seed in ((3, 0, 0), (3, 0, 1), (3, 0, 0)))
     for key, array in first.items():
         assert len(array) == 150
@@ -186,7 +178,7 @@ def test_a_cube_out_of_sight_spoils_an_episode_of_the_scene_alone(y, z, healthy)
 
 
 def test_a_spoiled_episode_is_played_anew(monkeypatch):
-    script, played = PlayScript('scene-play-v0'), []
+    script, played = ScriptedArm('scene-play-v0'), []
 
     def play(seed):
         played.append(seed)
@@ -195,4 +187,42 @@ def test_a_spoiled_episode_is_played_anew(monkeypatch):
     monkeypatch.setattr(script, '_play', play)
     assert not script.play((5, 0, 1))['qpos'].any()
     assert played == [(5, 0, 1), (5, 0, 1, 1), (5, 0, 1, 2)]
-    assert scripts.STACKING['cube-octuple'] == (0, 0.35)
+    assert scripted.STACKING['cube-octuple'] == (0, 0.35)
+
+
+class Still:
+    """An oracle that does nothing."""
+
+    done = False
+
+    def reset(self, observation, info):
+        pass
+
+    def select_action(self, observation, info):
+        return np.zeros(5)
+
+
+@pytest.mark.parametrize(('name', 'part'), [('cube-single', 0.1), ('puzzle-3x3', 0.2)])
+def test_actions_of_noisy_data_are_the_oracles_with_noise_or_random(name, part):
+    """Per episode one scale of noise, which for yaw is 3 times and for the gripper 10 times it."""
+    arm = ScriptedArm(f'{name}-noisy-v0')
+    arm._oracles = dict.fromkeys(arm._oracles, Still())
+    actions = np.abs(arm.play((3, 0, 0))['actions'])
+    is_random = actions[:, :3].max(axis=1) > 0.5
+    assert abs(is_random.mean() - part * (1 - 0.5**3)) < 0.03
+    typical = np.median(actions[~is_random], axis=0)
+    assert 0 < typical[0] < 0.7 * 0.1
+    np.testing.assert_allclose(typical / typical[0], (1, 1, 1, 3, 10), rtol=0.2)
+
+
+def test_noisy_data_is_made_by_oracles_that_look_at_every_state(monkeypatch):
+    monkeypatch.setattr('envs.ogbench.tasks.EPISODE_ROWS', 150)
+    arm = ScriptedArm('scene-noisy-v0')
+    assert {type(oracle).__name__ for oracle in arm._oracles.values()} == {
+        f'{target}MarkovOracle' for target in ('Cube', 'Button', 'Drawer', 'Window')
+    }
+    first, again = arm.play((3, 0, 0)), arm.play((3, 0, 0))
+    assert first['actions'].tobytes() == again['actions'].tobytes()
+    assert (
+        scripted.details('scene-noisy-v0').items() >= {'noise': 0.1, 'random_actions': 0.1}.items()
+    )

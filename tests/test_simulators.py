@@ -1,6 +1,5 @@
 """Environments in processes: what they import, what they obey, how they end."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import toy_suite
 from gymnasium.spaces import Box
 from near_simulators import NearSimulators
 
-from envs import SimulatorError, Simulators, find_task, make_simulators
+from envs import find_task, make_simulators
 from envs.episodes import ActionChunks
 from envs.simulators import Start, _make_chunks
 
@@ -157,14 +156,6 @@ print(asked, len(active_children()))
     assert 'Traceback' not in errors
 
 
-class Sleeper:
-    def begin(self, seed, chunks):
-        return 0.0
-
-    def play(self, chunk):
-        time.sleep(60)
-
-
 class Counter(gymnasium.Env):
     """Its observation is the number of all steps ever taken, as with running statistics."""
 
@@ -220,7 +211,7 @@ def test_an_episode_that_may_never_end_is_warned_of_once(near, caplog, monkeypat
     for _ in range(200):
         simulators.play({0: np.zeros((3, 1)), 1: np.zeros((3, 1))})
     (said,) = caplog.messages
-    assert 'near: an episode is longer than 300 steps.' in said
+    assert 'near: an episode is longer than 300 steps, ' in said
     assert 'gymnasium.wrappers.TimeLimit(env, max_episode_steps=1000)' in said
 
 
@@ -230,20 +221,6 @@ def test_a_long_path_of_temporary_files_does_not_matter(start, tmp_path):
     code = f'import tempfile; tempfile.tempdir = {str(folder)!r}\n'
     output, errors = start(code + SLEEPER_PROGRAM).communicate(timeout=60)
     assert len(output.split()) == 2, errors
-
-
-def make_in_a_pool(_):
-    try:
-        Simulators(Sleeper, 1, 'mine', 90)
-    except SimulatorError as error:
-        return str(error)
-
-
-def test_a_process_that_may_start_no_others_is_told_what_may():
-    with multiprocessing.get_context('spawn').Pool(1) as pool:
-        (said,) = pool.map(make_in_a_pool, [0])
-    assert 'mine: simulator 1 of 1 could not be started: ' in said
-    assert said.endswith('use concurrent.futures.ProcessPoolExecutor')
 
 
 @pytest.mark.parametrize(

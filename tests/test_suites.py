@@ -13,10 +13,8 @@ import toy_suite
 from gymnasium.spaces import Box, Discrete
 
 import envs
-from envs import DatasetError, Option, Suite, Task, check_options, find_task, load_suite
-from envs.datasets import npz_dataset
+from envs import Option, Suite, Task, check_options, find_task, load_suite
 from envs.downloads import hash_file
-from envs.layouts import ACTION_LIMIT
 
 TOY = find_task(toy_suite.ENV_NAME, 'toy_suite:suite')
 CUBE = 'cube-double-play-singletask-task2-v0'
@@ -44,10 +42,9 @@ def test_a_task_that_travels_keeps_its_suite(env_name):
 @pytest.mark.parametrize(
     ('reference', 'message'),
     [
-        ('toy', 'must be ogbench, robomimic or module:attribute'),
-        ('no_suite:suite', 'no module no_suite on the path; add its folder to PYTHONPATH'),
-        ('needs_more:suite', r"importing needs_more failed .*No module named 'more'"),
-        ('toy_suite:Toy', 'is a type, not an object of a subclass of envs.Suite'),
+        ('toy', 'must be ogbench, robomimic or, '),
+        ('needs_more:suite', "importing needs_more failed .*named 'more'.* must be in PYTHONPATH"),
+        ('toy_suite:Toy', 'has no Toy that is an object of a subclass of Suite'),
     ],
 )
 def test_a_suite_that_is_not_there_is_an_error(tmp_path, monkeypatch, reference, message):
@@ -129,9 +126,9 @@ def make_odd(actions):
 @pytest.mark.parametrize(
     ('space', 'message'),
     [
-        (Discrete(3), 'actions are Discrete.*vectors of real numbers; give the env'),
-        (Box(-1, np.inf, (1,)), 'actions are Box.*finite bounds; set'),
-        (Box(1, 1, (1,)), 'actions are Box.*only one possible value; remove'),
+        (Discrete(3), 'actions are Discrete.*vectors of real numbers'),
+        (Box(-1, np.inf, (1,)), 'actions are Box.*finite bounds'),
+        (Box(1, 1, (1,)), 'actions are Box.*bounds that differ; give'),
     ],
 )
 def test_actions_that_agents_cannot_take_are_errors(space, message):
@@ -155,72 +152,10 @@ def test_mapped_actions_stay_within_bounds_and_reach_them(dtype, low):
     np.testing.assert_allclose(given[2], (low + 0.9) / 2, rtol=1e-6)
 
 
-def test_data_with_its_own_rewards_is_mapped_to_the_unit_range(tmp_path):
-    path = toy_suite.write_dataset(tmp_path, num_episodes=20)
-    dataset = envs.make_dataset(TOY, toy_dataset_dir=str(tmp_path))
-    assert dataset.paths == (path,)
-    assert dataset.provenance['source'] == 'on disk'
-    with np.load(path) as file:
-        written = dict(file)
-    data = dataset.load(0)
-    assert dataset.num_rows == (len(data['rewards']),)
-    expected = np.clip(written['actions'] / 2, -ACTION_LIMIT, ACTION_LIMIT)
-    np.testing.assert_array_equal(data['actions'], expected.astype(np.float32))
-    for key in ('observations', 'rewards', 'masks', 'terminals'):
-        np.testing.assert_array_equal(data[key], written[key])
-    assert data['terminals'].sum() == 20
-    assert {key: rows.dtype for key, rows in data.items() if key != 'terminals'} == dict.fromkeys(
-        ('observations', 'actions', 'rewards', 'masks'), np.float32
-    )
-
-
-def write(path, **changes):
-    """Two episodes of three rows; arrays changed to None are left out."""
-    arrays = {
-        'observations': np.zeros((6, 3)),
-        'actions': np.array([[-2.0], [1], [0], [2], [0.5], [0]]),
-        'rewards': np.arange(6.0),
-        'terminals': np.array([0, 0, 1, 0, 0, 1]),
-        'masks': np.array([1, 0, 1, 1, 1, 1]),
-    } | changes
-    np.savez(path, **{key: rows for key, rows in arrays.items() if rows is not None})
-    return path
-
-
-def load(path):
-    return npz_dataset('x', [path], toy_suite.Push()).load(0)
-
-
-def with_action(row, value):
-    actions = np.zeros((6, 1))
-    actions[row] = value
-    return {'actions': actions}
-
-
-def test_without_masks_no_state_is_final(tmp_path):
-    path = tmp_path / 'x.npz'
-    assert load(write(path))['masks'].tolist() == [1, 0, 1, 1, 1, 1]
-    assert load(write(path, masks=None))['masks'].tolist() == [1] * 6
-
-
-@pytest.mark.parametrize(
-    ('row', 'value', 'message'),
-    [
-        (4, np.nan, 'actions is not finite in row 4'),
-        (3, 2.01, r'actions\[3, 0\] is 2.01, outside of the bounds -2 to 2, as are 17% of all'),
-        (1, -3, r'actions\[1, 0\] is -3, outside of the bounds -2 to 2'),
-    ],
-)
-def test_an_action_that_does_not_fit_is_an_error_that_names_it(tmp_path, row, value, message):
-    path = write(tmp_path / 'x.npz', **with_action(row, value))
-    with pytest.raises(DatasetError, match=f'^{path}: {message}.*; correct what wrote it'):
-        load(path)
-
-
 @pytest.mark.slow
 def test_a_suite_defined_in_the_main_program_plays_and_collects_in_processes(tmp_path):
     code = """
-    import envs, numpy as np, jax, toy_suite
+    import envs, jax, pathlib, toy_suite
 
     class Mine(toy_suite.Toy):
         name = 'mine'
@@ -236,8 +171,8 @@ def test_a_suite_defined_in_the_main_program_plays_and_collects_in_processes(tmp
     simulators = envs.make_simulators(toy_suite.ENV_NAME, 2, 5)
     print(len(simulators.begin({i: envs.Start(i) for i in range(2)})))
 
-    from envs.collect import collect
-    print(len(collect(toy_suite.DATASET, 2, 'here', num_workers=2, suite=Mine())))
+    from envs.collection import collect
+    print(len(collect(Mine(), toy_suite.DATASET, 2, pathlib.Path('here'), num_workers=2)))
     """
     path = tmp_path / 'program.py'
     path.write_text(textwrap.dedent(code))
@@ -263,7 +198,7 @@ def test_ones_own_suite_collects_what_it_is_asked_for(tmp_path):
         TOY, source='collect', num_episodes=4, seed=2, num_workers=1, toy_dataset_dir=str(directory)
     )
     assert dataset.load(0)['terminals'].sum() == 4
-    assert dataset.provenance == {
+    expected = {
         'source': 'collected',
         'directory': str(directory),
         'files': ['toy-data-v0.npz'],
@@ -271,3 +206,4 @@ def test_ones_own_suite_collects_what_it_is_asked_for(tmp_path):
         'episodes': 4,
         'seed': 2,
     }
+    assert expected.items() <= dataset.provenance.items()

@@ -14,7 +14,7 @@ from small_runs import assert_equal_outcomes, make_config
 from test_envs import gl_backend
 
 from envs import find_task, make_simulators, recording
-from envs.recording import Frames, Recording, Renderer
+from envs.recording import Recording, Renderer
 from training import load_policy, train
 from training.clips import (
     BORDER,
@@ -52,7 +52,7 @@ class Painted(Counter):
 
 def shown(seed, frame_skip):
     """Returns the steps that an episode's frames show, and its chunks."""
-    env = Recording(Frames(Painted(), frame_skip), HORIZON)
+    env = Recording(Painted(), HORIZON, frame_skip)
     played = [env.begin(seed)]
     while not played[-1].done:
         played.append(env.play(np.zeros((HORIZON, 1), np.float32)))

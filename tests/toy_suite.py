@@ -55,7 +55,7 @@ class Push(gymnasium.Env):
         return np.array([self.position, self.push, self.steps / self.time_limit], np.float32)
 
 
-class PushScript:
+class Pusher:
     """Pushes towards the goal with noise, so that episodes end after one to ten steps."""
 
     def __init__(self):
@@ -80,8 +80,8 @@ class PushScript:
 
 def write_dataset(directory, num_episodes=100):
     """Writes the 'public' data into `directory`; returns its path."""
-    script = PushScript()
-    episodes = [script.play((0, episode)) for episode in range(num_episodes)]
+    pusher = Pusher()
+    episodes = [pusher.play((0, episode)) for episode in range(num_episodes)]
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f'{DATASET}.npz'
     np.savez(path, **{key: np.concatenate([e[key] for e in episodes]) for key in episodes[0]})
@@ -123,20 +123,15 @@ class Toy(Suite):
             raise ValueError('--toy_dataset_dir is missing')
         directory = Path(toy_dataset_dir)
         paths, provenance = obtain(
-            DATASET,
-            directory,
-            request,
-            num_episodes=100,
-            suite=self.reference,
-            download=lambda: str(write_dataset(directory)),
+            self, DATASET, directory, request, lambda: str(write_dataset(directory)), 100
         )
         return npz_dataset(DATASET, paths, self.make_env(task), provenance)
 
     def parse_dataset(self, name):
         return name if name == DATASET else None
 
-    def make_script(self, dataset_name):
-        return PushScript()
+    def make_scripted_policy(self, dataset_name):
+        return Pusher()
 
 
 suite = Toy()

@@ -40,23 +40,15 @@ CONTROL_RATE = 20.0
 
 def describe(scene: str) -> Interface:
     """Returns the interface of a scene, such as 'cube-double'."""
-    observation = [*ARM, *_each('cube', _num_cubes(scene), CUBE)]
-    observation += _each('button', _num_buttons(scene), BUTTON)
-    observation += SLIDES if scene == 'scene' else ()
-    return Interface(tuple(observation), ACTION, CONTROL_RATE)
-
-
-def _num_cubes(scene: str) -> int:
     kind, _, size = scene.partition('-')
-    return CUBES[size] if kind == 'cube' else int(kind == 'scene')
-
-
-def _num_buttons(scene: str) -> int:
-    kind, _, size = scene.partition('-')
-    if kind == 'puzzle':
-        rows, columns = size.split('x')
-        return int(rows) * int(columns)
-    return 2 if kind == 'scene' else 0
+    if kind == 'scene':
+        cubes, buttons, slides = 1, 2, SLIDES
+    elif kind == 'cube':
+        cubes, buttons, slides = CUBES[size], 0, ()
+    else:  # a puzzle, such as 3x3
+        cubes, buttons, slides = 0, int(size[0]) * int(size[2]), ()
+    observation = (*ARM, *_each('cube', cubes, CUBE), *_each('button', buttons, BUTTON), *slides)
+    return Interface(observation, ACTION, CONTROL_RATE)
 
 
 def _each(thing: str, number: int, parts: tuple[Component, ...]) -> list[Component]:

@@ -7,29 +7,25 @@ from utils.errors import UserError
 
 CUBES = {'single': 1, 'double': 2, 'triple': 3, 'quadruple': 4, 'octuple': 8}
 PUZZLES = ('3x3', '4x4', '4x5', '4x6')
-SCENES = (
-    *(f'cube-{size}' for size in CUBES),
-    'scene',
-    *(f'puzzle-{size}' for size in PUZZLES),
-)
+SCENES = (*(f'cube-{size}' for size in CUBES), 'scene', *(f'puzzle-{size}' for size in PUZZLES))
 
 _SCENES = f'{{cube-{{{",".join(CUBES)}}},scene,puzzle-{{{",".join(PUZZLES)}}}}}'
-ENV_NAMES = f'{_SCENES}-play[-100m]-singletask[-task{{1..5}}]-v0'
-DATASET_NAMES = f'{_SCENES}-play[-100m]-v0'
+ENV_NAMES = f'{_SCENES}-{{play[-100m],noisy}}-singletask[-task{{1..5}}]-v0'
+DATASET_NAMES = f'{_SCENES}-{{play[-100m],noisy}}-v0'
 
-_DATASET_NAME = re.compile(rf'({"|".join(SCENES)})-play(?:-100m)?-v0')
+_DATASET_NAME = re.compile(rf'({"|".join(SCENES)})-(?:play(?:-100m)?|noisy)-v0')
 _TASK_NAME = re.compile(r'(.*)-singletask(?:-task([1-5]))?(-v0)')
 
 
 @dataclass(frozen=True)
-class PlayTask:
+class SingleTask:
     """The parsed name of a single-task environment.
 
     Attributes:
         scene: one of `SCENES`, such as 'cube-double'.
         task: 1 to 5, or 0 for OGBench's default task.
-        dataset: name of the offline data, such as 'cube-double-play-v0'. '-100m-' in a name only
-            changes the data.
+        dataset: name of the offline data, such as 'cube-double-play-v0'. '-play', '-play-100m' and
+            '-noisy' in a name only change the data.
     """
 
     scene: str
@@ -42,13 +38,13 @@ class PlayTask:
         return f'{self.scene}-singletask{f"-task{self.task}" if self.task else ""}-v0'
 
 
-def parse_task(env_name: str) -> PlayTask | None:
+def parse_task(env_name: str) -> SingleTask | None:
     """Parses a name such as 'cube-double-play-singletask-task2-v0'; None if unknown."""
     match = _TASK_NAME.fullmatch(env_name)
     dataset = match and _DATASET_NAME.fullmatch(match[1] + match[3])
     if not match or not dataset:
         return None
-    return PlayTask(dataset[1], int(match[2] or 0), dataset[0])
+    return SingleTask(dataset[1], int(match[2] or 0), dataset[0])
 
 
 def parse_dataset(name: str) -> str | None:
@@ -69,11 +65,6 @@ def is_large(name: str) -> bool:
     return '-100m-' in name
 
 
-def plain_name(name: str) -> str:
-    """Returns 'cube-double-play-v0' for itself and for 'cube-double-play-100m-v0'."""
-    return name.replace('-100m-', '-')
-
-
-def large_name(name: str) -> str:
-    """Returns 'cube-double-play-100m-v0' for itself and for 'cube-double-play-v0'."""
-    return plain_name(name).replace('-play-', '-play-100m-')
+def is_noisy(name: str) -> bool:
+    """Whether a data set is noisy data, not play data."""
+    return '-noisy-' in name

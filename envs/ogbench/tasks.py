@@ -9,7 +9,6 @@ Source: OGBench (arXiv 2410.20092), package `ogbench`.
 import copy
 import functools
 import warnings
-from collections.abc import Mapping
 
 import gymnasium
 import numpy as np
@@ -26,7 +25,7 @@ with warnings.catch_warnings():  # MuJoCo's viewer warns if there is no display
     from ogbench.manipspace.envs.puzzle_env import PuzzleEnv
     from ogbench.manipspace.envs.scene_env import SceneEnv
 
-from envs.ogbench.names import PlayTask
+from envs.ogbench.names import SingleTask
 
 # Size of the arm's and of each object's part of an observation.
 ARM, CUBE, BUTTON, SLIDE = 19, 9, 4, 2
@@ -39,18 +38,18 @@ class LeanEnv(ManipSpaceEnv):
     `reset(seed=...)` determines everything. OGBench's reset takes random steps, with actions from a
     new, unseeded action space, so controls and the solver's warm start differ between resets.
 
-    Unused parts of the info before a step are not computed.
+    With a fixed task the reward is −(number of objects not at their goal); with `sparse`, any
+    non-zero reward is −1. The info of a step has 'success'. Unused parts of it are not computed.
     """
 
     metadata = {'render_modes': ['rgb_array'], 'render_fps': 20}  # noqa: RUF012
-    observation_dtype: type = np.float64
     _num_cubes: int = 0
     _num_buttons: int = 0
     _num_slides: int = 0  # drawers and windows
 
-    def __init__(self, *args, render_mode=None, **kwargs):
+    def __init__(self, *args, render_mode=None, sparse=False, **kwargs):
         super().__init__(*args, render_mode=render_mode, **kwargs)
-        self.render_mode = render_mode
+        self.render_mode, self._sparse = render_mode, sparse
 
     @functools.cached_property
     def action_space(self):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -60,7 +59,7 @@ class LeanEnv(ManipSpaceEnv):
     def observation_space(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         # OGBench's builds and resets the whole scene to look at an observation.
         objects = CUBE * self._num_cubes + BUTTON * self._num_buttons + SLIDE * self._num_slides
-        return gymnasium.spaces.Box(-np.inf, np.inf, (ARM + objects,), self.observation_dtype)
+        return gymnasium.spaces.Box(-np.inf, np.inf, (ARM + objects,), np.float64)
 
     def reset(self, *, seed=None, options=None):
         if seed is not None:
@@ -71,6 +70,13 @@ class LeanEnv(ManipSpaceEnv):
         assert self._data is not None
         self._prev_qpos = self._data.qpos.copy()
         self._prev_qvel = self._data.qvel.copy()
+
+    def compute_reward(self):
+        reward = super().compute_reward()
+        return -float(reward != 0) if self._sparse else reward
+
+    def get_step_info(self):
+        return {} if self._mode == 'task' else super().get_step_info()
 
 
 class LeanCubeEnv(LeanEnv, CubeEnv):  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -99,10 +105,6 @@ class LeanButtonEnv(LeanEnv):
             for i in range(self._num_buttons)
         }
 
-    def post_step(self):
-        super().post_step()
-        self._success = bool(self._success)  # not one of NumPy's
-
 
 class LeanSceneEnv(LeanButtonEnv, SceneEnv):  # pyright: ignore[reportIncompatibleVariableOverride]
     _num_slides = 2
@@ -112,52 +114,13 @@ class LeanPuzzleEnv(LeanButtonEnv, PuzzleEnv):  # pyright: ignore[reportIncompat
     pass
 
 
-class TaskEnv(LeanEnv):
-    """A fixed task: observations [d_s] float32, reward = −(number of objects not at their goal).
-
-    Its info has 'success'. With `sparse`, any non-zero reward is −1.
-    """
-
-    observation_dtype = np.float32
-
-    def __init__(self, *args, sparse=False, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._sparse = sparse
-
-    def compute_observation(self):
-        return super().compute_observation().astype(self.observation_dtype)
-
-    def compute_reward(self):
-        reward = super().compute_reward()
-        return -float(reward != 0) if self._sparse else reward
-
-    def get_reset_info(self):
-        return {'success': self._success}
-
-    def get_step_info(self):
-        return {}  # `step` adds 'success'
-
-
-class CubeTaskEnv(TaskEnv, LeanCubeEnv):
-    pass
-
-
-class SceneTaskEnv(TaskEnv, LeanSceneEnv):
-    pass
-
-
-class PuzzleTaskEnv(TaskEnv, LeanPuzzleEnv):
-    pass
-
-
-COLLECTION_CLASSES = {'cube': LeanCubeEnv, 'scene': LeanSceneEnv, 'puzzle': LeanPuzzleEnv}
-TASK_CLASSES = {'cube': CubeTaskEnv, 'scene': SceneTaskEnv, 'puzzle': PuzzleTaskEnv}
+CLASSES = {'cube': LeanCubeEnv, 'scene': LeanSceneEnv, 'puzzle': LeanPuzzleEnv}
 
 
 def make_env(
-    task: PlayTask, sparse: bool = False, success_timing: str = 'pre', render: bool = False
+    task: SingleTask, sparse: bool = False, success_timing: str = 'pre', render: bool = False
 ) -> gymnasium.Env:
-    """Makes the environment of a task; its info has 'success' (bool) and little else.
+    """Makes the environment of a task, with observations [d_s] float64.
 
     Args:
         task: from `parse_task`.
@@ -168,13 +131,9 @@ def make_env(
         render: whether `env.render()` returns images [H, W, 3] uint8 that show which cubes are at
             their goal.
     """
-    return gymnasium.make(
-        _spec(task.env_id, TASK_CLASSES),
-        render_mode='rgb_array' if render else None,
-        disable_env_checker=True,
-        sparse=sparse,
-        success_timing=success_timing,
-    )
+    mode = 'rgb_array' if render else None
+    options = {'render_mode': mode, 'sparse': sparse, 'success_timing': success_timing}
+    return gymnasium.make(_spec(task.env_id), disable_env_checker=True, **options)
 
 
 def make_collection_env(scene: str) -> gymnasium.Env:
@@ -186,18 +145,13 @@ def make_collection_env(scene: str) -> gymnasium.Env:
     Args:
         scene: such as 'cube-double'.
     """
-    return gymnasium.make(
-        _spec(f'{scene}-v0', COLLECTION_CLASSES),
-        max_episode_steps=EPISODE_ROWS,
-        disable_env_checker=True,
-        mode='data_collection',
-        terminate_at_goal=False,
-    )
+    spec, options = _spec(f'{scene}-v0'), {'mode': 'data_collection', 'terminate_at_goal': False}
+    return gymnasium.make(spec, EPISODE_ROWS, disable_env_checker=True, **options)
 
 
-def _spec(env_id: str, classes: Mapping[str, type]) -> EnvSpec:
+def _spec(env_id: str) -> EnvSpec:
     """Returns the registered settings and time limit of `env_id`, with our class."""
-    env_class = classes[env_id.partition('-')[0]]
+    env_class = CLASSES[env_id.partition('-')[0]]
     spec = copy.deepcopy(gymnasium.spec(env_id))
     spec.entry_point = f'{env_class.__module__}:{env_class.__name__}'
     return spec

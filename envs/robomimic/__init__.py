@@ -3,18 +3,18 @@
 Sources: robomimic (arXiv 2108.03298), robosuite (arXiv 2009.12293).
 """
 
+import importlib.metadata
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs.robomimic.names import DATASET_NAMES, ENV_NAMES, SCRIPTED, SUFFIX, parse
-from envs.suite import Component, Interface, Option, Script, Suite, Task
+from envs.suite import Component, Interface, Option, ScriptedPolicy, Suite, Task
 
 if TYPE_CHECKING:
     import gymnasium
-    import numpy as np
 
-    from envs.datasets import DataRequest, Dataset
+    from envs.datasets import Dataset
 
 
 # Units of observations and actions; lengths and angles of actions are for the public data's
@@ -39,14 +39,9 @@ class Robomimic(Suite):
     names = ENV_NAMES
     dataset_names = DATASET_NAMES
     options = (
-        Option(
-            'robomimic_dataset_dir',
-            None,
-            'Robomimic: folder of the data; default: $ROBOMIMIC_DATASET_DIR, else ~/.robomimic.',
-            type=str,
-            decides_result=False,
-        ),
-    )
+        Option('robomimic_dataset_dir', None, 'Robomimic: folder of the data; default: '
+               '$ROBOMIMIC_DATASET_DIR, else ~/.robomimic.', type=str, decides_result=False),
+    )  # fmt: skip
     preload = ('envs.robomimic.tasks',)
     file_suffix = SUFFIX
 
@@ -62,12 +57,7 @@ class Robomimic(Suite):
         return None if details is None else Task(env_name, self, details.dataset, details)
 
     def make_env(
-        self,
-        task: Task,
-        *,
-        render: bool = False,
-        robomimic_dataset_dir: str | None = None,
-        **options,
+        self, task: Task, *, render=False, robomimic_dataset_dir=None, **options
     ) -> 'gymnasium.Env':
         """Makes the environment of the data on disk, or of the public data if there is none.
 
@@ -80,21 +70,14 @@ class Robomimic(Suite):
         return tasks.make_env(task.details, env_args, render)
 
     def make_dataset(
-        self,
-        task: Task,
-        *,
-        request: 'DataRequest',
-        robomimic_dataset_dir: str | None = None,
-        **options,
+        self, task: Task, *, request, robomimic_dataset_dir=None, **options
     ) -> 'Dataset':
         from envs.robomimic import data
 
         directory = self._directory(robomimic_dataset_dir)
-        return data.make_dataset(task.details, directory, request)
+        return data.make_dataset(self, task.details, directory, request)
 
-    def interface(
-        self, task: Task, *, robomimic_dataset_dir: str | None = None, **options
-    ) -> Interface:
+    def interface(self, task: Task, *, robomimic_dataset_dir=None, **options) -> Interface:
         from envs.robomimic import data
 
         directory = self._directory(robomimic_dataset_dir)
@@ -106,22 +89,20 @@ class Robomimic(Suite):
         details = parse(name)
         return details if details is not None and details.kind == SCRIPTED else None
 
-    def make_script(self, dataset_name: str) -> Script:
-        from envs.robomimic import scripts
+    def make_scripted_policy(self, dataset_name: str) -> ScriptedPolicy:
+        from envs.robomimic.scripted import Demonstrator
 
-        return scripts.DemonstrationScript(dataset_name)
+        task: Any = self.parse_dataset(dataset_name)
+        return Demonstrator(task)
 
-    def write_episodes(
-        self, path: Path, dataset_name: str, episodes: list[dict[str, 'np.ndarray']]
-    ) -> None:
-        from envs.robomimic import files, names
+    def write_episodes(self, path: Path, dataset_name: str, episodes: list) -> None:
+        from envs.robomimic.files import write_file
 
-        files.write_file(path, names.parse_scripted(dataset_name), episodes)
+        task: Any = self.parse_dataset(dataset_name)
+        write_file(path, task, episodes)
 
     def collection_details(self, dataset_name: str) -> dict[str, Any]:
-        from envs.robomimic import scripts
-
-        return scripts.details()
+        return {name: importlib.metadata.version(name) for name in ('robosuite', 'mujoco')}
 
 
 suite = Robomimic()

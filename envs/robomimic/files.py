@@ -2,10 +2,10 @@
 
 A file has `data/demo_<i>/{actions, rewards, dones, obs/<key>, next_obs/<key>}`, with a row per
 action. `data` has the attribute `env_args`, JSON with the settings of the robosuite environment.
+`env_args.json` has those of the public files of version 1.5, which differ only in `env_name`.
 """
 
 import contextlib
-import copy
 import importlib.metadata
 import json
 from collections.abc import Iterator
@@ -17,54 +17,11 @@ import numpy as np
 from robomimic.envs.env_base import EnvType
 
 from envs.layouts import Arrays, clip_actions, warn_once
-from envs.npz import bad_file
+from envs.npz import DatasetError, bad_file, reading
 from envs.robomimic.names import ACTION_DIM, SCRIPTED, RobomimicTask
-from utils.errors import UserError
 
 Node = Any  # a file, group or array of h5py, whose types do not distinguish them
-
-
-# Settings in the public files of version 1.5, which differ only in `env_name`.
-PUBLIC_VERSION = '1.5.1'
-PUBLIC_SETTINGS = {
-    'has_renderer': False,
-    'has_offscreen_renderer': False,
-    'ignore_done': True,
-    'use_object_obs': True,
-    'use_camera_obs': False,
-    'control_freq': 20,
-    'controller_configs': {
-        'type': 'BASIC',
-        'body_parts': {
-            'right': {
-                'type': 'OSC_POSE',
-                'input_max': 1,
-                'input_min': -1,
-                'output_max': [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
-                'output_min': [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
-                'kp': 150,
-                'damping': 1,
-                'impedance_mode': 'fixed',
-                'kp_limits': [0, 300],
-                'damping_limits': [0, 10],
-                'position_limits': None,
-                'orientation_limits': None,
-                'uncouple_pos_ori': True,
-                'control_delta': True,
-                'interpolation': None,
-                'ramp_ratio': 0.2,
-                'input_ref_frame': 'world',
-                'gripper': {'type': 'GRIP'},
-            }
-        },
-    },
-    'robots': ['Panda'],
-    'camera_depths': False,
-    'camera_heights': 84,
-    'camera_widths': 84,
-    'lite_physics': False,
-    'reward_shaping': False,
-}
+ENV_ARGS = Path(__file__).with_name('env_args.json')
 
 
 def default_env_args(task: RobomimicTask) -> dict[str, Any]:
@@ -73,15 +30,11 @@ def default_env_args(task: RobomimicTask) -> dict[str, Any]:
     Scripted data has the same except for `lite_physics`, robosuite's default since 1.5, which saves
     a third of the time.
     """
-    version, settings = PUBLIC_VERSION, copy.deepcopy(PUBLIC_SETTINGS)
+    env_args = {'env_name': task.simulated, **json.loads(ENV_ARGS.read_text('utf-8'))}
     if task.kind == SCRIPTED:
-        version, settings['lite_physics'] = importlib.metadata.version('robosuite'), True
-    return {
-        'env_name': task.simulated,
-        'env_version': version,
-        'type': EnvType.ROBOSUITE_TYPE,
-        'env_kwargs': settings,
-    }
+        env_args['env_version'] = importlib.metadata.version('robosuite')
+        env_args['env_kwargs']['lite_physics'] = True
+    return env_args
 
 
 def read_env_args(path: Path, task: RobomimicTask) -> dict[str, Any]:
@@ -91,7 +44,7 @@ def read_env_args(path: Path, task: RobomimicTask) -> dict[str, Any]:
         DatasetError: the file is damaged, lacks them, or is of another task.
     """
     with _open(path, task) as file:
-        return _env_args(file, path, task)
+        return file.env_args()
 
 
 def check_file(path: Path, task: RobomimicTask) -> int:
@@ -104,9 +57,8 @@ def check_file(path: Path, task: RobomimicTask) -> int:
         DatasetError: the file is damaged, is of another task, or its rows do not fit the task.
     """
     with _open(path, task) as file:
-        _env_args(file, path, task)
-        lengths = [_check_demo(name, demo, path, task) for name, demo in _demos(file, path, task)]
-    return sum(lengths) + len(lengths)
+        file.env_args()
+        return sum(length + 1 for _, _, length in file.demos())
 
 
 def read_file(path: Path, task: RobomimicTask) -> Arrays:
@@ -124,11 +76,8 @@ def read_file(path: Path, task: RobomimicTask) -> Arrays:
     Raises:
         DatasetError: as in `check_file`, or a number is not finite.
     """
-    episodes = []
     with _open(path, task) as file:
-        for name, demo in _demos(file, path, task):
-            length = _check_demo(name, demo, path, task)
-            episodes.append(_read_demo(name, demo, length, path, task))
+        episodes = [file.read(*demo) for demo in file.demos()]
     rows = {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
     clip_actions(rows['actions'], path)
     return rows
@@ -140,7 +89,7 @@ def write_file(path: Path, task: RobomimicTask, episodes: list[Arrays]) -> None:
     Args:
         path: of the new file.
         task: of the demonstrations.
-        episodes: from `DemonstrationScript.play`.
+        episodes: from `Demonstrator.play`.
     """
     file: Node
     with h5py.File(path, 'w') as file:
@@ -156,130 +105,102 @@ def write_file(path: Path, task: RobomimicTask, episodes: list[Arrays]) -> None:
             dones = episode['rewards'][:-1].astype(np.int64)
             dones[-1] = 1  # as in the public files
             demo['dones'] = dones
-            first = 0
-            for key, width in task.widths.items():
-                rows = episode['observations'][:, first : first + width]
+            for key, columns in task.columns.items():
+                rows = episode['observations'][:, columns]
                 demo[f'obs/{key}'], demo[f'next_obs/{key}'] = rows[:-1], rows[1:]
-                first += width
 
 
 @contextlib.contextmanager
-def _open(path: Path, task: RobomimicTask) -> Iterator[Node]:
-    """Opens a file; turns errors of a damaged one into a DatasetError that names it."""
-    try:
-        with h5py.File(path, 'r', locking=False) as file:
-            yield file
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        reason = ' '.join(str(error).split())
-        raise bad_file(
-            path, f'cannot be read, it may be cut off or damaged ({reason})', _fix(task)
-        ) from error
+def _open(path: Path, task: RobomimicTask) -> Iterator['_File']:
+    with reading(path, _fix(task)), h5py.File(path, 'r', locking=False) as file:
+        yield _File(file, path, task)
 
 
 def _fix(task: RobomimicTask) -> str:
-    if task.kind == SCRIPTED:
-        return 'delete it and its manifest, and collect it again'
-    return 'delete it and download it again'
+    again = 'its manifest, and collect' if task.kind == SCRIPTED else 'download'
+    return f'delete it and {again} it again'
 
 
-def _env_args(file: Node, path: Path, task: RobomimicTask) -> dict[str, Any]:
-    text = file['data'].attrs.get('env_args') if 'data' in file else None
-    if text is None:
-        raise bad_file(path, "data has no env_args, the environment's settings", _fix(task))
-    try:
-        env_args = json.loads(text)
-        name, kind, settings = (env_args[key] for key in ('env_name', 'type', 'env_kwargs'))
-        robots = settings['robots']
-    except (ValueError, TypeError, KeyError) as error:
-        raise bad_file(
-            path, f'its env_args do not describe an environment ({error!r})', _fix(task)
-        ) from error
-    if kind != EnvType.ROBOSUITE_TYPE:
-        raise bad_file(
-            path, f'its env_args have type {kind}, not the type of robosuite', _fix(task)
-        )
-    if name != task.simulated:
-        raise bad_file(
-            path,
-            f'is data of {name}, but {task.dataset} is {task.simulated}',
-            'replace it with the file of that task',
-        )
-    if not robots or len([robots] if isinstance(robots, str) else robots) != 1:
-        raise bad_file(path, f'its env_args have robots {robots!r}, not one', _fix(task))
-    return env_args
+class _File:
+    """An open file of demonstrations of a task."""
 
+    def __init__(self, file: Node, path: Path, task: RobomimicTask):
+        self._file, self._path, self._task = file, path, task
 
-def _demos(file: Node, path: Path, task: RobomimicTask) -> Iterator[tuple[str, Node]]:
-    """Yields the names and groups of a file's demonstrations, ordered by number."""
-    data = file['data']
-    names = [name for name in data if name.removeprefix('demo_').isdigit()]
-    if empty := [name for name in names if not len(data[name].get('actions', 'none'))]:
-        warn_once(f'{path}: {", ".join(empty)} without rows; left out.')
-        names = [name for name in names if name not in empty]
-    if not names:
-        raise bad_file(path, 'has no demonstrations (data/demo_0 and so on)', _fix(task))
-    for name in sorted(names, key=lambda name: int(name.removeprefix('demo_'))):
-        yield name, data[name]
+    def error(self, what: str) -> DatasetError:
+        """Returns the error that names this file."""
+        return bad_file(self._path, what, _fix(self._task))
 
+    def env_args(self) -> dict[str, Any]:
+        """Returns the environment's settings."""
+        try:
+            env_args = json.loads(self._file['data'].attrs['env_args'])
+            kind, name = env_args['type'], env_args['env_name']
+            env_args['env_kwargs']['robots']
+        except (ValueError, TypeError, KeyError) as error:
+            what = 'has no env_args of data that describe an environment'
+            raise self.error(f'{what} ({error!r})') from error
+        if (kind, name) != (EnvType.ROBOSUITE_TYPE, self._task.simulated):
+            wanted = f'{self._task.simulated} (type {EnvType.ROBOSUITE_TYPE})'
+            raise self.error(f'is data of {name} (type {kind}); {self._task.dataset} is {wanted}')
+        return env_args
 
-def _check_demo(name: str, demo: Node, path: Path, task: RobomimicTask) -> int:
-    """Checks a demonstration; returns the number of rows to keep."""
-    widths = {'actions': (ACTION_DIM,), 'rewards': ()}
-    for key, width in task.widths.items():
-        widths[f'obs/{key}'] = widths[f'next_obs/{key}'] = (width,)
-    if missing := [key for key in widths if not isinstance(demo.get(key), h5py.Dataset)]:
-        raise bad_file(path, f'{name} has no {", ".join(missing)}', _fix(task))
-    length = len(demo['actions'])
-    for key, width in widths.items():
-        shape, kind = demo[key].shape, demo[key].dtype.kind
-        if shape != (length, *width) or kind not in 'fiub':
-            raise bad_file(
-                path,
-                f'{name}: {key} is {demo[key].dtype} {shape}, {task.dataset} needs numbers '
-                f'{(length, *width)}',
-                _fix(task),
-            )
-    rewards = demo['rewards'][()]
-    if not np.isin(rewards, (0, 1)).all():
-        raise bad_file(
-            path, f'{name}: rewards are not all 0 or 1', 'use the data with sparse rewards'
-        )
-    return _length(rewards)
+    def demos(self) -> Iterator[tuple[str, Node, int]]:
+        """Yields each demonstration's name, group and number of rows to keep, by number."""
+        data = self._file['data']
+        names = [name for name in data if name.removeprefix('demo_').isdigit()]
+        if empty := [name for name in names if not len(data[name].get('actions', 'none'))]:
+            warn_once(f'{self._path}: {", ".join(empty)} without rows; left out.')
+            names = [name for name in names if name not in empty]
+        if not names:
+            raise self.error('has no demonstrations (data/demo_0 and so on)')
+        for name in sorted(names, key=lambda name: int(name.removeprefix('demo_'))):
+            yield name, data[name], self._check(name, data[name])
+
+    def _check(self, name: str, demo: Node) -> int:
+        """Checks a demonstration; returns the number of rows to keep."""
+        widths = {'actions': (ACTION_DIM,), 'rewards': ()}
+        for key, width in self._task.widths.items():
+            widths[f'obs/{key}'] = widths[f'next_obs/{key}'] = (width,)
+        if missing := [key for key in widths if not isinstance(demo.get(key), h5py.Dataset)]:
+            raise self.error(f'{name} has no {", ".join(missing)}')
+        length = len(demo['actions'])
+        for key, width in widths.items():
+            shape, dtype = demo[key].shape, demo[key].dtype
+            if shape != (length, *width) or dtype.kind not in 'fiub':
+                needs = f'{self._task.dataset} needs numbers {(length, *width)}'
+                raise self.error(f'{name}: {key} is {dtype} {shape}, {needs}')
+        rewards = demo['rewards'][()]
+        if not np.isin(rewards, (0, 1)).all():
+            raise self.error(f'{name}: rewards are not all 0 or 1, as sparse rewards are')
+        return _length(rewards)
+
+    def read(self, name: str, demo: Node, length: int) -> Arrays:
+        """Reads the first `length` rows of a demonstration, and its final state."""
+        observations = np.empty((length + 1, self._task.observation_dim), np.float32)
+        for key, columns in self._task.columns.items():
+            observations[:-1, columns] = demo[f'obs/{key}'][:length]
+            observations[-1, columns] = demo[f'next_obs/{key}'][length - 1]
+        actions = np.zeros((length + 1, ACTION_DIM), np.float32)
+        with np.errstate(over='ignore'):  # numbers too large for float32 are reported below
+            actions[:-1] = demo['actions'][:length]
+        for key, rows in (('observations', observations), ('actions', actions)):
+            if not np.isfinite(rows).all():
+                row = np.flatnonzero(~np.isfinite(rows).all(axis=1))[0]
+                raise self.error(f'{name}: {key} are not finite in row {row}')
+        solved = np.append(demo['rewards'][:length], 0).astype(np.float32)
+        return {
+            'observations': observations,
+            'actions': actions,
+            'rewards': solved - 1,
+            'masks': 1 - solved,
+            'terminals': np.arange(length + 1) == length,
+        }
 
 
 def _length(rewards: np.ndarray) -> int:
     """Returns the number of rows [T] until the end of the first run of successes."""
     solved = rewards > 0
-    if not solved.any():
-        return len(solved)
     first = int(solved.argmax())
     later = np.flatnonzero(~solved[first:])
-    return first + int(later[0]) if len(later) else len(solved)
-
-
-def _read_demo(name: str, demo: Node, length: int, path: Path, task: RobomimicTask) -> Arrays:
-    observations = np.empty((length + 1, task.observation_dim), np.float32)
-    first = 0
-    for key, width in task.widths.items():
-        columns = slice(first, first + width)
-        observations[:-1, columns] = demo[f'obs/{key}'][:length]
-        observations[-1, columns] = demo[f'next_obs/{key}'][length - 1]
-        first += width
-    actions = np.zeros((length + 1, ACTION_DIM), np.float32)
-    with np.errstate(over='ignore'):  # numbers too large for float32 are reported below
-        actions[:-1] = demo['actions'][:length]
-    for key, rows in (('observations', observations), ('actions', actions)):
-        if not np.isfinite(rows).all():
-            row = np.flatnonzero(~np.isfinite(rows).all(axis=1))[0]
-            raise bad_file(path, f'{name}: {key} are not finite in row {row}', _fix(task))
-    solved = np.zeros(length + 1, np.float32)
-    solved[:-1] = demo['rewards'][:length]
-    return {
-        'observations': observations,
-        'actions': actions,
-        'rewards': solved - 1,
-        'masks': 1 - solved,
-        'terminals': np.arange(length + 1) == length,
-    }
+    return first + int(later[0]) if solved.any() and len(later) else len(solved)

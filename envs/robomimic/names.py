@@ -3,13 +3,13 @@
 Source: robomimic (arXiv 2108.03298); task names as in Q-chunking (arXiv 2507.07969).
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 
-from utils.errors import UserError
-
 SIMULATED = {'lift': 'Lift', 'can': 'PickPlaceCan', 'square': 'NutAssemblySquare'}
 LIMITS = {'lift': 300, 'can': 300, 'square': 400}  # steps after which an episode is truncated
+ARM_WIDTHS = {'robot0_eef_pos': 3, 'robot0_eef_quat': 4, 'robot0_gripper_qpos': 2}
 OBJECT_WIDTHS = {'lift': 10, 'can': 14, 'square': 14}
 HUMAN, SCRIPTED = ('mh', 'ph'), 'scripted'
 ACTION_DIM = 7
@@ -52,12 +52,14 @@ class RobomimicTask:
     @property
     def widths(self) -> dict[str, int]:
         """The components of an observation in order, and the size of each."""
-        return {
-            'robot0_eef_pos': 3,
-            'robot0_eef_quat': 4,
-            'robot0_gripper_qpos': 2,
-            'object': OBJECT_WIDTHS[self.task],
-        }
+        return {**ARM_WIDTHS, 'object': OBJECT_WIDTHS[self.task]}
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """The columns of each component in an observation."""
+        sizes = self.widths.items()
+        ends = itertools.accumulate(self.widths.values())
+        return {key: slice(end - n, end) for (key, n), end in zip(sizes, ends, strict=True)}
 
     @property
     def observation_dim(self) -> int:
@@ -69,11 +71,3 @@ def parse(name: str) -> RobomimicTask | None:
     """Parses a name such as 'lift-mh-low_dim'; None if unknown."""
     match = _NAME.fullmatch(name)
     return match and RobomimicTask(match[1], match[2])
-
-
-def parse_scripted(name: str) -> RobomimicTask:
-    """Like `parse`, but raises UserError unless the data is scripted."""
-    task = parse(name)
-    if task is None or task.kind != SCRIPTED:
-        raise UserError(f'{name}: not scripted data; use {DATASET_NAMES}')
-    return task

@@ -5,39 +5,26 @@ motions of the hand in 0.05 s (position, rotation) and of the gripper (−1 open
 Sources: robosuite (arXiv 2009.12293), robomimic (arXiv 2108.03298).
 """
 
-import contextlib
 import copy
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from envs.datasets import DatasetError
-from envs.processes import import_mujoco
+from envs.npz import DatasetError
+from envs.processes import environment_variables, import_mujoco
 from envs.robomimic.names import ACTION_DIM, RobomimicTask
 
 CAMERA, IMAGE_SIZE = 'agentview', 256
 FIX = 'replace it with the public file'
 
 
-@contextlib.contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Hides robosuite's warnings about optional packages, and restores MUJOCO_GL."""
-    logger = logging.getLogger('robosuite_logs')
-    logger.addFilter(lambda record: record.levelno >= logging.ERROR)
-    before = os.environ.get('MUJOCO_GL')
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop('MUJOCO_GL', None)
-
-
-with _quiet_import():
+# Hides warnings about optional packages. Importing robosuite sets MUJOCO_GL.
+logging.getLogger('robosuite_logs').addFilter(lambda record: record.levelno >= logging.ERROR)
+with environment_variables(MUJOCO_GL=os.environ.get('MUJOCO_GL')):
     import_mujoco('robosuite')
     import robosuite
 
@@ -62,20 +49,16 @@ class RobosuiteEnv(gymnasium.Env):
 
     def __init__(self, task: RobomimicTask, env_args: dict[str, Any], render: bool = False):
         self.render_mode = 'rgb_array' if render else None
-        self.observation_space = gymnasium.spaces.Box(
-            -np.inf, np.inf, (task.observation_dim,), np.float32
-        )
+        size = (task.observation_dim,)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, size, np.float32)
         self.action_space = gymnasium.spaces.Box(-1, 1, (ACTION_DIM,), np.float32)
         self._keys = ['object-state' if key == 'object' else key for key in task.widths]
         try:
-            self.simulation = robosuite.make(
-                env_args['env_name'], **make_settings(env_args, render)
-            )
+            settings = make_settings(env_args, render)
+            self.simulation = robosuite.make(env_args['env_name'], **settings)
         except Exception as error:
-            raise DatasetError(
-                f'{task.dataset}: robosuite {robosuite.__version__} cannot make the environment '
-                f"that the file's env_args describe ({error!r}); {FIX}"
-            ) from error
+            what = f'robosuite {robosuite.__version__} cannot make the environment of the file'
+            raise DatasetError(f'{task.dataset}: {what} ({error!r}); {FIX}') from error
         self._drop_unused_observables()
         self._check_widths(task)
 
@@ -85,10 +68,8 @@ class RobosuiteEnv(gymnasium.Env):
         found['action'] = self.simulation.action_dim
         expected = dict(zip(self._keys, task.widths.values(), strict=True)) | {'action': ACTION_DIM}
         if found != expected:
-            raise DatasetError(
-                f"{task.dataset}: the environment that the file's env_args describe has {found} "
-                f'numbers, not {expected}; {FIX}'
-            )
+            what = f"the environment of the file's env_args has {found} numbers, not {expected}"
+            raise DatasetError(f'{task.dataset}: {what}; {FIX}')
 
     def _drop_unused_observables(self) -> None:
         """Stops robosuite from computing unused observables in every step."""
@@ -101,22 +82,17 @@ class RobosuiteEnv(gymnasium.Env):
         if seed is not None:  # in place: the placement samplers share the generator
             bits = np.random.default_rng(seed).bit_generator
             self.simulation.rng.bit_generator.state = bits.state
-        return self._observe(self.simulation.reset()), {'success': self._is_solved()}
+        return self._observe(self.simulation.reset()), {}
 
     def step(self, action: np.ndarray):
         observation, *_ = self.simulation.step(action)
-        success = self._is_solved()
+        success = bool(self.simulation._check_success())
         return self._observe(observation), float(success) - 1, success, False, {'success': success}
 
     def _observe(self, parts: dict) -> np.ndarray:
         return np.concatenate([parts[key] for key in self._keys]).astype(np.float32)
 
-    def _is_solved(self) -> bool:
-        return bool(self.simulation._check_success())
-
-    def render(self) -> np.ndarray | None:
-        if self.render_mode is None:
-            return None
+    def render(self) -> np.ndarray:
         size = {'width': IMAGE_SIZE, 'height': IMAGE_SIZE}
         return self.simulation.sim.render(camera_name=CAMERA, **size)[::-1]
 
@@ -145,18 +121,10 @@ def make_settings(env_args: dict[str, Any], render: bool = False) -> dict[str, A
         env_args: the environment's settings from a data file.
         render: whether to render images.
     """
-    settings = copy.deepcopy(env_args['env_kwargs'])
+    unused = ('camera_', 'render_gpu_device_id')
+    given = {k: x for k, x in env_args['env_kwargs'].items() if not k.startswith(unused)}
+    settings = {'has_renderer': False, 'has_offscreen_renderer': render, 'renderer': 'mujoco'}
+    settings |= {'ignore_done': True, 'use_object_obs': True, 'use_camera_obs': False}
     if env_args['env_name'] != 'Lift':  # Lift draws the size of its cube for each scene
         settings['hard_reset'] = False  # the same states bit by bit, without building a new scene
-    for name in list(settings):
-        if name.startswith('camera_') or name == 'render_gpu_device_id':
-            del settings[name]
-    return settings | {
-        'has_renderer': False,
-        'has_offscreen_renderer': render,
-        'ignore_done': True,
-        'use_object_obs': True,
-        'use_camera_obs': False,
-        'reward_shaping': False,
-        'renderer': 'mujoco',
-    }
+    return copy.deepcopy(given) | settings | {'reward_shaping': False}

@@ -6,15 +6,13 @@ each demonstration; some hesitate, miss, retry or give up. So the data has many 
 several humans.
 """
 
-import importlib.metadata
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from envs.robomimic import files
-from envs.robomimic.names import RobomimicTask, parse_scripted
+from envs.robomimic.names import RobomimicTask
 
 OPEN, CLOSE = -1.0, 1.0  # of the gripper
 STEP, TURN = 0.05, 0.5  # m and rad for an action of 1
@@ -117,12 +115,7 @@ class Arm:
         return np.append(pose, gripper).clip(-1, 1).astype(np.float32)
 
     def go(
-        self,
-        target: Target,
-        gripper: float,
-        near: float = 0.01,
-        limit: int = 80,
-        **how,
+        self, target: Target, gripper: float, near: float = 0.01, limit: int = 80, **how
     ) -> Plan:
         """Moves until the hand is `near` (m, and 0.15 rad) `target()`, for at most `limit` steps.
 
@@ -317,18 +310,18 @@ def _cut(vector: np.ndarray, length: float) -> np.ndarray:
 PLANS: dict[str, Callable[[Arm], Plan]] = {'lift': lift, 'can': can, 'square': square}
 
 
-class DemonstrationScript:
+class Demonstrator:
     """Plays demonstrations of a task in its own environment.
 
     Args:
-        dataset_name: such as 'lift-scripted-low_dim'.
+        task: with scripted data.
     """
 
-    def __init__(self, dataset_name: str):
+    def __init__(self, task: RobomimicTask):
         from envs.robomimic.tasks import RobosuiteEnv  # not needed by the process that writes
 
-        self._task = parse_scripted(dataset_name)
-        self.env = RobosuiteEnv(self._task, files.default_env_args(self._task))
+        self._task = task
+        self.env = RobosuiteEnv(task, files.default_env_args(task))
 
     def play(self, seed: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Plays one demonstration.
@@ -358,13 +351,8 @@ class DemonstrationScript:
             if solved > HOLD or len(rows) == self._task.limit:
                 break
         rows.append((observation, np.zeros_like(rows[0][1]), False, True, self.env.state()))
-        keys = ('observations', 'actions', 'rewards', 'terminals', 'states')
-        kinds = {'terminals': bool, 'states': np.float64}
-        columns = zip(keys, zip(*rows, strict=True), strict=True)
-        arrays = {key: np.array(column, kinds.get(key, np.float32)) for key, column in columns}
+        dtypes = dict.fromkeys(('observations', 'actions', 'rewards'), np.float32)
+        dtypes |= {'terminals': bool, 'states': np.float64}
+        columns = zip(dtypes.items(), zip(*rows, strict=True), strict=True)
+        arrays = {key: np.array(column, dtype) for (key, dtype), column in columns}
         return arrays | {'model': np.array(model.encode())}
-
-
-def details() -> dict[str, Any]:
-    """Returns the scripts' entries in a manifest: versions."""
-    return {name: importlib.metadata.version(name) for name in ('robosuite', 'mujoco')}
