@@ -39,37 +39,22 @@ def test_methods_are_those_of_the_table(method, agent, horizon, num_samples):
     assert settings['actor_hidden_dims'] == settings['critic_hidden_dims'] == (512,) * 4
 
 
-@pytest.mark.parametrize('method', ['FQL', 'QC-FQL'])
-@pytest.mark.parametrize(
-    ('env_name', 'alpha'),
-    [
-        ('cube-double-play-singletask-task2-v0', 300),
-        ('cube-triple-play-singletask-task3-v0', 100),
-        ('cube-quadruple-play-100m-singletask-task4-v0', 100),
-        ('scene-play-singletask-task2-v0', 300),
-        ('puzzle-4x4-play-singletask-task4-v0', 1000),
-        ('lift-mh-low_dim', 10000),
-        ('square-mh-low_dim', 10000),
-    ],
-)
-def test_alpha_belongs_to_the_domain(method, env_name, alpha):
-    assert run_config(method, env_name).agent['alpha'] == alpha
+ALPHAS = {  # of FQL and QC-FQL, and of QC-FQL-10
+    'cube-double-play-singletask-task2-v0': (300, 300),
+    'cube-triple-play-singletask-task3-v0': (100, 30),
+    'cube-quadruple-play-100m-singletask-task4-v0': (100, 100),
+    'scene-play-singletask-task2-v0': (300, 300),
+    'puzzle-4x4-play-singletask-task4-v0': (1000, 1),
+    'lift-mh-low_dim': (10000, 10000),
+}
 
 
-@pytest.mark.parametrize(
-    ('env_name', 'alpha'),
-    [
-        ('cube-double-play-singletask-task2-v0', 300),
-        ('cube-triple-play-singletask-task3-v0', 30),
-        ('cube-quadruple-play-100m-singletask-task4-v0', 100),
-        ('scene-play-singletask-task2-v0', 300),
-        ('puzzle-3x3-play-singletask-task4-v0', 300),
-        ('puzzle-4x4-play-singletask-task4-v0', 1),
-    ],
-)
-def test_the_strong_baseline_has_qams_critic_and_alpha(env_name, alpha):
+@pytest.mark.parametrize('env_name', ALPHAS)
+def test_alpha_belongs_to_the_domain_and_the_strong_baseline_has_qams_critic(env_name):
+    alphas = (run_config(name, env_name).agent['alpha'] for name in ('FQL', 'QC-FQL', 'QC-FQL-10'))
+    fql, strong = ALPHAS[env_name]
+    assert tuple(alphas) == (fql, fql, strong)
     settings, critic = run_config('QC-FQL-10', env_name).agent, run_config('QAM', env_name).agent
-    assert settings['alpha'] == alpha
     for name in ('num_qs', 'q_agg', 'rho', 'rank_agg'):
         assert settings[name] == critic[name]
     assert (settings['grad_clip'], critic['grad_clip']) == (0, 1)  # only QAM's own agents clip
