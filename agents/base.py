@@ -26,7 +26,7 @@ import dataclasses
 import math
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, Self, cast
 
 import flax.linen as nn
@@ -540,7 +540,13 @@ def actor_mlp(spec: Spec, config: Any, *inputs: int) -> Network:
 def freeze(config: ml_collections.ConfigDict) -> Any:
     """Returns the settings as a named tuple, which jit compares 100 times faster."""
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    return namedtuple('Config', values)(**values)
+    return _config_class(tuple(values))(**values)
+
+
+@cache
+def _config_class(names: tuple[str, ...]) -> Any:
+    """Returns one class per set of names: jit compiles anew for an argument of another class."""
+    return namedtuple('Config', names)
 
 
 def require(condition: bool, message: str) -> None:

@@ -51,7 +51,7 @@ def quick_garbage_collection():
 
 
 COLLECTIONS = {  # by data set: training episodes
-    'cube-double-play-v0': 2,
+    'cube-double-play-v0': 1,
     'lift-scripted-low_dim': 3,
 }
 

@@ -26,7 +26,7 @@ NAME = 'cube-double-play-v0'
 
 @pytest.fixture(scope='module')
 def collection(collected):
-    """Two training episodes and one for validation, collected by two processes."""
+    """A training episode and one for validation, collected by two processes."""
     return collected(NAME)
 
 
@@ -40,26 +40,26 @@ def test_files_have_ogbench_format(collection):
     assert {path.name for path in collection.iterdir()} == {f'{NAME}{end}' for end in ends}
     rows = read(collection / f'{NAME}.npz')
     assert {key: array.shape for key, array in rows.items()} == {
-        'observations': (2 * EPISODE_ROWS, 37),
-        'actions': (2 * EPISODE_ROWS, 5),
-        'terminals': (2 * EPISODE_ROWS,),
-        'qpos': (2 * EPISODE_ROWS, 28),
-        'qvel': (2 * EPISODE_ROWS, 26),
+        'observations': (EPISODE_ROWS, 37),
+        'actions': (EPISODE_ROWS, 5),
+        'terminals': (EPISODE_ROWS,),
+        'qpos': (EPISODE_ROWS, 28),
+        'qvel': (EPISODE_ROWS, 26),
     }
     assert rows.pop('terminals').dtype == bool
     assert {array.dtype for array in rows.values()} == {np.dtype(np.float32)}
     assert np.abs(rows['actions']).max() == 1
 
     loaded = ogbench.utils.load_dataset(collection / f'{NAME}.npz', add_info=True)
-    assert loaded['observations'].shape == (2000, 37)
+    assert loaded['observations'].shape == (1000, 37)
     inside = loaded['terminals'][:-1] == 0
     np.testing.assert_array_equal(
         loaded['next_observations'][:-1][inside], loaded['observations'][1:][inside]
     )
-    np.testing.assert_array_equal(np.flatnonzero(loaded['terminals']), [999, 1999])
+    np.testing.assert_array_equal(np.flatnonzero(loaded['terminals']), [999])
 
     manifest = json.loads((collection / f'{NAME}.json').read_text())
-    expected = {'source': 'collected', 'episodes': 2, 'val_episodes': 1, 'shards': 1, 'seed': 5}
+    expected = {'source': 'collected', 'episodes': 1, 'val_episodes': 1, 'shards': 1, 'seed': 5}
     assert expected.items() <= manifest.items()
 
 

@@ -1,4 +1,4 @@
-"""DFP's policy drifts as its definition says."""
+"""DFP's policy drifts as its definition says, and each option beyond the paper as its own does."""
 
 from functools import partial
 
@@ -6,28 +6,55 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_agents import compiled, cut, equal, make, make_batch
+from small_agents import (
+    FixedCritic,
+    compiled,
+    cut,
+    make,
+    make_batch,
+    one_step,
+    train_on,
+    with_critic,
+)
 
 from agents.drifting import mean_shift_loss, normalized_drifting_loss
+from training.export import programs
 
-either_field = pytest.mark.parametrize('field', ['normalized', 'mean_shift'])
+RNG = jax.random.PRNGKey(0)
+PARTICLE_RNG, CANDIDATE_RNG = jax.random.split(RNG)
+DATA = make_batch()['actions'].reshape(16, 1, 8)
+OBSERVATIONS = make_batch()['observations']
 
 
-def dfp_terms(agent, batch, seed=0):
-    """The loss, and what went into it, by the definition."""
-    rng = jax.random.PRNGKey(seed)
-    loss, info = compiled(agent, 'actor_loss', agent.params, batch, rng)
-    particle_rng, candidate_rng = jax.random.split(rng)
-    config = agent.config
-    observations = batch['observations']
-    particles = compiled(
-        agent, 'propose', agent.params, observations, config.num_particles, particle_rng
-    )
-    candidates = compiled(
-        agent, 'propose', agent.slow, observations, config.num_candidates, candidate_rng
-    )
-    values = compiled(agent, 'score', observations, candidates)
-    return loss, info, particles, candidates, np.asarray(values)
+def online(**changes):
+    """An agent in its online phase, whose π_old differs from its policy."""
+    agent = make('dfp', **changes).begin_online()
+    old = jax.tree.map(lambda x: 0.5 * x, agent.slow['actor'])
+    return agent.replace(slow=agent.slow | {'actor': old})
+
+
+def loss_of(agent, batch):
+    return compiled(agent, 'actor_loss', agent.params, batch, RNG)
+
+
+def plain(agent):
+    """The same networks with the default settings, so that few programs are compiled."""
+    default = make('dfp')
+    params = {name: agent.params[name] for name in default.params}
+    return default.replace(params=params, slow=agent.slow)
+
+
+def particles_of(agent):
+    return compiled(plain(agent), 'propose', agent.params, OBSERVATIONS, 8, PARTICLE_RNG)
+
+
+def ranked(agent):
+    """π_old's candidates `[B, N, D]` by the definition, and their values, best first."""
+    chunks = compiled(plain(agent), 'propose', agent.slow, OBSERVATIONS, 16, CANDIDATE_RNG)
+    values = np.asarray(compiled(plain(agent), 'score', OBSERVATIONS, chunks))
+    order = np.argsort(-values, axis=1)
+    chunks = np.take_along_axis(np.asarray(chunks), order[..., None], axis=1)
+    return chunks, np.take_along_axis(values, order, axis=1)
 
 
 def drift(field, particles, *sets, widths=(0.1,), **weights):
@@ -40,21 +67,10 @@ def drift(field, particles, *sets, widths=(0.1,), **weights):
     return loss(particles, *sets, **options, **weights)[0]
 
 
-def test_offline_loss_drifts_particles_to_the_data():
-    agent, batch = make('dfp'), make_batch()
-    loss, _, particles, _, _ = dfp_terms(agent, batch)
-    data = batch['actions'].reshape(16, 1, -1)
-    np.testing.assert_allclose(loss, drift('normalized', particles, data), rtol=1e-5)
-
-
 def test_the_mean_shift_field_of_the_data_by_its_formula_and_over_full_chunks_alone():
     agent = make('dfp', data_field='mean_shift', data_bandwidths=(0.3,))
-    batch = cut(make_batch(), [2, 5], length=3)
-    loss, info, particles, _, _ = dfp_terms(agent, batch)
-    x, y = (
-        np.delete(np.float64(values), [2, 5], axis=0)
-        for values in (particles, batch['actions'].reshape(16, 1, -1))
-    )
+    loss, info = loss_of(agent, cut(make_batch(), [2, 5], length=3))
+    x, y = (np.delete(np.float64(v), [2, 5], axis=0) for v in (particles_of(agent), DATA))
     offsets = x[:, None] - x[:, :, None]  # x_j − x_i [B, i, j, D]
     kernels = np.exp(-np.sum(offsets**2, axis=-1) / (2 * 0.3**2 * x.shape[-1])) * (1 - np.eye(8))
     shares = kernels / kernels.sum(axis=-1, keepdims=True)
@@ -64,140 +80,183 @@ def test_the_mean_shift_field_of_the_data_by_its_formula_and_over_full_chunks_al
     np.testing.assert_allclose(info['actor/data_force_0.3'], np.mean(field**2), rtol=1e-5)
 
 
-WIDTHS = {'temperatures': (0.1, 0.5), 'data_bandwidths': (0.2,), 'topk_bandwidths': (0.3, 0.6)}
-
-
-@pytest.mark.parametrize('data_field', ['normalized', 'mean_shift'])
-@pytest.mark.parametrize('topk_field', ['normalized', 'mean_shift'])
-def test_online_loss_adds_half_a_drift_to_the_best_candidates_of_the_old_policy(
-    data_field, topk_field
-):
-    fields = {'data_field': data_field, 'topk_field': topk_field, 'kernel': 'laplace'}
-    agent = make('dfp', **fields, **WIDTHS).begin_online()
-    old = jax.tree.map(lambda x: 0.5 * x, agent.slow['actor'])
-    agent = agent.replace(slow=agent.slow | {'actor': old})
-    batch = make_batch()
-    loss, _, particles, candidates, values = dfp_terms(agent, batch)
-    best = np.argsort(-values, axis=1)[:, :4]
-    positives = np.take_along_axis(np.asarray(candidates), best[..., None], axis=1)
-    data = batch['actions'].reshape(16, 1, -1)
+@pytest.mark.parametrize('fields', [('normalized', 'mean_shift'), ('mean_shift', 'normalized')])
+def test_online_loss_adds_a_drift_to_the_best_candidates_of_the_old_policy(fields):
+    agent = online(
+        data_field=fields[0], topk_field=fields[1], kernel='laplace', temperatures=(0.1, 0.5),
+        data_bandwidths=(0.2,), topk_bandwidths=(0.3, 0.6), top_k=3, topk_weight=0.45,
+    )  # fmt: skip
+    particles, positives = particles_of(agent), ranked(agent)[0][:, :3]
+    widths = {'data': {'mean_shift': (0.2,)}, 'topk': {'mean_shift': (0.3, 0.6)}}
     to_data, to_best = (
-        drift(
-            field,
-            particles,
-            x,
-            widths=WIDTHS['temperatures' if field == 'normalized' else f'{term}_bandwidths'],
-        )
-        for term, field, x in (('data', data_field, data), ('topk', topk_field, positives))
+        drift(field, particles, x, widths=widths[term].get(field, (0.1, 0.5)))
+        for field, term, x in zip(fields, widths, (DATA, positives), strict=True)
     )
-    expected = 1.0 * to_data + 0.5 * to_best
-    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    loss, info = loss_of(agent, make_batch())
+    np.testing.assert_allclose(loss, to_data + 0.45 * to_best, rtol=1e-4)
+    _, of_last_states = loss_of(agent, cut(make_batch(), range(16), length=1))
+    assert of_last_states['actor/data_loss'] == 0
+    assert of_last_states['actor/topk_loss'] == info['actor/topk_loss']
 
 
-def test_offline_rl_adds_the_term_from_the_first_update():
-    agent = make('dfp', topk_phases='offline', top_k=8, topk_weight=0.45)
-    batch = make_batch()
-    loss, _, particles, candidates, values = dfp_terms(agent, batch)
-    best = np.argsort(-values, axis=1)[:, :8]
-    positives = np.take_along_axis(np.asarray(candidates), best[..., None], axis=1)
-    data = batch['actions'].reshape(16, 1, -1)
-    to_data, to_best = (drift('normalized', particles, x) for x in (data, positives))
-    expected = to_data + 0.45 * to_best
-    np.testing.assert_allclose(loss, expected, rtol=1e-4)
-
-
-@either_field
-def test_soft_weights_and_worst_candidates(field):
-    agent = make(
-        'dfp', soft_weights=True, num_negatives=3, data_weight=0.0, topk_weight=1.0,
-        topk_field=field, topk_bandwidths=(0.1,), kernel='laplace',
-    ).begin_online()  # fmt: skip
-    batch = make_batch()
-    loss, _, particles, candidates, values = dfp_terms(agent, batch)
-    order = np.argsort(-values, axis=1)
-    pick = lambda index: np.take_along_axis(np.asarray(candidates), index[..., None], 1)  # noqa: E731
-    low, high = values.min(1, keepdims=True), values.max(1, keepdims=True)
-    weights = np.maximum(2 * (values - low) / np.maximum(high - low, 1e-8) - 1, 0)
-    expected = drift(
-        field,
-        particles,
-        pick(order[:, :4]),
-        pick(order[:, -3:]),
-        weight_positives=jnp.asarray(np.take_along_axis(weights, order[:, :4], 1)),
+@pytest.mark.parametrize('normalize', [False, True])
+def test_soft_weights_worst_candidates_and_the_q_term_whatever_the_length_of_chunks(normalize):
+    agent = online(
+        soft_weights=True, num_negatives=3, data_weight=0.0, q_weight=2.0,
+        normalize_q_loss=normalize,
+    )  # fmt: skip
+    particles, (candidates, values) = particles_of(agent), ranked(agent)
+    low, high = values[:, -1:], values[:, :1]
+    weights = np.maximum(2 * (values - low) / np.maximum(high - low, 1e-8) - 1, 0)[:, :4]
+    to_best = drift(
+        'normalized', particles, candidates[:, :4], candidates[:, -3:], weight_positives=weights
     )
-    np.testing.assert_allclose(loss, expected, rtol=1e-4)
-
-
-@either_field
-def test_a_partial_chunk_and_its_state_take_no_part_in_the_data_term(field):
-    rng = jax.random.PRNGKey(0)
-    agents = make('dfp', data_field=field), make('dfp', data_field=field, top_k=0).begin_online()
-    for agent in agents:
-        batch = cut(make_batch(), [2, 5], length=3)
-        other = dict(batch)
-        for i in (2, 5):
-            other['actions'] = other['actions'].at[i].set(0.123)
-            other['observations'] = other['observations'].at[i].set(7.0)
-        grad = jax.jit(jax.grad(lambda p, b, agent=agent: agent.actor_loss(p, b, rng)[0]))
-        assert equal(grad(agent.params, batch)['actor'], grad(agent.params, other)['actor'])
-
-
-def test_the_top_k_and_the_q_term_use_every_state_however_short_its_chunk():
-    batch = make_batch()
-    short = cut(batch, [2, 5], length=3)
-    for changes in ({'data_weight': 0.0, 'q_weight': 1.0}, {'num_negatives': 2}):
-        agent = make('dfp', soft_weights=True, **changes).begin_online()
-        infos = [dfp_terms(agent, each)[1] for each in (batch, short)]
-        names = [name for name in infos[0] if name.startswith(('actor/topk', 'actor/q'))]
-        assert len(names) >= 3
-        for name in names:
-            assert infos[0][name] == infos[1][name], name
-
-
-def test_an_online_batch_of_last_states_alone_trains_the_policy_by_the_top_k_term():
-    agent = make('dfp').begin_online()
-    batch = cut(make_batch(), range(16), length=1)
-    loss, info, particles, candidates, values = dfp_terms(agent, batch)
-    best = np.argsort(-values, axis=1)[:, :4]
-    positives = np.take_along_axis(np.asarray(candidates), best[..., None], axis=1)
-    assert info['actor/data_loss'] == 0
-    np.testing.assert_allclose(loss, 0.5 * drift('normalized', particles, positives), rtol=1e-4)
-    new, _ = agent.update(batch)
-    assert not equal(new.params['actor'], agent.params['actor'])
+    loss, info = loss_of(agent, cut(make_batch(), [2, 5], length=3))
+    np.testing.assert_allclose(info['actor/topk_loss'], 0.5 * to_best, rtol=1e-4)
+    q = np.asarray(compiled(plain(agent), 'score', OBSERVATIONS, particles))
+    expected = -2.0 * q.mean() / (np.abs(q).mean() if normalize else 1)
+    np.testing.assert_allclose(info['actor/q_loss'], expected, rtol=1e-4)
+    np.testing.assert_allclose(loss, expected + 0.5 * to_best, rtol=1e-4)
 
 
 def test_saturated_coordinates_get_no_gradient():
-    agent, batch, rng = make('dfp'), make_batch(), jax.random.PRNGKey(0)
+    agent, batch = make('dfp'), make_batch()
     big = agent.params | {'actor': jax.tree.map(lambda x: 50.0 * x, agent.params['actor'])}
-    grad = jax.jit(jax.grad(lambda p: agent.actor_loss(p, batch, rng)[0]))
+    grad = jax.jit(jax.grad(lambda p: agent.actor_loss(p, batch, RNG)[0]))
     grads, small = grad(big)['actor'], grad(agent.params)['actor']
-    particles = compiled(agent, 'propose', big, batch['observations'], 8, rng)
+    particles = compiled(agent, 'propose', big, OBSERVATIONS, 8, RNG)
     assert (jnp.abs(particles) == 1).mean() > 0.9
-    bias = lambda tree: np.abs(jax.tree.leaves(tree['params']['ConcatDense_2']['bias'])[0]).sum()  # noqa: E731
+    bias = lambda tree: np.abs(tree['params']['ConcatDense_1']['bias']).sum()  # noqa: E731
     assert bias(grads) < 0.3 * bias(small)
 
 
-def test_old_policy_is_the_policy_when_the_online_phase_begins_and_then_follows_slowly():
-    agent, batch = make('dfp', ema_rate=0.25), make_batch()
-    for _ in range(3):
-        agent, _ = agent.update(batch)
-    assert not equal(agent.slow['actor'], agent.params['actor'])
-    agent = agent.begin_online()
-    assert equal(agent.slow['actor'], agent.params['actor'])
-    new, _ = agent.update(batch)
-    expected = jax.tree.map(
-        lambda theta, old: 0.25 * theta + 0.75 * old, new.params['actor'], agent.slow['actor']
+# ---- positives ----------------------------------------------------------------------------------
+
+
+def positives_of(agent, batch):
+    """What the top-K term moves to, and its options."""
+    chunks, valid = agent.masked_chunks(batch)
+    return compiled(agent, 'top_k_positives', OBSERVATIONS, CANDIDATE_RNG, chunks, valid[:, -1])
+
+
+def test_tilted_weights_are_a_softmax_of_values_in_units_of_their_spread():
+    values = -np.sort(-np.random.default_rng(0).normal(size=(5, 16)), axis=1)
+    exponents = np.exp(values / (0.5 * np.sqrt(values.var(axis=1).mean())))
+    shares = exponents / exponents.sum(axis=1, keepdims=True)
+    found = make('dfp', tilt=0.5, top_k=16).weights_of_positives(jnp.asarray(values))
+    np.testing.assert_allclose(found, 16 * shares, rtol=1e-3)
+
+
+def test_the_data_has_its_share_of_the_positives_weights_where_its_chunk_is_whole():
+    agent = online(data_mass=0.3, tilt=0.5)
+    positives, options = positives_of(agent, cut(make_batch(), [2, 5], length=3))
+    found = np.asarray(options['weight_positives'])
+    expected = np.where(np.isin(np.arange(16), [2, 5]), 0, 0.3)
+    np.testing.assert_allclose(found[:, -1] / found.sum(axis=1), expected, atol=1e-6)
+    whole = np.delete(np.arange(16), [2, 5])
+    np.testing.assert_allclose(positives[:, :4], ranked(agent)[0][:, :4], atol=1e-6)
+    np.testing.assert_array_equal(positives[whole, 4:], DATA[whole])
+
+
+def test_positives_climb_a_step_of_the_set_length_up_the_target_critic():
+    agent = with_critic(online(refine_step=0.1), FixedCritic())  # members agree: no step is shorter
+    positives, options = positives_of(agent, make_batch())
+    unmoved, _ = positives_of(with_critic(online(), FixedCritic()), make_batch())
+    up = 0.5 - unmoved
+    step = 0.1 * 8**0.5 * up / np.linalg.norm(up, axis=-1, keepdims=True)
+    np.testing.assert_allclose(positives, np.clip(unmoved + step, -1, 1), rtol=1e-4, atol=1e-6)
+    assert not options
+
+
+# ---- trust region -------------------------------------------------------------------------------
+
+
+def test_the_factor_falls_beyond_the_trust_region_and_rises_within_it():
+    agent, old = make('dfp', trust_region=0.1), jnp.zeros((16, 8, 8))
+
+    @jax.jit
+    def after(distance, log_factor):
+        """The change of the factor's logarithm by one update's gradient, and the factor."""
+
+        def loss(x):
+            params = agent.params | {'log_factor': {'params': {'log_value': x}}}
+            return agent.trust_region(params, old + distance, old)[::-1]
+
+        grad, factor = jax.grad(loss, has_aux=True)(log_factor)
+        return -grad, factor
+
+    for distance, change in ((0.0, 1), (0.05, 0.75), (0.1, 0), (0.12, -0.44), (1.0, -1)):
+        np.testing.assert_allclose(after(distance, 0.0), (change, 1), atol=1e-4)
+    assert after(0.0, 5.0)[0] == 0  # no farther than to 100
+    assert after(1.0, 5.0)[0] == -1
+    assert after(1.0, -5.0)[0] == 0
+    np.testing.assert_allclose(after(0.0, 1.0)[1], np.e, rtol=1e-5)
+
+
+def test_the_factor_multiplies_the_top_k_term_and_measures_the_same_noise():
+    agent = make('dfp', trust_region=0.1).begin_online()
+    params = agent.params | {'log_factor': {'params': {'log_value': jnp.float32(1.0)}}}
+    _, info = loss_of(agent.replace(params=params), make_batch())
+    to_best = drift('normalized', particles_of(agent), ranked(agent)[0][:, :4])
+    np.testing.assert_allclose(info['actor/topk_weight'], 0.5 * np.e, rtol=1e-5)
+    np.testing.assert_allclose(info['actor/topk_loss'], 0.5 * np.e * to_best, rtol=1e-4)
+    assert info['actor/trust_region_loss'] == -1  # at the switch the policy is π_old
+
+
+# ---- edit ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('edit_all', [False, True])
+def test_an_edit_comes_after_the_choice_or_before_it(edit_all):
+    agent = make('dfp', edit_scale=0.3, edit_all=edit_all, num_samples=5)
+
+    @jax.jit
+    def by_definition(noise):
+        draft_noise, edit_noise = jnp.split(noise, 2, axis=-1)
+        edit = lambda *x: agent.edit(agent.params, OBSERVATIONS, *x)[0]  # noqa: E731
+        chunks = agent.draft(agent.params, OBSERVATIONS, draft_noise)
+        if edit_all:
+            return agent.choose(OBSERVATIONS, edit(chunks, edit_noise))
+        chosen = edit(agent.choose(OBSERVATIONS, chunks)[0], edit_noise[:, 0])
+        return chosen, agent.score(OBSERVATIONS, chosen[:, None])[:, 0]
+
+    noise = jax.random.normal(RNG, (16, 5, *agent.noise_shape))
+    expected, value = by_definition(noise.reshape(16, 5, -1))
+    played = agent.sample_actions(OBSERVATIONS, RNG).reshape(16, 8)
+    np.testing.assert_allclose(played, expected, atol=1e-5)
+    # What is exported takes the noise of the edit as well, and plays the same.
+    chunk, exported = jax.jit(programs(agent)['best_of_n'].function)(OBSERVATIONS, noise)
+    np.testing.assert_allclose(chunk.reshape(16, 8), expected, atol=1e-5)
+    np.testing.assert_allclose(exported, value, atol=1e-5)
+
+
+def test_the_policy_and_its_candidates_are_trained_without_the_edit():
+    agent = make('dfp', edit_scale=0.3).begin_online()
+    without = plain(agent).begin_online()
+    found, expected = (
+        jax.jit(jax.grad(lambda p, x=x: x.actor_loss(p, make_batch(), RNG)[0]))(x.params)
+        for x in (agent, without)
     )
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
-                 new.slow['actor'], expected)  # fmt: skip
+    check = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)
+    jax.tree.map(check, found['actor'], expected['actor'])
+    assert max(jnp.abs(x).max() for x in jax.tree.leaves(found['edit'])) > 0
 
 
-def test_minus_q_term():
-    agent = make('dfp', q_weight=2.0).begin_online()
-    without = make('dfp').begin_online()
-    batch = make_batch()
-    loss, _, particles, _, _ = dfp_terms(agent, batch)
-    base, *_ = dfp_terms(without, batch)
-    value = jax.jit(agent.modules['critic'].apply)
-    values = value(agent.params['critic'], batch['observations'][:, None], particles)
-    np.testing.assert_allclose(loss, base - 2.0 * values.mean(), rtol=1e-4)
+def test_an_edit_learns_to_climb_q_from_where_the_policy_is():
+    """Data at 0, a critic that likes 0.5, and edits of up to 0.3."""
+
+    def sample(rng):
+        return one_step(jnp.ones((64, 1)), 0.01 * jax.random.normal(rng, (64, 2)))
+
+    agent = make('dfp', observation_dim=1, horizon=1, lr=5e-3, edit_scale=0.3, num_samples=4)
+    agent = train_on(with_critic(agent, FixedCritic(scale=100.0)), sample, 300)
+    observations = jnp.ones((500, 1))
+    drafts = compiled(agent, 'propose', agent.params, jnp.ones(1), 500, RNG)
+    played = agent.sample_actions(observations, RNG)[:, 0]
+    assert jnp.abs(drafts).mean() < 0.25
+    assert 0.2 < (played - drafts.mean(axis=0)).mean() < 0.45
+
+
+def test_weights_of_two_kinds_are_refused():
+    with pytest.raises(ValueError, match=r'--agent.tilt=1.0: cannot be combined with soft_weights'):
+        make('dfp', tilt=1.0, soft_weights=True)

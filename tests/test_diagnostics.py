@@ -18,7 +18,7 @@ DOCS = pathlib.Path(__file__).parent.parent / 'docs' / 'metrics.md'
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     directory = tmp_path_factory.mktemp('diagnostics')
-    return train(make_config(directory, agent={'top_k': 2}, num_seeds=2)).directory
+    return train(make_config(directory, num_seeds=2)).directory
 
 
 def test_metrics_are_read_by_seed_on_one_axis(folder):
@@ -41,7 +41,7 @@ def test_every_metric_of_a_run_has_a_panel_and_an_explanation(folder):
 def test_the_page_is_drawn_for_one_run_and_for_several(folder, tmp_path):
     table = read(folder)
     for each in (table, pd.concat([table.assign(label='a'), table.assign(label='b')])):
-        draw(each).savefig(tmp_path / 'page.png')
+        draw(each).savefig(tmp_path / 'page.png', dpi=40)
         picture = matplotlib.image.imread(tmp_path / 'page.png')[..., :3]
         colours = np.unique(255 * picture @ [1, 256, 256**2])
         assert len(colours) > 50  # lines and letters, not an empty page

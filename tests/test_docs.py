@@ -11,14 +11,16 @@ import sys
 import jax
 import numpy as np
 import pytest
-from small_agents import HORIZON, describe, equal, make_batch
-from small_runs import make_config, read_table
+from small_agents import HORIZON, compiled, describe, equal, make_batch
+from small_runs import make_config
 
 import agents
+import envs
+from envs.episodes import ActionChunks
 from experiments import methods
 from experiments.command_line import HELP
 from experiments.run_flags import parse
-from training import train
+from utils.replay import Rows
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = [
@@ -50,25 +52,18 @@ def example(tmp_path):
 
 
 def make(example, **changes):
-    sizes = {'actor_hidden_dims': (32,), 'critic_hidden_dims': (32,), 'batch_size': 16}
+    sizes = {'actor_hidden_dims': (16,), 'critic_hidden_dims': (16,), 'batch_size': 16}
     description = describe(sizes | changes, HORIZON, 0.0) | {'agent_file': example}
     return agents.make_agent(description, seed=0)
-
-
-def test_the_agent_of_the_document_trains_in_both_phases(example, tmp_path):
-    result = train(make_config(tmp_path, agent_file=example))
-    for phase in ('offline', 'online'):
-        rows = read_table(result.directory / f'{phase}.csv')
-        assert np.isfinite(float(rows[-1]['actor/q_loss']))
 
 
 def test_the_agent_of_the_document_climbs_q_unless_it_is_held_to_the_data(example):
     batch, rng, gained = make_batch(), jax.random.PRNGKey(0), {}
     for alpha in (0.0, 100.0):
-        agent = make(example, alpha=alpha)
+        agent = make(example, alpha=alpha).begin_online()
         for _ in range(100):
             agent, _ = agent.update(batch)
-        found = agent.diagnose(batch, rng)
+        found = compiled(agent, 'diagnose', batch, rng)
         gained[alpha] = found['policy/q_samples'] - found['policy/q_data']
     assert gained[0.0] > gained[100.0] + 0.1
     assert set(agent.slow) == {'critic', 'clone'}
@@ -77,7 +72,9 @@ def test_the_agent_of_the_document_climbs_q_unless_it_is_held_to_the_data(exampl
         make(example, alpha=-1.0)
 
 
-def test_the_suite_of_the_document_trains_in_both_phases(tmp_path, monkeypatch):
+def test_the_suite_of_the_document_has_a_task_and_data_that_a_run_can_start_with(
+    tmp_path, monkeypatch
+):
     (code,) = (code for code in python_blocks('docs/extending.md') if 'my_module' in code)
     (tmp_path / 'my_module.py').write_text(code)
     monkeypatch.chdir(tmp_path)  # where it looks for its data
@@ -92,12 +89,13 @@ def test_the_suite_of_the_document_trains_in_both_phases(tmp_path, monkeypatch):
         rewards=np.zeros(40),
         terminals=np.arange(40) % 20 == 19,
     )
-    config = make_config(
-        tmp_path, suite='my_module:suite', env_name='car-v0', env_options={}, eval_interval=0,
-        eval_episodes=1, eval_envs=1,
-    )  # fmt: skip
-    (score,) = train(config, show_progress=False).scores
-    assert score['length'] > 1
+    make_config(tmp_path, suite='my_module:suite', env_name='car-v0', env_options={}).check()
+    task = envs.find_task('car-v0', 'my_module:suite')
+    assert Rows.from_dataset(envs.make_dataset(task).load(0)).num_starts == 38
+    env = ActionChunks(envs.make_env(task), 3)
+    env.begin(0)
+    transitions, _, success = env.play(np.ones((3, 1), np.float32))
+    assert (transitions['length'], success) == (3, False)
 
 
 def test_the_readmes_python_trains_and_acts(tmp_path, monkeypatch, capsys):

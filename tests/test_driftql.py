@@ -11,13 +11,14 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from small_agents import cut, equal, make, make_batch
+from small_agents import compiled, cut, make, make_batch
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / 'data' / 'driftql_golden.npz')
 CASES = {
     'driftql': {'kernel': 'laplace', 'bandwidth': 0.5, 'alpha': 10.0, 'num_particles': 8},
     'driftql_noise_dim': {'num_particles': 4, 'noise_dim': 8},  # as on cube-double
 }
+SIZES = {'actor_hidden_dims': (32, 32), 'critic_hidden_dims': (32, 32)}
 LOSSES = {
     'bc_drift_loss_raw': 'actor/drift_loss',
     'q_loss': 'actor/q_loss',
@@ -39,7 +40,7 @@ def close(found, expected):
 @pytest.mark.parametrize('case', CASES)
 def test_an_update_is_that_of_the_public_code(case, monkeypatch):
     there = golden(case)
-    agent = make('driftql', horizon=1, observation_dim=11, action_dim=3, **CASES[case])
+    agent = make('driftql', horizon=1, observation_dim=11, action_dim=3, **SIZES, **CASES[case])
     params = {name: {'params': tree} for name, tree in there['params'].items()}
     slow = {'critic': params.pop('target_critic')}
     agent = agent.replace(params=params, slow=slow, discount=0.99)
@@ -70,11 +71,7 @@ def test_an_update_is_that_of_the_public_code(case, monkeypatch):
     close(follows_before, there['after']['target_critic'])
 
 
-def test_a_chunk_cut_short_attracts_nothing_but_its_state_still_climbs_q():
-    agent, rng = make('driftql'), jax.random.PRNGKey(0)
-    batch = cut(make_batch(), [2, 5], length=3)
-    grad = jax.jit(jax.grad(lambda p, batch: agent.actor_loss(p, batch, rng)[0]))
-    moved = batch | {'actions': batch['actions'].at[2, 0].add(0.3)}
-    assert equal(grad(agent.params, batch), grad(agent.params, moved))
-    elsewhere = batch | {'observations': batch['observations'].at[2].add(1.0)}
-    assert not equal(grad(agent.params, batch), grad(agent.params, elsewhere))
+def test_a_state_whose_chunk_is_cut_short_still_climbs_q():
+    agent, batch = make('driftql', num_particles=2), cut(make_batch(), range(16), length=3)
+    _, info = compiled(agent, 'actor_loss', agent.params, batch, jax.random.PRNGKey(0))
+    assert info['actor/drift_loss'] == 0 != info['actor/q_loss']

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.linalg
 
 from utils.flows import flow_matching_loss, integrate
 
@@ -18,17 +17,6 @@ def test_steps_are_those_of_euler_with_times_from_zero(num_steps):
     np.testing.assert_allclose(result, x @ euler.T, rtol=1e-5)
     result = integrate(lambda x, t: jnp.broadcast_to(t, x.shape), x, num_steps)
     np.testing.assert_allclose(result, x + (num_steps - 1) / (2 * num_steps), rtol=1e-5)
-
-
-def test_many_steps_approach_the_solution():
-    matrix = np.array([[0.3, -1.2], [0.8, -0.1]])
-    x = jnp.asarray([1.0, 2.0])
-    exact = scipy.linalg.expm(matrix) @ np.asarray(x)
-    errors = [
-        np.abs(integrate(lambda x, t: x @ matrix.T, x, num) - exact).max() for num in (10, 20, 40)
-    ]
-    np.testing.assert_allclose(errors[0] / errors[1], 2, rtol=0.15)
-    np.testing.assert_allclose(errors[1] / errors[2], 2, rtol=0.15)
 
 
 def test_the_field_to_a_single_point_has_no_loss_and_is_followed_there():
@@ -58,7 +46,7 @@ def test_masked_entries_add_nothing_but_count():
     assert first < 0.7 * whole
 
 
-@pytest.mark.parametrize('shape', [(64,), (64, 1), (4,), (1, 64, 4)])
+@pytest.mark.parametrize('shape', [(64, 1), (1, 64, 4)])
 def test_a_mask_of_another_shape_is_refused(shape):
     velocity = lambda x, t: jnp.zeros_like(x)  # noqa: E731
     with pytest.raises(ValueError, match=r'mask has shape .*: must be \(64, 4\)'):

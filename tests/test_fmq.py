@@ -11,6 +11,7 @@ from agents.ascent import steps_up
 from agents.fmq import sample_interval
 
 A, B, C = 0.3, -0.7, 1.1
+RNG = jax.random.PRNGKey(0)
 
 
 class Affine:
@@ -78,21 +79,13 @@ def test_distillation_begins_after_the_warm_up_and_grows(count, progress):
     loss, info = compiled(agent, 'actor_loss', agent.params, batch, agent.rng)
     distillation = info['actor/distillation_loss'] if progress else 0
     np.testing.assert_allclose(loss, info['actor/flow_loss'] + distillation, rtol=1e-5)
-    rng = jax.random.PRNGKey(0)
-    r, t = sample_interval(rng, 500, progress)
-    full = sample_interval(rng, 500, 1.0)
+    r, t = sample_interval(RNG, 500, progress)
+    full = sample_interval(RNG, 500, 1.0)
     assert r.min() >= 0
     assert (r <= t).all()
     assert t.max() <= 1
     np.testing.assert_allclose(t - r, progress * (full[1] - full[0]), atol=1e-6)
     assert full[0].min() < 0.05 < 0.95 < full[1].max()
-
-
-def test_updates_are_counted():
-    agent = make('fmq', warmup_steps=1, anneal_steps=3)
-    for progress in (0, 0, 0.5, 1):
-        assert agent.progress == progress
-        agent, _ = agent.update(make_batch())
 
 
 @pytest.mark.parametrize('caution', [0.0, 0.3])
@@ -124,33 +117,25 @@ def test_steps_climb_the_mean_of_the_ensemble_unless_a_member_is_named():
     np.testing.assert_allclose(steps, np.tile(mean / np.linalg.norm(mean), (5, 1)), rtol=1e-5)
 
 
-def test_the_map_that_is_kept_is_that_of_the_switch_and_stands_still():
-    agent, batch = make('fmq'), make_batch()
-    agent, _ = agent.update(batch)
-    assert not equal(agent.slow['actor'], agent.params['actor'])
-    agent = agent.begin_online()
-    kept = agent.params['actor']
-    for _ in range(2):
-        agent, _ = agent.update(batch)
-    assert equal(agent.slow['actor'], kept)
-    assert not equal(agent.params['actor'], kept)
-
-
 def test_online_the_policy_goes_one_step_from_the_kept_map_and_no_farther():
-    agent = make('fmq', lr=3e-3, num_samples=1, actor_hidden_dims=(64, 64), eta=0.5)
+    agent = make('fmq', lr=1e-2, num_samples=1, actor_hidden_dims=(64,), eta=0.5)
     agent = with_critic(agent, FixedCritic(best=np.float32(5.0))).begin_online()
-    batch, rng = make_batch(size=64), jax.random.PRNGKey(1)
-    noise = 0.05 * jax.random.normal(rng, (64, 8))
-    observations = batch['observations']
-    start = agent.generate(agent.params, observations, noise)
-
-    def body(agent, _):
-        return agent.update(batch)[0], None
-
-    agent, _ = jax.jit(lambda agent: jax.lax.scan(body, agent, length=600))(agent)
-    moved = jax.jit(type(agent).generate)(agent, agent.params, observations, noise) - start
+    kept, batch, noise = agent.slow['actor'], make_batch(), 0.05 * jax.random.normal(RNG, (16, 8))
+    generate = jax.jit(type(agent).generate)
+    start = generate(agent, agent.params, batch['observations'], noise)
+    for _ in range(400):
+        agent, _ = agent.update(batch)
+    moved = generate(agent, agent.params, batch['observations'], noise) - start
     np.testing.assert_allclose(jnp.linalg.norm(moved, axis=-1).mean(), 0.5, atol=0.15)
     assert moved.mean() > 0.1
+    assert equal(agent.slow['actor'], kept)
+
+
+def test_the_map_that_is_kept_is_that_of_the_switch():
+    agent = make('fmq')
+    moved = jax.tree.map(lambda x: x + 1, agent.params['actor'])
+    agent = agent.replace(params=agent.params | {'actor': moved}).begin_online()
+    assert equal(agent.slow['actor'], moved)
 
 
 def test_targets_are_of_the_mean_offline_and_of_the_minimum_online_and_the_minimum_ranks():
@@ -168,15 +153,3 @@ def test_targets_are_of_the_mean_offline_and_of_the_minimum_online_and_the_minim
     chosen, value = agent.choose(observations, chunks)
     np.testing.assert_array_equal(chosen, chunks[jnp.arange(16), best])
     np.testing.assert_allclose(value, both.min(axis=-1).max(axis=-1))
-
-
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        ({'eta': -1.0}, r'--agent.eta=-1.0: must be at least 0'),
-        ({'warmup_steps': 5, 'anneal_steps': 5}, r'--agent.anneal_steps=5: must be above 5'),
-    ],
-)
-def test_settings_that_cannot_work_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        make('fmq', **changes)

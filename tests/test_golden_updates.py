@@ -57,7 +57,10 @@ def agent_of(case):
     """The agent that the file describes, before its first update."""
     method, changes = CASES[case]
     horizon = GOLDEN[f'{case}/batch/actions'].shape[1]
-    agent = make(method, horizon=horizon, observation_dim=11, action_dim=3, **changes)
+    agent = make(
+        method, horizon=horizon, observation_dim=11, action_dim=3, actor_hidden_dims=(32, 32),
+        critic_hidden_dims=(32, 32), **changes,
+    )  # fmt: skip
     if 'online' in case:
         agent = agent.begin_online()
     found = golden(case, 'params', 'target_critic', 'old_actor')
@@ -91,34 +94,26 @@ def results_of(before, after, info):
     return results
 
 
-def update_and_play(agent, batch):
+@jax.jit
+def update_and_play(agent, batch, draws):
     """The agent after an update, what it logs, and the chunks `[B, D]` that it chose before.
 
-    Compiled again each time: `Agent.update` would keep the draws of the previous case.
+    jax.random returns the case's draws, by the number of values requested.
     """
     update, sample_actions = type(agent).update.__wrapped__, type(agent).sample_actions.__wrapped__
-
-    @jax.jit
-    def run(agent, batch):
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, arrays in draws.items():
+            of_size = {x.size: x for x in arrays.values()}
+            hand_out = lambda _, shape, x=of_size: x[np.prod(shape)].reshape(shape)  # noqa: E731
+            patch.setattr(jax.random, kind, hand_out)
         chosen = sample_actions(agent, batch['observations'], agent.rng)
         return *update(agent, batch), chosen.reshape(len(chosen), -1)
 
-    return run(agent, batch)
-
-
-def hand_out_draws(case, monkeypatch):
-    """Makes jax.random return a case's draws, by the number of values requested."""
-    for kind in ('normal', 'uniform'):
-        draws = {x.size: x for x in golden(case, kind).get(kind, {}).values()}
-        hand_out = lambda key, shape, draws=draws: draws[np.prod(shape)].reshape(shape)  # noqa: E731
-        monkeypatch.setattr(jax.random, kind, hand_out)
-
 
 @pytest.mark.parametrize('case', CASES)
-def test_an_update_is_that_of_the_authors_code(case, monkeypatch):
+def test_an_update_is_that_of_the_authors_code(case):
     agent, batch = agent_of(case), golden(case, 'batch')['batch']
-    hand_out_draws(case, monkeypatch)
-    after, info, chosen = update_and_play(agent, batch)
+    after, info, chosen = update_and_play(agent, batch, golden(case, 'normal', 'uniform'))
     results = flatten_dict(results_of(agent, after, info) | {'chosen': chosen})
     expected = golden(case, 'grads', 'info', 'target_critic_after', 'old_actor_after', 'chosen')
     adams_first_step = lambda grad: -agent.config.lr * grad / (np.abs(grad) + 1e-8)  # noqa: E731

@@ -56,6 +56,7 @@ def test_a_user_without_a_home_has_one_among_temporary_files(tmp_path, monkeypat
     assert capsys.readouterr().err == f'No home directory; using {home} instead.\n'
 
 
+@pytest.mark.slow
 def test_a_run_ends_well_although_nobody_reads_what_it_and_its_simulators_say(tmp_path):
     flags = {
         'suite': 'odd_suites:talking', 'env_name': toy_suite.ENV_NAME, 'save_dir': 'exp',

@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from small_agents import CHUNK_DIM, compiled, cut, make, make_batch, one_step, train_on
 
 from agents.mvp import mean_flow, sample_times
@@ -20,27 +19,6 @@ def test_times_are_sorted_sigmoids_of_normal_draws():
     np.testing.assert_allclose([logits.mean(), logits.std()], [-0.4, 1.0], atol=0.02)
     r, t = sample_times(jax.random.PRNGKey(0), (100, 1), 0.0, 1e3)
     assert set(np.asarray(r).ravel()) <= {np.float32(1e-6), np.float32(1 - 1e-6)}
-
-
-def test_the_target_is_that_of_finite_differences():
-    with jax.enable_x64(True):
-        agent = make('mvp')
-        params = jax.tree.map(lambda x: x.astype(jnp.float64), agent.params['actor'])
-        rng = np.random.default_rng(0)
-        observations = jnp.asarray(rng.normal(size=(16, 3)))
-        z, v = (jnp.asarray(rng.normal(size=(16, CHUNK_DIM))) for _ in range(2))
-        r, t = jnp.sort(jnp.asarray(rng.uniform(size=(2, 16, 1))), axis=0)
-
-        @jax.jit
-        def u(z, r, t):
-            return agent.modules['actor'].apply(params, observations, z, r, t)
-
-        prediction, target = mean_flow(u, z, v, r, t)
-        assert target.dtype == jnp.float64
-        step = 1e-5
-        derivative = (u(z + step * v, r, t + step) - u(z - step * v, r, t - step)) / (2 * step)
-        np.testing.assert_allclose(prediction, u(z, r, t), rtol=1e-12)
-        np.testing.assert_allclose(target, v - (t - r) * derivative, rtol=1e-8, atol=1e-8)
 
 
 SCALE = 0.3
@@ -71,18 +49,17 @@ def test_the_known_mean_velocity_is_its_own_target():
         np.testing.assert_allclose(close, instantaneous(z, t), rtol=1e-4)
 
 
-@pytest.mark.parametrize(('ivc_weight', 'lr', 'updates'), [(1.0, 4e-3, 600), (0.0, 8e-3, 800)])
-def test_the_optimum_is_the_known_mean_velocity(ivc_weight, lr, updates):
+def test_the_optimum_is_the_known_mean_velocity():
     """At r = t it is the instantaneous velocity, and one step from noise gives the data."""
 
     def sample(rng):
         return one_step(jnp.ones((256, 1)), SCALE * jax.random.normal(rng, (256, 2)))
 
     agent = make(
-        'mvp', observation_dim=1, horizon=1, top_k=0, ivc_weight=ivc_weight, lr=lr, num_samples=1,
+        'mvp', observation_dim=1, horizon=1, top_k=0, lr=4e-3, num_samples=1,
         actor_hidden_dims=(64, 64), time_std=2.0,
     )  # fmt: skip
-    agent = train_on(agent, sample, updates, average=updates // 3)
+    agent = train_on(agent, sample, 600, average=200)
     z = jax.random.normal(jax.random.PRNGKey(5), (500, 2))
     u = partial(jax.jit(agent.modules['actor'].apply), agent.params['actor'], jnp.ones((500, 1)))
     times = jnp.linspace(0.2, 0.8, 500)[:, None]
@@ -100,8 +77,8 @@ def test_the_optimum_is_the_known_mean_velocity(ivc_weight, lr, updates):
 
 
 def test_the_loss_by_its_definition():
-    """Data with weight 1, and half the mean over the K best candidates of the slow copy."""
-    agent = make('mvp', ivc_weight=0.7, num_candidates=6, top_k=2).begin_online()
+    """The data's, and half the mean over the K best candidates of the slow copy."""
+    agent = make('mvp', ivc_weight=0.7, num_candidates=6, top_k=2, data_weight=0.9).begin_online()
     agent = agent.replace(
         slow=agent.slow | {'actor': jax.tree.map(lambda x: 0.5 * x, agent.slow['actor'])}
     )
@@ -128,5 +105,5 @@ def test_the_loss_by_its_definition():
         prediction, target = mean_flow(u, (1 - time) * chunks + time * eps, v, early, time)
         errors = (prediction - target) ** 2
         errors += 0.7 * (u((1 - early) * chunks + early * eps, early, early) - v) ** 2
-        expected += np.mean(errors * entries) if i == 0 else 0.5 / 2 * np.mean(errors)
+        expected += 0.9 * np.mean(errors * entries) if i == 0 else 0.5 / 2 * np.mean(errors)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)

@@ -2,8 +2,6 @@
 
 import csv
 import dataclasses
-import functools
-import json
 import pathlib
 import re
 import subprocess
@@ -13,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_agents import make_spec
+from small_agents import compiled, make_spec
 
 from agents import make_agent
-from envs import find_task, make_dataset, make_env
+from envs import check_options, find_task, make_dataset, make_env
 from envs.episodes import ActionChunks
 from experiments.methods import METHODS, run_config
 from experiments.run_flags import parse
@@ -188,33 +186,13 @@ def test_the_settings_of_tables_3_and_4_are_runs_of_their_own(name, values):
 # ---- every method on every task -----------------------------------------------------------------
 
 TINY = {'batch_size': 4, 'actor_hidden_dims': (8,), 'critic_hidden_dims': (8,)}
-PLAYED = [CUBES[0], 'lift-scripted-low_dim']  # of each suite a task whose data can be made here
 
 
-def directory_of_data(env_name, directory):
-    """The option with the data folder of a task's suite."""
-    return {f'{find_task(env_name).suite.name}_dataset_dir': str(directory)}
-
-
-@functools.cache
-def sizes_of(env_name):
-    """The sizes of observations and actions in the environment itself."""
-    env = make_env(env_name, **directory_of_data(env_name, '/nowhere'))
-    sizes = env.observation_space.shape[0], env.action_space.shape[0]
-    env.close()
-    return sizes
-
-
-def agent_of(description, online):
-    """The agent of a run in its last phase."""
-    agent = make_agent(description, seed=0)
-    return agent.begin_online() if online else agent
-
-
-@functools.cache
-def shapes_of(description, online):
-    """Its shapes; many tasks have the same agents. The description is JSON, as in a checkpoint."""
-    return jax.eval_shape(lambda: agent_of(json.loads(description), online))
+def spec_of(env_name):
+    """The spec of a task's transitions, from its suite's description."""
+    task = find_task(env_name)
+    found = task.suite.interface(task, **check_options(task))
+    return make_spec(*(sum(x.size for x in parts) for parts in (found.observation, found.action)))
 
 
 @pytest.mark.parametrize('env_name', dict.fromkeys(CUBES + ROBOMIMIC + OFFLINE))
@@ -223,56 +201,42 @@ def test_every_method_is_a_run_that_can_start_on_every_task(env_name, tmp_path):
         config = parse(['main.py', f'--method={method}', f'--env_name={env_name}'])
         assert config == run_config(method, env_name)
         dataclasses.replace(config, save_dir=str(tmp_path)).check()
-        description = json.dumps(describe(config, make_spec(*sizes_of(env_name))))
-        agent = shapes_of(description, bool(config.online_steps))
-        assert agent.spec.chunk_dim == config.horizon_length * sizes_of(env_name)[1]
 
 
-@pytest.fixture(scope='module')
-def play(collected):
-    """Returns, of a task: its environment, a first observation, and a few episodes of data."""
-    return functools.partial(played_once, collected)
-
-
-@functools.cache
-def played_once(collected, env_name):
-    task = find_task(env_name)
-    options = directory_of_data(env_name, collected(task.dataset))
-    data = Rows.from_dataset(make_dataset(task, **options).load(0))
-    env = ActionChunks(make_env(task, **options), 5)
-    observation = env.begin(0)  # once, as robosuite takes a while; the methods play on
-    return env, observation, data
-
-
-def learn_and_act(agent, batch, observation):
-    """What three updates log, and a chunk."""
-    agent, infos = jax.lax.scan(lambda agent, _: agent.update(batch), agent, length=3)
-    return infos, agent.exploration_policy().sample_actions(observation, agent.rng)
-
-
-sample = jax.jit(Replay.sample, static_argnums=(3, 4))
-
-
-@pytest.mark.parametrize(
-    ('env_name', 'method'), [*((PLAYED[0], method) for method in METHODS), (PLAYED[1], 'DFP')]
-)
-def test_every_method_learns_from_data_and_plays_a_chunk(play, env_name, method):
-    env, observation, data = play(env_name)
-    settings = run_config(method, env_name).agent
+@pytest.mark.parametrize('method', METHODS)
+def test_every_method_has_an_update_and_an_action(method):
+    """Traced alone; tests/test_golden_updates.py and others have their numbers."""
+    settings = run_config(method, CUBES[0]).agent
     few = {name: min(settings[name], 3) for name in ('flow_steps', 'num_qs') if name in settings}
-    config = run_config(method, env_name, TINY | few)
-    agent = agent_of(describe(config, make_spec(*sizes_of(env_name))), bool(config.online_steps))
+    config, spec = run_config(method, CUBES[0], TINY | few), spec_of(CUBES[0])
+    rows = Rows.from_dataset(spec.zeros(2) | {'terminals': np.array([False, True])})
+
+    def run(rng):
+        agent = make_agent(describe(config, spec), seed=0)
+        agent = agent.begin_online() if config.online_steps else agent
+        batch = agent.sample_batch(Replay.create(rows, 50), rows, rng)
+        agent, _ = agent.update(batch)
+        return agent.exploration_policy().sample_actions(batch['observations'], agent.rng)
+
+    chunks = jax.eval_shape(run, jax.random.PRNGKey(0))
+    assert chunks.shape == (4, config.horizon_length, 5)
+
+
+def test_dfp_learns_from_data_and_plays_a_chunk(collected):
+    task = find_task(CUBES[0])
+    data = Rows.from_dataset(
+        make_dataset(task, ogbench_dataset_dir=str(collected(task.dataset))).load(0)
+    )
+    env = ActionChunks(make_env(task), 5)
+    config = run_config('DFP', CUBES[0], TINY)
+    agent = make_agent(describe(config, spec_of(CUBES[0])), seed=0).begin_online()
     replay = Replay.create(data, data.num_starts + 100)
-    rng, size = jax.random.PRNGKey(0), TINY['batch_size']
-    batch = sample(replay, data, rng, size, config.horizon_length, config.discount)
-    lowered = jax.jit(learn_and_act).lower(agent, batch, observation)
-    # It runs once, so there is no need to compile it well.
-    compiled = lowered.compile({'xla_backend_optimization_level': 0})
-    infos, chunk = compiled(agent, batch, observation)
-    assert all(np.isfinite(values).all() for values in infos.values())
+    agent, info = agent.update(compiled(agent, 'sample_batch', replay, data, agent.rng))
+    assert all(np.isfinite(value) for value in info.values())
+    chunk = agent.exploration_policy().sample_actions(env.begin(0), agent.rng)
     transitions, *_ = env.play(np.asarray(chunk))
     assert transitions['length'] == config.horizon_length
-    np.testing.assert_array_equal(transitions['actions'][: len(chunk)], chunk)
+    np.testing.assert_array_equal(transitions['actions'], chunk)
     assert np.isfinite(transitions['next_observation']).all()
 
 

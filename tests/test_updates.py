@@ -98,8 +98,7 @@ def make_walks(data, num_seeds):
     return agents, replays, data, zero_totals(agents, replays, data)
 
 
-@pytest.mark.parametrize('num_seeds', [1, 3])
-@pytest.mark.parametrize('each', [False, True], ids=['all alike', 'each its own number'])
+@pytest.mark.parametrize(('num_seeds', 'each'), [(1, False), (3, True)])
 def test_updates_in_groups_are_the_updates_one_by_one(data, num_seeds, each):
     ones = []
     for group in (1, 4):
@@ -138,18 +137,6 @@ def test_seeds_train_side_by_side_as_they_would_alone_and_as_often_as_each_is_du
             np.testing.assert_allclose(
                 value, by_itself.averages[name], rtol=1e-3, atol=1e-5, err_msg=name
             )
-
-
-def test_a_seed_is_the_same_after_hundreds_of_updates_beside_others(data):
-    agents, replays, _, totals = make_stacked(data, num_seeds=3)
-    agents, _ = update_many(agents, replays, data, 300, totals)
-    _, replays, _, totals = make_stacked(data)
-    alone, _ = update_many(stack([make(2)]), replays, data, 300, totals)
-    together, alone = (
-        np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree.params)])
-        for tree in (unstack(agents, 2), unstack(alone, 0))
-    )
-    assert np.linalg.norm(together - alone) < 1e-5 * np.linalg.norm(alone)
 
 
 # ---- totals -------------------------------------------------------------------------------------
