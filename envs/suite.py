@@ -108,11 +108,14 @@ class Interface:
         observation: its components, in order.
         action: its components, in order; units are those of ±1.
         control_rate: actions per second (Hz).
+        action_range: the environment's own lowest and highest action, if all components have the
+            same; None: an environment knows.
     """
 
     observation: tuple[Component, ...] = ()
     action: tuple[Component, ...] = ()
     control_rate: float | None = None
+    action_range: tuple[float, float] | None = None
 
 
 class ScriptedPolicy(Protocol):

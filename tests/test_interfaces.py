@@ -26,6 +26,7 @@ def test_the_parts_of_a_scene_add_up(scene):
     assert size(interface.observation) == env.observation_space.shape[0]
     assert size(interface.action) == env.action_space.shape[0]
     assert interface.control_rate == 1 / env.unwrapped.control_timestep()
+    assert interface.action_range == (env.action_space.low.max(), env.action_space.high.min())
 
 
 @pytest.mark.parametrize('task', SIMULATED)

@@ -12,6 +12,7 @@ from experiments.progress import counts, progress_of
 from experiments.schedulers import RayCluster, Slot, ThisMachine, run_all
 
 ray = pytest.importorskip('ray', reason='experiments/requirements-ray.txt is not installed')
+pytestmark = pytest.mark.slow  # starts a cluster
 
 
 def test_every_run_is_complete_once_though_a_node_is_lost(tmp_path):

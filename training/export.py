@@ -226,9 +226,13 @@ def _describe(
     suite = config.task.suite
     options = envs.check_options(suite, config.env_options)
     interface = suite.interface(config.task, **options)
-    env = suite.make_env(config.task, render=False, **options)
-    space: Any = env.action_space
-    env.close()
+    if interface.action_range:
+        low, high = ([bound] * agent.spec.chunk[1] for bound in interface.action_range)
+    else:
+        env = suite.make_env(config.task, render=False, **options)
+        space: Any = env.action_space
+        low, high = space.low.tolist(), space.high.tolist()
+        env.close()
     lasting = {option.name for option in suite.options if option.decides_result}
     run, now = read_json(path.parent.parent / 'flags.json'), versions()
     return {
@@ -242,8 +246,8 @@ def _describe(
         'action': {
             'size': agent.spec.chunk[1],
             # The environment's own actions for −1 and 1 of a chunk.
-            'low': space.low.tolist(),
-            'high': space.high.tolist(),
+            'low': low,
+            'high': high,
             'parts': [part._asdict() for part in interface.action],
         },
         'control_rate': interface.control_rate,

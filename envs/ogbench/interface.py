@@ -48,7 +48,7 @@ def describe(scene: str) -> Interface:
     else:  # a puzzle, such as 3x3
         cubes, buttons, slides = 0, int(size[0]) * int(size[2]), ()
     observation = (*ARM, *_each('cube', cubes, CUBE), *_each('button', buttons, BUTTON), *slides)
-    return Interface(observation, ACTION, CONTROL_RATE)
+    return Interface(observation, ACTION, CONTROL_RATE, (-1.0, 1.0))
 
 
 def _each(thing: str, number: int, parts: tuple[Component, ...]) -> list[Component]:

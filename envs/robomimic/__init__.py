@@ -83,7 +83,8 @@ class Robomimic(Suite):
         directory = self._directory(robomimic_dataset_dir)
         settings = data.find_env_args(task.details, directory)['env_kwargs']
         parts = (Component(name, size, UNITS[name]) for name, size in task.details.widths.items())
-        return Interface(tuple(parts), ACTION, float(settings.get('control_freq', 20)))
+        rate = float(settings.get('control_freq', 20))
+        return Interface(tuple(parts), ACTION, rate, (-1.0, 1.0))
 
     def parse_dataset(self, name: str) -> Any | None:
         details = parse(name)
