@@ -168,7 +168,8 @@ def test_every_network_has_an_encoder_that_learns_and_slow_copies_have_theirs():
     agent = pixel_agent().begin_online()
     assert {'actor_encoder', 'critic_encoder'} <= set(agent.params) == set(agent.slow)
     data = Rows.from_dataset(pixel_rows())
-    batch = agent.sample_batch(Replay.create(data, 50), data, jax.random.PRNGKey(0))
+    replay, rng = Replay.create(data, 50), jax.random.PRNGKey(0)
+    batch = compiled(agent, 'sample_batch', replay, data, rng)
     assert batch['observations']['image'].shape == (8, 8, 8, 2)
 
     new, info = agent.update(batch)
