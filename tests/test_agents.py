@@ -300,7 +300,6 @@ def test_a_batch_with_a_wrong_or_missing_array_is_refused_by_name(name, shape):
         ('dfp', {'num_particles': 0}),
         ('dfp', {'num_samples': 0}),
         ('dfp', {'eval_num_samples': -1}),
-        ('dfp', {'critic_hidden_dims': (1.5,)}),
         ('dfp', {'q_agg': 'median'}),
         ('dfp', {'ema_rate': 0.0}),
         ('dfp', {'tau': 2.0}),
