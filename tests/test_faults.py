@@ -30,7 +30,7 @@ def change_data(config, **changes):
 def test_a_failed_start_leaves_nothing(tmp_path):
     config = make_config(tmp_path)
     change_data(config, terminals=lambda x: ~x & False)
-    with pytest.raises(UserError, match='terminals is True nowhere'):
+    with pytest.raises(UserError, match='terminals is True in 0 of'):
         start(config)
     assert not (tmp_path / 'exp').exists()
 
