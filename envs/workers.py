@@ -81,6 +81,9 @@ class Worker:
                 self.process.start()
                 # Here, as a signal held back until now may raise next.
                 self.end = weakref.finalize(self, _end, self.process, self.pipe)
+        except AssertionError as error:  # daemonic processes are not allowed to have children
+            fix = 'processes of multiprocessing.Pool may start none; use ProcessPoolExecutor'
+            raise SimulatorError(f'{name} could not be started: {fix}') from error
         except (EOFError, OSError) as error:
             raise SimulatorError(f'{name} could not be started ({error!r})') from error
 

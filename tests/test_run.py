@@ -207,6 +207,21 @@ def test_a_run_that_begins_anew_says_of_which_data(tmp_path):
     assert len(json.loads(path.read_text())['data']['fingerprint']) == 16
 
 
+def test_an_error_in_a_callback_is_in_the_status_and_costs_nothing(finished, tmp_path):
+    config = with_path(finished[0], tmp_path)
+
+    def fail(table, phase, step, rows):
+        if (table, phase, step) == ('eval', 'online', 25):
+            raise ZeroDivisionError('by design')
+
+    with pytest.raises(ZeroDivisionError):
+        start(config, fail)
+    status = read_status(config.directory)
+    assert (status['status'], status['error']) == ('failed', 'ZeroDivisionError: by design')
+    assert list(config.directory.glob('checkpoints/online-*25.npz'))  # saved before it was raised
+    assert_equal_outcomes(finished[1].directory, start(config).directory)
+
+
 def test_a_robot_that_tells_no_success_is_trained_and_scored_by_its_return(tmp_path, caplog):
     """Its episodes cannot be replayed, so a resumed run truncates the open one."""
     config = make_config(tmp_path, suite='odd_suites:restless')

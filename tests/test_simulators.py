@@ -1,5 +1,6 @@
 """Environments in processes: what they import, what they obey, how they end."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from near_simulators import NearSimulators
 from envs import find_task, make_simulators
 from envs.episodes import ActionChunks
 from envs.simulators import Start, _make_chunks
+from utils.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 CUBE = 'cube-single-play-singletask-task1-v0'
@@ -263,3 +265,15 @@ def test_processes_play_what_one_process_plays():
     assert their_success == our_success
     for key, value in ours.items():
         np.testing.assert_array_equal(theirs[key], value)
+
+
+def error_of_a_simulator(_):
+    with pytest.raises(UserError) as caught:
+        make_simulators(TOY, 1, HORIZON)
+    return str(caught.value)
+
+
+def test_a_process_that_may_start_no_others_is_told_what_may():
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        (said,) = pool.map(error_of_a_simulator, [0])
+    assert said.endswith('use ProcessPoolExecutor')
