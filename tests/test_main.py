@@ -12,7 +12,7 @@ from small_runs import read_table
 from envs import make_simulators
 from envs.collection import collect
 from envs.registry import find_collection
-from training import load_agent
+from training import RunConfig, load_agent, train
 from training.evaluation import evaluate
 from utils.seeds import stack
 
@@ -100,6 +100,21 @@ def test_the_same_command_again_says_that_the_run_is_complete(finished):
     result = run(*arguments)
     assert result.stdout.startswith(f'Complete already: {directory} is at online step 33 (--fresh')
     assert {path: path.read_bytes() for path in directory.glob('*.csv')} == before
+
+
+def test_two_seeds_from_python_are_what_each_is_alone(finished, tmp_path):
+    written = json.loads((finished[1] / 'flags.json').read_text())
+    settings = written['flags'] | {'agent': written['agent'], 'wandb_mode': 'disabled'}
+    settings |= {'save_dir': str(tmp_path), 'num_seeds': 2, 'eval_envs': 4}
+    result = train(RunConfig.from_json(settings), show_progress=False)
+    for name in ('offline', 'online', 'eval'):
+        both = read_table(result.directory / f'{name}.csv', without=('seconds', 'phase'))
+        alone = read_table(finished[1] / f'{name}.csv', without=('seconds', 'phase'))
+        first, second = ([x for x in both if x['seed'] == seed] for seed in '01')
+        for row, expected in zip(first, alone, strict=True):
+            row, expected = ({k: float(v or 'nan') for k, v in x.items()} for x in (row, expected))
+            assert row == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
+        assert name == 'eval' or first[-1] | {'seed': '1'} != second[-1]
 
 
 def test_a_run_evaluates_to_its_score(finished):
