@@ -58,7 +58,8 @@ def make():
     chunks, play = envs.simulators._make_chunks(task, 5), envs.simulators.ActionChunks.play
     def told(chunk):
         import sys
-        print(sorted({'jax', 'matplotlib', 'mujoco'} & set(sys.modules)), flush=True)
+        found = sorted({'jax', 'matplotlib', 'mujoco'} & set(sys.modules))
+        print(f'{found}\\n', end='', flush=True)  # one write: both processes print
         return play(chunks, chunk)
     chunks.play = told
     return chunks
