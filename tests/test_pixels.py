@@ -33,6 +33,7 @@ def make_config(data, save_dir, **changes):
     return RunConfig(agent=agent, **settings | changes)
 
 
+@pytest.mark.slow
 def test_a_task_is_learnt_from_pixels_alone_and_its_policy_exported(data, tmp_path):
     result = train(make_config(data, tmp_path, online_steps=0), show_progress=False)
     assert result.scores[0]['success'] >= 0.7
