@@ -57,11 +57,11 @@ class RunConfig:
     save_dir: str = _how('exp', 'Runs are written to <save_dir>/<run_group>/….')
     run_group: str = _how('debug', 'Runs that belong together.')
     restore_path: str | None = _setting(None, 'Run or checkpoint whose agent this run starts from.')
-    accept_code: bool = _how(False, 'Accept that the code of a run has changed since it began.')
+    accept_code: bool = _how(False, 'Continue or accept a run made with other code.')
     save_minutes: float = _how(10.0, 'Minutes between checkpoints; 0: off.', 0)
     save_interval: int = _how(0, 'Steps between checkpoints; 0: off.', 0)
     keep_checkpoints: int = _how(2, 'Number of newest checkpoints to keep.', 1)
-    compilation_cache_dir: str | None = _how('~/.cache/dfp/jax', 'For programs; empty: none.')
+    compilation_cache_dir: str | None = _how('~/.cache/dfp/jax', 'Cache of programs; empty: none.')
     wandb_mode: str = _how('disabled', 'W&B logging.', choices=('disabled', 'offline', 'online'))
     wandb_project: str = _how('dfp', 'W&B project of the run.')
     wandb_entity: str | None = _how(None, 'W&B user or team; default: yours.')
@@ -76,21 +76,25 @@ class RunConfig:
     utd_ratio: int = _setting(1, 'Updates per environment step, online.', 1)
     start_training: int = _setting(5_000, 'Online step at which updates resume.', 0)
     overlap: bool = _setting(True, 'Online, update while the environments step.')
-    buffer_size: int = _setting(2_000_000, 'Transitions, with offline ones.', 1, most=MAX_STEPS)
-    offline_batch_ratio: float | None = _setting(None, 'Offline part of a batch.', 0, most=1)
+    buffer_size: int = _setting(
+        2_000_000, 'Transitions to keep, offline ones too.', 1, most=MAX_STEPS
+    )
+    offline_batch_ratio: float | None = _setting(None, 'Fraction of offline data.', 0, most=1)
 
-    eval_interval: int = _setting(100_000, 'Steps between evaluations; 0: at the ends.', 0)
+    eval_interval: int = _setting(100_000, 'Steps between evaluations; 0: phase ends only.', 0)
     eval_episodes: int = _setting(50, 'Episodes per evaluation; the paper: 100. 0: none.', 0)
     eval_envs: int = _how(10, 'Parallel evaluation environments, for all seeds together.', 1)
     worker_timeout: float = _how(120.0, 'Seconds to wait for a simulator.', 1, most=86_400)
     video_episodes: int = _how(0, 'Episodes of each seed to film at each evaluation.', 0)
     video_frame_skip: int = _how(3, 'Environment steps per frame of a video.', 1)
-    log_interval: int = _setting(5_000, 'Steps between rows of tables; 0: at the ends.', 0)
+    log_interval: int = _setting(5_000, 'Steps between table rows; 0: phase ends only.', 0)
 
     dataset_source: str = _setting('auto', 'auto: existing files, else download.', choices=SOURCES)
-    dataset_proportion: float = _setting(1.0, 'First part of each data file to use.', most=1)
+    dataset_proportion: float = _setting(1.0, 'Fraction of each data file to use.', most=1)
     dataset_replace_interval: int = _setting(1_000, 'Updates per file of the data set.', 1)
-    collect_episodes: int | None = _setting(None, 'Default: as many as the public data.', 1)
+    collect_episodes: int | None = _setting(
+        None, 'With collect; default: as in the public data.', 1
+    )
 
     def __post_init__(self):
         file, settings = self.agent_file, self.agent
