@@ -114,7 +114,8 @@ def test_a_newer_run_takes_the_place_of_an_older_one_whole(tmp_path):
 
 
 def test_the_results_that_are_kept_can_be_read_and_gathered(tmp_path):
-    assert len(runs.read(RESULTS.glob('*/*/eval.csv'), pytest.fail)['run'].unique()) == 14
+    tables = list(RESULTS.glob('*/*/eval.csv'))
+    assert tables and runs.read(tables, pytest.fail)['run'].nunique() == len(tables)
     table = runs.read_results(RESULTS / 'fields.csv', pytest.fail)
     assert table['value'].count() == 2056
     text = (RESULTS / 'small.csv').read_text()
