@@ -207,6 +207,7 @@ def test_what_cannot_be_downloaded_says_what_to_run_and_leaves_nothing(tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_collection_is_used_only_for_what_it_is(tmp_path):
     dataset = make_dataset(TASK, tmp_path, 'collect', num_episodes=1, seed=3, num_workers=1)
     assert dataset.provenance['source'] == 'collected'

@@ -30,7 +30,7 @@ def ended(tmp_path_factory):
 def test_a_run_in_pieces_is_the_whole_run_also_where_its_replay_wraps(tmp_path):
     """Room for some 30 rows online, which 10 steps do not fill and 60 overwrite."""
     toy_suite.write_dataset(tmp_path / 'data', 10)
-    settings = {'num_seeds': 2, 'buffer_size': 3, 'save_minutes': 0}
+    settings = {'buffer_size': 3, 'save_minutes': 0}
     lines = []
     for offline, online in ((12, 0), (20, 0), (20, 10), (20, 60)):
         changes = {'offline_steps': offline, 'online_steps': online}

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_agents import compiled, make_spec
+from small_agents import make_spec
 
 from agents import make_agent
-from envs import check_options, find_task, make_dataset, make_env
-from envs.episodes import ActionChunks
+from envs import check_options, find_task
 from experiments.methods import METHODS, run_config
 from experiments.run_flags import parse
 from training.run import describe
@@ -220,24 +219,6 @@ def test_every_method_has_an_update_and_an_action(method):
 
     chunks = jax.eval_shape(run, jax.random.PRNGKey(0))
     assert chunks.shape == (4, config.horizon_length, 5)
-
-
-def test_dfp_learns_from_data_and_plays_a_chunk(collected):
-    task = find_task(CUBES[0])
-    data = Rows.from_dataset(
-        make_dataset(task, ogbench_dataset_dir=str(collected(task.dataset))).load(0)
-    )
-    env = ActionChunks(make_env(task), 5)
-    config = run_config('DFP', CUBES[0], TINY)
-    agent = make_agent(describe(config, spec_of(CUBES[0])), seed=0).begin_online()
-    replay = Replay.create(data, data.num_starts + 100)
-    agent, info = agent.update(compiled(agent, 'sample_batch', replay, data, agent.rng))
-    assert all(np.isfinite(value) for value in info.values())
-    chunk = agent.exploration_policy().sample_actions(env.begin(0), agent.rng)
-    transitions, *_ = env.play(np.asarray(chunk))
-    assert transitions['length'] == config.horizon_length
-    np.testing.assert_array_equal(transitions['actions'], chunk)
-    assert np.isfinite(transitions['next_observation']).all()
 
 
 # ---- the commands in docs/reproducing.md --------------------------------------------------------

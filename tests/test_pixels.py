@@ -46,6 +46,7 @@ def test_a_task_is_learnt_from_pixels_alone_and_its_policy_exported(data, tmp_pa
     assert chunk.shape == (3, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_run_with_images_stores_each_state_once_as_bytes_and_resumes_bit_by_bit(data, tmp_path):
     short = {'offline_steps': 4, 'log_interval': 5, 'save_interval': 4, 'eval_episodes': 2}
     whole = train(make_config(data, tmp_path / 'a', **short), show_progress=False)

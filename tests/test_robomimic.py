@@ -136,6 +136,11 @@ def test_a_scene_is_kept_where_that_changes_nothing():
     np.testing.assert_array_equal(rollout(quick, 3, count=5), rollout(slow, 3, count=5))
 
 
+every_task = pytest.mark.parametrize(
+    'task', ['lift', 'can', pytest.param('square', marks=pytest.mark.slow)]
+)
+
+
 @pytest.fixture(scope='module')
 def demonstrator():
     made = {}
@@ -146,7 +151,7 @@ def demonstrator():
     return get
 
 
-@pytest.mark.parametrize('task', LIMITS)
+@every_task
 def test_scripts_solve_their_tasks(task, demonstrator):
     episode = demonstrator(task).play((1, 0))
     rewards = episode['rewards']
@@ -155,7 +160,7 @@ def test_scripts_solve_their_tasks(task, demonstrator):
     assert np.abs(episode['actions'][:-1]).max() <= 1
 
 
-@pytest.mark.parametrize('task', LIMITS)
+@every_task
 def test_actions_depend_on_what_is_observed_alone(task, demonstrator):
     """Given the observations of a demonstration, a script without simulator acts the same."""
     seed = (3, 1)
@@ -193,6 +198,7 @@ def read(path):
     return arrays
 
 
+@pytest.mark.slow
 def test_a_collection_depends_on_the_seed_alone(collection, demonstrator):
     """Not on the number of workers, nor on what was played before."""
     arrays = read(collection)
@@ -231,6 +237,7 @@ def test_a_collection_has_robomimics_format(collection):
         np.testing.assert_array_equal(demo['obs/object'][1:], demo['next_obs/object'][:-1])
 
 
+@pytest.mark.slow
 def test_a_collection_is_data_of_its_environment(collection):
     """What it says happened happens in the environment, too."""
     options = {'robomimic_dataset_dir': str(collection.parent)}

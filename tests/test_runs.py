@@ -115,7 +115,8 @@ def test_a_newer_run_takes_the_place_of_an_older_one_whole(tmp_path):
 
 def test_the_results_that_are_kept_can_be_read_and_gathered(tmp_path):
     tables = list(RESULTS.glob('*/*/eval.csv'))
-    assert tables and runs.read(tables, pytest.fail)['run'].nunique() == len(tables)
+    assert tables
+    assert runs.read(tables, pytest.fail)['run'].nunique() == len(tables)
     assert len(runs.read_results(RESULTS / 'fields.csv', pytest.fail))
     text = (RESULTS / 'small.csv').read_text()
     (tmp_path / 'small.csv').write_text(text)
