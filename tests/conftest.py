@@ -19,6 +19,10 @@ XLA_FLAGS = (
 )
 
 
+def pytest_addoption(parser):
+    parser.addoption('--kills', type=int, default=2, help='Random strikes of tests/test_kill.py.')
+
+
 MANY_MAPS = 25_000  # of the 65,530 that Linux allows; more end the process
 
 

@@ -1,4 +1,7 @@
-"""Runs that are killed or asked to stop still end with the same results."""
+"""Runs that are killed or asked to stop still end with the same results.
+
+`python -m pytest tests/test_kill.py --kills=32` strikes 32 times.
+"""
 
 import contextlib
 import os
@@ -8,6 +11,8 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+import pixel_suite
 import pytest
 import toy_suite
 from small_runs import assert_equal_outcomes
@@ -17,16 +22,25 @@ from training.logs import read_status
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[1]
 FLAGS = (
-    '--suite=toy_suite:suite', f'--env_name={toy_suite.ENV_NAME}', '--compilation_cache_dir=',
+    '--suite=toy_suite:suite', f'--env_name={toy_suite.ENV_NAME}', '--horizon_length=3',
     '--agent.actor_hidden_dims=(8,)', '--agent.critic_hidden_dims=(8,)', '--agent.batch_size=4',
-    '--horizon_length=3', '--buffer_size=4000', '--offline_steps=400', '--online_steps=300',
-    '--start_training=50', '--eval_interval=150', '--eval_episodes=20', '--eval_envs=1',
-    '--log_interval=50', '--save_interval=50',
+    '--buffer_size=4000', '--offline_steps=400', '--online_steps=300', '--start_training=50',
+    '--eval_interval=150', '--eval_episodes=20', '--eval_envs=1', '--log_interval=50',
+    '--save_interval=50', '--worker_timeout=5',
+)  # fmt: skip
+PIXELS = (
+    '--suite=pixel_suite:suite', f'--env_name={pixel_suite.ENV_NAME}', '--frame_stack=2',
+    '--p_aug=0.5', '--agent.encoder=impala_small', '--horizon_length=1', '--offline_steps=40',
+    '--online_steps=60', '--start_training=4', '--eval_interval=30', '--log_interval=10',
+    '--save_interval=10',
 )  # fmt: skip
 
 
-def start(directory):
-    arguments = [f'--toy_dataset_dir={directory}/data', f'--save_dir={directory}/exp']
+def start(directory, more=()):
+    arguments = [
+        f'--save_dir={directory}/exp', f'--compilation_cache_dir={directory.parent}/programs',
+        *(more or [f'--toy_dataset_dir={directory}/data']),
+    ]  # fmt: skip
     environment = os.environ | {'PYTHONPATH': str(ROOT / 'tests'), 'KILLED': str(directory)}
     return subprocess.Popen(
         [sys.executable, 'main.py', *FLAGS, *arguments], cwd=ROOT, env=environment,
@@ -38,16 +52,30 @@ def folder_of(directory):
     return next(directory.glob('exp/*/*/*/'), directory / 'none')
 
 
-def left_behind(directory):
-    """The processes that a run started and that are still there."""
-    found = []
+def processes_of(directory):
+    """The ids of the processes that a run started and that are still there, and their parents'."""
+    found = {}
     for path in pathlib.Path('/proc').glob('[0-9]*/environ'):
         with contextlib.suppress(OSError):
-            found += [path] if f'KILLED={directory}\0'.encode() in path.read_bytes() else []
+            if f'KILLED={directory}\0'.encode() in path.read_bytes():
+                stat = path.with_name('stat').read_text().rpartition(')')[2].split()
+                found[int(path.parent.name)] = int(stat[1])
     return found
 
 
-@pytest.mark.skipif(not pathlib.Path('/proc/self/environ').exists(), reason='looks into /proc')
+def wait_for_none(directory):
+    deadline = time.monotonic() + 10
+    while processes_of(directory):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+needs_proc = pytest.mark.skipif(
+    not pathlib.Path('/proc/self/environ').exists(), reason='looks into /proc'
+)
+
+
+@needs_proc
 def test_a_run_that_is_killed_and_stopped_ends_as_if_it_had_not_been(tmp_path):
     """It also leaves no process, and says how to continue."""
     with start(tmp_path / 'whole') as process:
@@ -67,10 +95,49 @@ def test_a_run_that_is_killed_and_stopped_ends_as_if_it_had_not_been(tmp_path):
         said = process.communicate(timeout=60)[1]
         assert process.returncode == status
         assert ('Continue with: ' in said) == (number == signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        while left_behind(tmp_path / 'struck'):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for_none(tmp_path / 'struck')
     with start(tmp_path / 'struck') as process:
         assert 'online: 100%' in process.stderr.read()
     assert_equal_outcomes(folder_of(tmp_path / 'whole'), folder_of(tmp_path / 'struck'))
+
+
+@needs_proc
+@pytest.mark.parametrize('has_images', [False, True])
+def test_a_run_struck_at_random_moments_ends_with_the_same_bits(tmp_path, has_images, pytestconfig):
+    """It is killed or asked to stop, or one of its simulators is killed or stands still."""
+    more = ()
+    if has_images:
+        pixel_suite.write_data(tmp_path / 'column.npz')
+        more = (*PIXELS, f'--pixel_data={tmp_path}/column.npz')
+    begun = time.monotonic()
+    with start(tmp_path / 'whole', more) as process:
+        assert 'online: 100%' in process.stderr.read()
+    lasts = time.monotonic() - begun
+    rng, strikes, folder = np.random.default_rng(0), [], tmp_path / 'struck'
+    while len(strikes) < pytestconfig.getoption('kills'):
+        process = start(folder, more)
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                said = process.communicate(timeout=rng.uniform(0, lasts))[1]
+                assert process.returncode == 0, said
+                break
+            running = processes_of(folder)
+            simulators = [x for x, parent in running.items() if running.get(parent) == process.pid]
+            if simulators and rng.random() < 0.3:  # at most one for each start
+                number = (signal.SIGKILL, signal.SIGSTOP)[rng.integers(2)]
+                strikes.append(f'simulator {number.name}')
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rng.choice(simulators), number)
+                continue
+            number = (signal.SIGKILL, signal.SIGTERM)[rng.integers(2)]
+            strikes.append(number.name)
+            process.send_signal(number)
+            process.communicate()
+            wait_for_none(folder)
+            process = start(folder, more)
+        print(strikes)
+        wait_for_none(folder)
+        assert_equal_outcomes(
+            folder_of(tmp_path / 'whole'), folder_of(folder), ('seconds', 'simulator_failures')
+        )
+        folder = tmp_path / f'struck{len(strikes)}'
