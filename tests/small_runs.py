@@ -1,11 +1,13 @@
 """Small runs in the toy suite: in this process, in a second or two."""
 
 import csv
+import os
+import signal
 
 import numpy as np
 import toy_suite
 
-from training import RunConfig, checkpoints
+from training import RunConfig, checkpoints, train
 
 AGENT = {'actor_hidden_dims': (8,), 'critic_hidden_dims': (8,), 'batch_size': 4}
 
@@ -30,6 +32,30 @@ def make_config(tmp_path, **changes) -> RunConfig:
         'log_interval': 10,
     }
     return RunConfig(agent=agent, **(settings | changes))
+
+
+def start(config, on_metrics=lambda *_: None, **options):
+    """Trains without showing progress."""
+    return train(config, on_metrics, show_progress=False, **options)
+
+
+def stop():
+    """Asks this process to stop, as a user or a cluster does."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class At:
+    """Does something after the rows of a step, the first time that they are written.
+
+    Args:
+        actions: without arguments, by (table, phase, step).
+    """
+
+    def __init__(self, actions):
+        self.actions = dict(actions)
+
+    def __call__(self, table, phase, step, rows):
+        self.actions.pop((table, phase, step), lambda: None)()
 
 
 def read_table(path, without=('seconds',)):

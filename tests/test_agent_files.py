@@ -1,19 +1,16 @@
 """Any file is an agent, and a run knows the code that it learns with."""
 
-import os
 import pathlib
 import re
 import shutil
-import signal
 
 import pytest
-from small_runs import make_config, read_table
+from small_runs import At, make_config, read_table, start, stop
 
 import agents
 from experiments.progress import progress_of
 from experiments.run_flags import parse
-from training import Interrupted, RunConfig, load_policy, train
-from training.code import fingerprint
+from training import Interrupted, RunConfig, load_policy
 from training.export import export_policy
 from utils.errors import UserError
 
@@ -35,14 +32,6 @@ class Variant(dfp.DFPAgent, kw_only=True):
 '''
 
 
-def with_agent(tmp_path, file):
-    return make_config(tmp_path, agent_file=str(file))
-
-
-def start(config, *arguments, **options):
-    return train(config, *arguments, show_progress=False, **options)
-
-
 def write(path, source=VARIANT):
     path.write_text(source)
     return path
@@ -53,7 +42,7 @@ def write(path, source=VARIANT):
 
 def test_the_class_in_a_file_is_trained_wherever_it_lies_and_called_by_that_file(tmp_path):
     file = write(tmp_path / 'variant.py')
-    config, usual = with_agent(tmp_path, file), make_config(tmp_path)
+    config, usual = make_config(tmp_path, agent_file=str(file)), make_config(tmp_path)
     assert config.agent == usual.agent  # its agent_name is dfp, too
     assert config.directory != usual.directory
     assert config.directory.name.startswith('variant-sd000-')
@@ -76,7 +65,8 @@ def test_its_code_is_part_of_the_identity_and_neither_words_nor_its_place_are(tm
     (tmp_path / 'elsewhere').mkdir()
     assert identity(write(tmp_path / 'elsewhere' / 'moved.py')) == first
     assert identity(write(file, VARIANT.replace('something', 'a bit'))) == first
-    assert identity(write(file, VARIANT.replace("'actor/mine'", '"actor/mine"') + '# end')) == first
+    same = VARIANT.replace("'actor/mine'", '"actor/mine"').replace('(self, *', '(\n        self, *')
+    assert identity(write(file, f'{same}# end')) == first
     assert identity(write(file, VARIANT.replace('7', '8'))) != first
     assert agents.find_class(str(file)) is agents.find_class(str(file))
 
@@ -133,15 +123,10 @@ def copied(tmp_path, monkeypatch):
     return edit
 
 
-def interrupt_once(table, phase, step, rows):
-    if (table, step) == ('offline', 10):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def test_an_interrupted_run_does_not_go_on_with_another_loss_unless_it_is_told_to(tmp_path, copied):
     config = make_config(tmp_path)
     with pytest.raises(Interrupted):
-        start(config, interrupt_once)
+        start(config, At({('offline', 'offline', 10): stop}))
     copied('agents/dfp.py', '"""Drifting Field Policy', '"""Drifting')
     copied('agents/fql.py', 'actor_loss', 'loss_of_actor')
     assert progress_of(config).status == 'interrupted'
@@ -173,13 +158,3 @@ def test_a_complete_run_is_not_taken_for_one_of_another_code(tmp_path, copied):
     assert start(config, fresh=True).directory == config.directory.with_name(
         f'{config.directory.name}-2'
     )
-
-
-def test_comments_docstrings_and_layout_are_not_code():
-    source = 'def f(x):\n    """Doubles."""\n    return 2 * x\n'
-    for same in (
-        'def f(x):\n    return 2 * x  # twice\n',
-        '"""A module."""\n\n\ndef f(\n    x,\n):\n    return (2 * x)\n',
-    ):
-        assert fingerprint(same) == fingerprint(source)
-    assert fingerprint(source.replace('2 * x', '2 + x')) != fingerprint(source)

@@ -7,15 +7,11 @@ import shutil
 import numpy as np
 import pytest
 import toy_suite
-from small_runs import make_config, read_table
+from small_runs import make_config, read_table, start
 
-from training import checkpoints, train
+from training import checkpoints
 from training.logs import RunFolder, read_status
 from utils.errors import UserError
-
-
-def start(config, on_metrics=lambda *_: None):
-    return train(config, on_metrics, show_progress=False)
 
 
 def change_data(config, **changes):

@@ -4,16 +4,11 @@ import json
 
 import pytest
 import toy_suite
-from small_runs import assert_equal_outcomes, make_config, outcome, read_table
+from small_runs import At, assert_equal_outcomes, make_config, outcome, read_table, start
 
 from experiments.progress import progress_of
-from training import train
 from training.logs import read_status
 from utils.errors import UserError
-
-
-def start(config, on_metrics=lambda *_: None, **options):
-    return train(config, on_metrics, show_progress=False, **options)
 
 
 @pytest.fixture(scope='module')
@@ -66,14 +61,10 @@ def test_where_a_longer_run_would_not_have_paused_a_line_says_what_that_costs(
         assert_equal_outcomes(longer.directory, whole.directory)
 
 
-def test_a_run_that_has_more_steps_than_are_asked_for_is_complete(ended):
+def test_a_run_that_has_more_steps_than_are_asked_for_is_complete_and_fewer_are_owed(ended):
     ask, result = ended
     again = start(ask(online_steps=20))
     assert (again.directory, again.was_complete) == (result.directory, 'online step 25')
-
-
-def test_a_plan_counts_what_each_run_still_owes(ended):
-    ask, _ = ended
     assert progress_of(ask()).status == progress_of(ask(online_steps=20)).status == 'done'
     longer = progress_of(ask(online_steps=60))
     assert (longer.status, longer.part) == ('interrupted', 45 / 80)
@@ -81,11 +72,8 @@ def test_a_plan_counts_what_each_run_still_owes(ended):
 
 
 def test_a_run_is_not_cut_to_fewer_steps_than_its_checkpoint_has(ended, tmp_path):
-    def fail(table, phase, step, rows):
-        if (table, phase, step) == ('eval', 'online', 25):
-            raise ZeroDivisionError('by design')
-
     ask, _ = ended
+    fail = At({('eval', 'online', 25): lambda: 1 / 0})
     with pytest.raises(ZeroDivisionError):
         start(ask(save_dir=str(tmp_path), online_steps=60, save_interval=1), fail)
     with pytest.raises(UserError, match=r'is at online step 2\d already, beyond --online_steps=21'):

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pixel_suite
 import pytest
-from small_runs import assert_equal_outcomes
+from small_runs import At, assert_equal_outcomes, start, stop
 
-from training import Interrupted, RunConfig, checkpoints, load_policy, train
+from training import Interrupted, RunConfig, checkpoints, load_policy
 from training.export import programs
 
 
@@ -35,7 +35,7 @@ def make_config(data, save_dir, **changes):
 
 @pytest.mark.slow
 def test_a_task_is_learnt_from_pixels_alone_and_its_policy_exported(data, tmp_path):
-    result = train(make_config(data, tmp_path, online_steps=0), show_progress=False)
+    result = start(make_config(data, tmp_path, online_steps=0))
     assert result.scores[0]['success'] >= 0.7
     program = programs(load_policy(result.directory))['policy']
     assert program.inputs['observation'] == ('b', 12, 12, 2)
@@ -49,17 +49,12 @@ def test_a_task_is_learnt_from_pixels_alone_and_its_policy_exported(data, tmp_pa
 @pytest.mark.slow
 def test_a_run_with_images_stores_each_state_once_as_bytes_and_resumes_bit_by_bit(data, tmp_path):
     short = {'offline_steps': 4, 'log_interval': 5, 'save_interval': 4, 'eval_episodes': 2}
-    whole = train(make_config(data, tmp_path / 'a', **short), show_progress=False)
+    whole = start(make_config(data, tmp_path / 'a', **short))
     _, arrays = checkpoints.load(checkpoints.find(whole.directory), 'replays')
     stored = arrays['replays/rows/fields/observations']
     assert (stored.dtype, stored.shape[2:]) == (np.uint8, (12, 12, 1))
     assert 'replays/rows/fields/next_observations' not in arrays
-
-    def interrupt(table, phase, step, rows):
-        if (table, step) == ('online', 10):
-            raise Interrupted('stopped by a test')
-
     again = make_config(data, tmp_path / 'b', **short)
     with pytest.raises(Interrupted):
-        train(again, interrupt, show_progress=False)
-    assert_equal_outcomes(train(again, show_progress=False).directory, whole.directory)
+        start(again, At({('online', 'online', 10): stop}))
+    assert_equal_outcomes(start(again).directory, whole.directory)
