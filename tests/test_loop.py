@@ -171,20 +171,17 @@ def test_the_acting_policy_is_one_chunk_old_and_updates_see_all_data_of_their_ti
 
 
 def test_without_overlap_all_updates_owed_are_made_before_the_next_chunk_is_chosen(monkeypatch):
-    run = Run(monkeypatch, [1000], overlap=False).finish()
+    run = Run(monkeypatch, [1000, 1000], log_interval=10, overlap=False).finish()
     assert run.seen_by_actions(0) == [5 * (i // 5) for i in range(25)]
-    assert run.evaluations[-1] == (23, [23])  # the last chunk is played to its end
+    assert run.evaluations[-1] == (23, [23, 23])  # the last chunk is played to its end
+    assert of_online(run, 'diagnosed at') == [10, 10, 20, 20, 23, 23]  # when a row is written
 
 
 def test_updates_begin_at_start_training_and_follow_the_ratio(monkeypatch):
-    run = Run(monkeypatch, [1000], start_training=8, utd_ratio=3).finish()
-    assert run.evaluations == [(0, [0]), (10, [9]), (20, [39]), (23, [48])]
-
-
-def test_before_start_training_there_are_no_losses(monkeypatch):
-    run = Run(monkeypatch, [1000], start_training=15, log_interval=10).finish()
-    rows = [row for table, _, _, (row,) in run.log.rows if table == 'online']
-    assert [row['count'] for row in rows] == [None, 2.5, 7.0]
+    settings = {'start_training': 13, 'utd_ratio': 3, 'log_interval': 10}
+    run = Run(monkeypatch, [1000], **settings).finish()
+    assert run.evaluations == [(0, [0]), (10, [0]), (20, [24]), (23, [33])]
+    assert of_online(run, 'count') == [None, 11.5, 28.0]  # means of the updates since
 
 
 def test_seeds_with_shorter_chunks_are_waited_for(monkeypatch):
@@ -231,14 +228,6 @@ def test_a_phase_without_steps_is_left_out(monkeypatch):
     assert {phase for _, phase, _, _ in Run(monkeypatch, [5]).finish().log.rows} == {'online'}
     run = Run(monkeypatch, [5], offline_steps=3, online_steps=0).finish()
     assert {phase for _, phase, _, _ in run.log.rows} == {'offline'}
-
-
-def test_without_evaluation_episodes_there_are_no_evaluations(monkeypatch):
-    run = Run(monkeypatch, [1000], eval_episodes=0, log_interval=10).finish()
-    assert run.evaluations == []
-    assert [(table, step) for table, _, step, _ in run.log.rows] == [
-        ('online', 10), ('online', 20), ('online', 23),
-    ]  # fmt: skip
 
 
 def of_online(run, name):
@@ -345,11 +334,3 @@ def test_values_beyond_what_rewards_allow_are_warned_of_once(monkeypatch, caplog
     (record,) = caplog.records
     message = 'critic/q_min of seed 0 is -201 at offline step 0, but with rewards up to 2 and '
     assert f'{message}--discount=0.9 no value is beyond 20' in record.getMessage()
-
-
-def test_a_row_has_the_diagnosis_of_each_seed_when_it_is_written(monkeypatch):
-    run = Run(monkeypatch, [1000, 1000], log_interval=10, overlap=False).finish()
-    rows = [(step, rows) for table, _, step, rows in run.log.rows if table == 'online']
-    assert [step for step, _ in rows] == [10, 20, 23]
-    for step, of_seeds in rows:
-        assert [row['diagnosed at'] for row in of_seeds] == [step, step]
