@@ -44,7 +44,7 @@ def make(seed=0):
     return dfp.DFPAgent.create(seed, make_spec(3, 2), config, 3, 0.99)
 
 
-def make_stacked(data, num_seeds=1):
+def make_stacked(data, num_seeds=1, make=make):
     agents = stack([make(seed) for seed in range(num_seeds)])
     replays = stack([Replay.create(data, 50)] * num_seeds)
     agents, replays = jax.device_put((agents, replays), jax.devices()[0])
@@ -91,18 +91,15 @@ class Walk(flax.struct.PyTreeNode):
         return self.replace(rng=rng, point=point), info
 
 
-def make_walks(data, num_seeds):
-    agents = stack([Walk(jax.random.PRNGKey(seed), jnp.zeros(2)) for seed in range(num_seeds)])
-    replays = stack([Replay.create(data, 50)] * num_seeds)
-    agents, replays = jax.device_put((agents, replays), jax.devices()[0])
-    return agents, replays, data, zero_totals(agents, replays, data)
+def make_walk(seed):
+    return Walk(jax.random.PRNGKey(seed), jnp.zeros(2))
 
 
 @pytest.mark.parametrize(('num_seeds', 'each'), [(1, False), (3, True)])
 def test_updates_in_groups_are_the_updates_one_by_one(data, num_seeds, each):
     ones = []
     for group in (1, 4):
-        agents, replays, _, totals = make_walks(data, num_seeds)
+        agents, replays, _, totals = make_stacked(data, num_seeds, make_walk)
         for number in (7, 0, 4, 9):
             numbers = np.array([number, 3, 12])[:num_seeds] if each else number
             agents, totals = update_many(agents, replays, data, numbers, totals, group)
@@ -112,28 +109,20 @@ def test_updates_in_groups_are_the_updates_one_by_one(data, num_seeds, each):
     assert counts == ([20, 12, 48] if each else [20] * 3)[:num_seeds]
 
 
-def test_no_updates_change_nothing(data):
-    agents, replays, _, totals = make_stacked(data)
-    agents, totals = update_many(agents, replays, data, 0, totals)
-    jax.tree.map(np.testing.assert_array_equal, unstack(agents, 0), make())
-    (summary,) = summaries(totals)
-    assert summary.updates == 0
-    assert set(summary.averages.values()) == {None}
-    assert summary.first_bad is None
-
-
 def test_seeds_train_side_by_side_as_they_would_alone_and_as_often_as_each_is_due(data):
     agents, replays, _, totals = make_stacked(data, num_seeds=3)
     agents, totals = update_many(agents, replays, data, np.array([2, 0, 3]), totals)
-    assert [summary.updates for summary in summaries(totals)] == [2, 0, 3]
-    for seed, num_updates in enumerate([2, 0, 3]):
+    first, idle, last = summaries(totals)
+    jax.tree.map(np.testing.assert_array_equal, unstack(agents, 1), make(1))
+    assert (idle.updates, {*idle.averages.values()}, idle.first_bad) == (0, {None}, None)
+    for seed, num_updates, together in ((0, 2, first), (2, 3, last)):
         _, *alone_inputs, alone_totals = make_stacked(data)
         alone = stack([make(seed)])
         alone, alone_totals = update_many(alone, *alone_inputs, num_updates, alone_totals)
         assert_close(unstack(agents, seed), unstack(alone, 0))
-        together, by_itself = summaries(totals)[seed], summaries(alone_totals)[0]
+        (by_itself,) = summaries(alone_totals)
         assert together.updates == by_itself.updates == num_updates
-        for name, value in together.averages.items() if num_updates else ():
+        for name, value in together.averages.items():
             np.testing.assert_allclose(
                 value, by_itself.averages[name], rtol=1e-3, atol=1e-5, err_msg=name
             )
@@ -180,7 +169,7 @@ def test_the_first_update_that_is_not_finite_is_known_with_its_scalars():
 
 def test_each_seed_knows_when_it_first_drew_a_reward_that_is_not_finite(data):
     data = data.replace(fields=data.fields | {'rewards': data.fields['rewards'].at[5].set(jnp.inf)})
-    agents, replays, _, totals = make_walks(data, num_seeds=2)
+    agents, replays, _, totals = make_stacked(data, 2, make_walk)
     _, totals = update_many(agents, replays, data, 12, totals)
     for seed, summary in enumerate(summaries(totals)):
         key, finite = jax.random.PRNGKey(seed), []
