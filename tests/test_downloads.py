@@ -107,9 +107,9 @@ def names(tmp_path):
     return sorted(path.name for path in (tmp_path / 'data').iterdir())
 
 
-def leave_a_part(tmp_path, content, name='x.npz.part'):
-    (tmp_path / 'data').mkdir(exist_ok=True)
-    (tmp_path / 'data' / name).write_bytes(content)
+def leave_a_part(tmp_path, content):
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'x.npz.part').write_bytes(content)
 
 
 def test_a_connection_that_breaks_is_made_again_where_it_was(tmp_path, server):

@@ -1,6 +1,5 @@
 """The picture of the field."""
 
-import pathlib
 from functools import partial
 
 import jax
@@ -8,8 +7,6 @@ import numpy as np
 
 from agents.drifting import mean_shift_field
 from figures import field
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 def test_the_two_parts_are_the_field():
@@ -29,7 +26,3 @@ def test_the_same_seed_draws_the_same_and_another_one_does_not(tmp_path):
         field.draw(path, seed)
         contents.append(path.read_bytes())
     assert contents[0] == contents[1] != contents[2]
-
-
-def test_the_readmes_picture_is_small():
-    assert (ROOT / 'docs' / 'field.png').stat().st_size < 300_000
