@@ -12,6 +12,7 @@ from small_agents import (
     HORIZON,
     LEARNS_FROM_CANDIDATES,
     METHODS,
+    Asked,
     FixedCritic,
     compiled,
     cut,
@@ -140,17 +141,6 @@ def test_one_proposal_is_plain_sampling_and_asks_no_critic():
     blind = agent.replace(params=agent.params | {'critic': None})
     actions = blind.sample_actions(observations, RNG)
     np.testing.assert_allclose(actions.reshape(16, -1), proposal, atol=1e-5)
-
-
-class Asked:
-    """A critic that values all chunks at 1, and notes the shapes of those it is asked about."""
-
-    def __init__(self):
-        self.shapes = []
-
-    def apply(self, params, observations, chunks):
-        self.shapes.append(chunks.shape)
-        return jnp.ones((2, *chunks.shape[:-1]))
 
 
 def test_evaluation_and_targets_may_choose_among_other_numbers_of_proposals_than_play():
@@ -293,7 +283,6 @@ def test_a_batch_with_a_wrong_or_missing_array_is_refused_by_name(name, shape):
 @pytest.mark.parametrize(
     ('method', 'changes'),
     [
-        ('dfp', {'top_k': 17}),
         ('dfp', {'temperatures': ()}),
         ('dfp', {'temperatures': ('a',)}),
         ('dfp', {'temperatures': (0.1, -1.0)}),
@@ -323,14 +312,6 @@ def test_settings_that_cannot_work_are_named(method, changes):
 def test_a_policy_with_nothing_to_learn_from_online_is_refused(changes):
     with pytest.raises(ValueError, match='leaves nothing to learn online'):
         make('mvp', data_weight=0, **changes)
-
-
-def test_an_unknown_agent_is_named_with_those_there_are():
-    description = {'agent': {'agent_name': 'sac'}}
-    with pytest.raises(
-        ValueError, match=r'--agent=sac: no such file; .* agents/bfn.py, agents/dfp.py'
-    ):
-        make_agent(description, seed=0)
 
 
 def test_settings_that_an_older_description_lacks_are_the_defaults():

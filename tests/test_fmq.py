@@ -131,13 +131,6 @@ def test_online_the_policy_goes_one_step_from_the_kept_map_and_no_farther():
     assert equal(agent.slow['actor'], kept)
 
 
-def test_the_map_that_is_kept_is_that_of_the_switch():
-    agent = make('fmq')
-    moved = jax.tree.map(lambda x: x + 1, agent.params['actor'])
-    agent = agent.replace(params=agent.params | {'actor': moved}).begin_online()
-    assert equal(agent.slow['actor'], moved)
-
-
 def test_targets_are_of_the_mean_offline_and_of_the_minimum_online_and_the_minimum_ranks():
     agent = with_critic(make('fmq'), LinearCritics())
     values = jnp.asarray([[1.0, 2.0], [3.0, 0.0]])
