@@ -1,6 +1,5 @@
 """Drifting fields: the papers' own, the normalised one, and what training with it does."""
 
-import pathlib
 from functools import partial
 
 import flax.linen as nn
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax.traverse_util import unflatten_dict
+from golden import golden
 
 from agents.drifting import (
     drifting_field,
@@ -24,10 +23,6 @@ from agents.drifting import (
 )
 from utils.networks import MLP
 
-DATA = pathlib.Path(__file__).parent / 'data'
-GOLDEN = np.load(DATA / 'drift_golden.npz')
-# Policies, batches, draws and what they gave in DriftQL's public code (DT6A/driftql, 2da54d1).
-DRIFTQL = np.load(DATA / 'driftql_golden.npz')
 KERNELS = {
     'gaussian': partial(gaussian, bandwidth=0.7),
     'laplace': partial(laplace, bandwidth=0.7),
@@ -172,12 +167,12 @@ def test_mean_shifts_are_the_field_of_each_particle_apart_from_itself(kernel, ro
     [('driftql', 'laplace', 0.5), ('driftql_noise_dim', 'gaussian', 0.2)],
 )
 def test_mean_shifts_agree_with_driftql(case, kernel, bandwidth):
-    golden = {k.removeprefix(f'{case}/'): DRIFTQL[k] for k in DRIFTQL if k.startswith(f'{case}/')}
-    names = {tuple(k.split('/')[2:]): k for k in golden if k.startswith('params/actor/')}
-    params = unflatten_dict({path: golden[k] for path, k in names.items()})
-    observations, noise = golden['batch/observations'][:, None], golden['draws/particles']
-    particles = jnp.clip(MLP((32, 32), 3).apply({'params': params}, observations, noise), -1, 1)
-    positives = golden['batch/actions'][:, None]
+    """Its public code (DT6A/driftql, 2da54d1)."""
+    there = golden('driftql', case)
+    params, batch, noise = (there[k] for k in ('params', 'batch', 'draws'))
+    observations, positives = batch['observations'][:, None], batch['actions'][:, None]
+    policy = partial(MLP((32, 32), 3).apply, {'params': params['actor']})
+    particles = jnp.clip(policy(observations, noise['particles']), -1, 1)
     field, _ = jitted_mean_shift_field(
         particles, positives, bandwidths=(bandwidth,), kernel=kernel, root_d_units=True
     )
@@ -188,7 +183,7 @@ def test_mean_shifts_agree_with_driftql(case, kernel, bandwidth):
         'drift_attract_norm': length(attraction),
         'drift_repel_norm': length(attraction - field),
     }.items():
-        np.testing.assert_allclose(value, golden[f'info/actor/{name}'], rtol=1e-5)
+        np.testing.assert_allclose(value, there['info']['actor'][name], rtol=1e-5)
 
 
 def test_nothing_repels_a_particle_alone_and_nothing_attracts_it_to_weights_of_zero():
@@ -214,16 +209,16 @@ def test_mean_shifts_take_particles_to_places_within_the_bounds_of_actions():
 
 @pytest.mark.parametrize('case', ['offline', 'topk', 'multi_temperature', 'negatives'])
 def test_agrees_with_golden_vectors(case):
-    golden = {key.split('/')[1]: GOLDEN[key] for key in GOLDEN if key.startswith(case + '/')}
+    there = golden('drift', case)
     names = ('generated', 'positives', 'negatives', 'weight_positives', 'weight_negatives')
     (_, (loss, info)), grads = loss_and_grads(
-        {name: golden[name] for name in names if name in golden},
-        temperatures=tuple(golden['temperatures'].tolist()),
+        {name: there[name] for name in names if name in there},
+        temperatures=tuple(there['temperatures'].tolist()),
     )
-    assert relative_error(loss, golden['loss']) < 1e-4
-    assert relative_error(grads['generated'], golden['grad']) < 1e-4
-    assert relative_error(info['scale'], golden['scale']) < 1e-4
-    assert relative_error(info['force'], golden['raw']) < 1e-4
+    assert relative_error(loss, there['loss']) < 1e-4
+    assert relative_error(grads['generated'], there['grad']) < 1e-4
+    assert relative_error(info['scale'], there['scale']) < 1e-4
+    assert relative_error(info['force'], there['raw']) < 1e-4
 
 
 def slow_reference(generated, positives, negatives, weight_positives, weight_negatives, mask,

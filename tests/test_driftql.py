@@ -4,16 +4,13 @@
 draw of the G particles is `draws/particles`, of one sample per state `draws/one`.
 """
 
-import pathlib
-
 import jax
 import numpy as np
 import optax
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+from golden import assert_close, golden, hand_out
 from small_agents import compiled, cut, make, make_batch
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / 'data' / 'driftql_golden.npz')
 CASES = {
     'driftql': {'kernel': 'laplace', 'bandwidth': 0.5, 'alpha': 10.0, 'num_particles': 8},
     'driftql_noise_dim': {'num_particles': 4, 'noise_dim': 8},  # as on cube-double
@@ -26,26 +23,14 @@ LOSSES = {
 }
 
 
-def golden(case):
-    flat = {k.split('/', 1)[1]: GOLDEN[k] for k in GOLDEN if k.startswith(f'{case}/')}
-    return unflatten_dict(flat, sep='/')
-
-
-def close(found, expected):
-    found, expected = flatten_dict({'': found}), flatten_dict({'': expected})
-    for path, value in expected.items():
-        assert np.linalg.norm(found[path] - value) < 1e-3 * np.linalg.norm(value), path
-
-
 @pytest.mark.parametrize('case', CASES)
 def test_an_update_is_that_of_the_public_code(case, monkeypatch):
-    there = golden(case)
+    there = golden('driftql', case)
     agent = make('driftql', horizon=1, observation_dim=11, action_dim=3, **SIZES, **CASES[case])
     params = {name: {'params': tree} for name, tree in there['params'].items()}
     slow = {'critic': params.pop('target_critic')}
     agent = agent.replace(params=params, slow=slow, discount=0.99)
-    draws = {x.size: x for x in there['draws'].values()}
-    monkeypatch.setattr(jax.random, 'normal', lambda _, shape: draws[np.prod(shape)].reshape(shape))
+    monkeypatch.setattr(jax.random, 'normal', hand_out(there['draws'].values()))
     size = len(there['batch']['masks'])
     batch = there['batch'] | {'valid': np.ones((size, 1), np.float32)}
     batch['actions'] = batch['actions'][:, None]
@@ -56,19 +41,19 @@ def test_an_update_is_that_of_the_public_code(case, monkeypatch):
         return *update(agent, batch), act(agent, batch['observations'], agent.rng)
 
     after, info, chosen = run(agent, batch)
-    close(chosen[:, 0], there['chosen'])
+    assert_close(chosen[:, 0], there['chosen'])
     losses = there['info']['actor'] | there['info']['critic']
-    close({ours: info[ours] for ours in LOSSES.values()},
+    assert_close({ours: info[ours] for ours in LOSSES.values()},
           {ours: losses[theirs] for theirs, ours in LOSSES.items()})  # fmt: skip
     first_moment = optax.tree_utils.tree_get(after.opt_state, 'mu')
     for name, grads in there['grads'].items():
-        close(jax.tree.map(lambda x: x / 0.1, first_moment[name]['params']), grads)
+        assert_close(jax.tree.map(lambda x: x / 0.1, first_moment[name]['params']), grads)
     tau = agent.config.tau
     follows_before = jax.tree.map(  # theirs follows the critic of before the step
         lambda slow, new, old: slow - tau * (new - old),
         *(x['critic']['params'] for x in (after.slow, after.params, params)),
     )
-    close(follows_before, there['after']['target_critic'])
+    assert_close(follows_before, there['after']['target_critic'])
 
 
 def test_a_state_whose_chunk_is_cut_short_still_climbs_q():

@@ -6,18 +6,15 @@ networks), chosen, adjoint and info come out. Every normal draw of one chunk per
 `draws/chunk`, that of the edit `draws/edit` (in column order), the flow's times `draws/time`.
 """
 
-import pathlib
-
 import jax
 import numpy as np
 import optax
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+from golden import assert_close, golden, hand_out
 from small_agents import compiled, make, make_batch, with_critic
 
 from utils import networks
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / 'data' / 'qam_golden.npz')
 CASES = {
     'qam': {'inv_temp': 3.0},
     'qam_edit': {'inv_temp': 3.0, 'edit_scale': 0.1},
@@ -33,12 +30,6 @@ LOSSES = {
     'actor/edit_alpha': 'actor/edit_alpha', 'actor/fql_q_loss': 'actor/q_loss',
     'critic/critic_loss': 'critic/loss', 'actor/fql_distill_loss': 'actor/distillation_loss',
 }  # fmt: skip
-
-
-def golden(case, kind):
-    start = f'{case}/{kind}/'
-    return unflatten_dict({k.removeprefix(start): GOLDEN[k] for k in GOLDEN if k.startswith(start)},
-                          sep='/')  # fmt: skip
 
 
 class Jitted:
@@ -57,29 +48,20 @@ def networks_of(tree, prefix=''):
     }
 
 
-def agent_of(case):
+def agent_of(case, params):
     sizes = {'horizon': 5, 'observation_dim': 11, 'action_dim': 3, 'flow_steps': 10, 'num_qs': 10}
     sizes |= {'actor_hidden_dims': (32, 32), 'critic_hidden_dims': (32, 32)}
     agent = make('qam', **sizes, **CASES[case])
     modules = agent.modules.copy({name: Jitted(module) for name, module in agent.modules.items()})
-    params = golden(case, 'params')
     slow = networks_of(params, 'target_')
     return agent.replace(modules=modules, params=networks_of(params), slow=slow, discount=0.99)
 
 
-def hand_out_draws(case, monkeypatch):
-    draws = golden(case, 'draws')
+def hand_out_draws(draws, monkeypatch):
     chunk, edit = draws['chunk'], draws['edit'].reshape(15, 6).T  # stored entry by entry
-    normal = {x.size: x for x in (chunk, np.concatenate([chunk, edit], axis=-1))}
-    monkeypatch.setattr(
-        jax.random, 'normal', lambda _, shape: normal[np.prod(shape)].reshape(shape)
-    )
-    monkeypatch.setattr(jax.random, 'uniform', lambda _, shape: draws['time'].reshape(shape))
-
-
-def close(found, expected):
-    error = np.linalg.norm(found - expected) / np.maximum(np.linalg.norm(expected), 1e-12)
-    assert error < 1e-3, error
+    both = np.concatenate([chunk, edit], axis=-1)
+    monkeypatch.setattr(jax.random, 'normal', hand_out([chunk, both]))
+    monkeypatch.setattr(jax.random, 'uniform', hand_out([draws['time']]))
 
 
 @pytest.mark.parametrize(
@@ -87,8 +69,9 @@ def close(found, expected):
     ['qam_fql', *(pytest.param(name, marks=pytest.mark.slow) for name in ('qam', 'qam_edit'))],
 )
 def test_an_update_is_that_of_the_authors_code(case, monkeypatch):
-    agent, batch = agent_of(case), golden(case, 'batch')
-    hand_out_draws(case, monkeypatch)
+    there = golden('qam', case)
+    agent, batch = agent_of(case, there['params']), there['batch']
+    hand_out_draws(there['draws'], monkeypatch)
     # Ten critics compile much faster as one; tests/test_ensemble.py shows that they are the same.
     monkeypatch.setattr(networks, '_apart', networks._batched)
 
@@ -98,19 +81,19 @@ def test_an_update_is_that_of_the_authors_code(case, monkeypatch):
         return *type(agent).update.__wrapped__(agent, batch), chosen
 
     after, info, chosen = run(agent, batch)
-    close(chosen, GOLDEN[f'{case}/chosen'])
+    assert_close(chosen, there['chosen'])
     for theirs, ours in LOSSES.items():
-        if f'{case}/info/{theirs}' in GOLDEN:
-            close(info[ours], GOLDEN[f'{case}/info/{theirs}'])
+        part, name = theirs.split('/')
+        if name in there['info'][part]:
+            assert_close(info[ours], there['info'][part][name])
     grads = jax.tree.map(lambda x: x / 0.1, optax.tree_utils.tree_get(after.opt_state, 'mu'))
-    for name, tree in networks_of(golden(case, 'grads')).items():
-        for path, expected in flatten_dict(tree).items():
-            close(flatten_dict(grads[name])[path], expected)
-    for name, tree in networks_of(golden(case, 'after'), 'target_').items():
-        for path, expected in flatten_dict(tree).items():  # theirs follow those before the step
-            before, new = (flatten_dict(x.params[name])[path] for x in (agent, after))
-            found = flatten_dict(after.slow[name])[path] - agent.config.tau * (new - before)
-            close(found, expected)
+    assert_close(grads, networks_of(there['grads']))
+    tau, slow = agent.config.tau, networks_of(there['after'], 'target_')
+    found = jax.tree.map(  # theirs follow those before the step
+        lambda slow, new, before: slow - tau * (new - before),
+        *({name: x[name] for name in slow} for x in (after.slow, after.params, agent.params)),
+    )
+    assert_close(found, slow)
 
 
 class Linear:
