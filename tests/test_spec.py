@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_agents import compiled, equal, make, with_critic
+from small_agents import compiled, equal
 
 from agents import dfp
 from training import state as states
@@ -20,48 +20,30 @@ from utils.spec import Spec, check_tree
 HORIZON = 3
 
 
-def pixel_rows(lengths=(6, 4), size=8):
-    """Episodes whose every state, image and extra entry tell which one they are."""
-    rows = []
-    for episode, length in enumerate(lengths):
-        rows += [(10 * episode + i, i == length) for i in range(length + 1)]
-    number = np.array([n for n, _ in rows])
-    final = np.array([last for _, last in rows])
-    image = np.zeros((len(rows), size, size, 1), np.uint8) + number[:, None, None, None]
+def entries(numbers):
+    """Rows `[R, …]` whose every state, image, reward and goal tell their number."""
+    numbers = np.asarray(numbers, np.float32)
+    image = np.tile(numbers[:, None, None, None], (8, 8, 1)).astype(np.uint8)
     return {
-        'observations': {
-            'state': number[:, None] / 100,
-            'image': image.astype(np.uint8),
-        },
-        'actions': np.zeros((len(rows), 2)),
-        'rewards': number / 100,
-        'masks': np.ones(len(rows)),
-        'goal': np.stack([number, -number], axis=1),
-        'terminals': final,
+        'observations': {'state': numbers[:, None] / 100, 'image': image},
+        'actions': np.zeros((len(numbers), 2), np.float32),
+        'rewards': numbers / 100,
+        'masks': np.ones(len(numbers), np.float32),
+        'goal': np.stack([numbers, -numbers], axis=1),
     }
 
 
-def chunk(first, length, done, horizon=HORIZON):
+def pixel_rows():
+    """Two episodes, of rows 0 to 6 and 10 to 14."""
+    numbers = np.array([*range(7), *range(10, 15)])
+    return entries(numbers) | {'terminals': np.isin(numbers, (6, 14))}
+
+
+def chunk(first, length, done):
     """Transitions of an episode whose states are `first`, `first` + 1, …"""
-    rows = pixel_rows((horizon + 1,))
-    number = first + np.arange(horizon)
-    return {
-        'observations': {
-            'state': number[:, None].astype(np.float32) / 100,
-            'image': np.zeros_like(rows['observations']['image'][:horizon])
-            + number[:, None, None, None].astype(np.uint8),
-        },
-        'actions': np.zeros((horizon, 2), np.float32),
-        'rewards': number.astype(np.float32) / 100,
-        'masks': np.ones(horizon, np.float32),
-        'goal': np.stack([number, -number], axis=1).astype(np.float32),
-        'length': length,
-        'next_observation': {
-            'state': np.float32([first + length]) / 100,
-            'image': np.full((8, 8, 1), first + length, np.uint8),
-        },
-        'done': done,
-    }
+    end = jax.tree.map(lambda x: x[0], entries([first + length])['observations'])
+    played = {'length': length, 'next_observation': end, 'done': done}
+    return entries(first + np.arange(HORIZON)) | played
 
 
 def numbers_agree(batch):
@@ -182,24 +164,3 @@ def test_a_convolution_is_the_same_on_every_device():
     rng = np.random.default_rng(0)
     x, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 5, 6, 3), (3, 3, 3, 4)))
     np.testing.assert_allclose(_product(x, kernel), _convolution(x, kernel), atol=1e-5)
-
-
-class Disagreeing:
-    """Two critics: one likes large chunks and is sure, the other likes small ones."""
-
-    def apply(self, params, observations, chunks):
-        size = jnp.sum(chunks, axis=-1)
-        return jnp.stack([3 * size, -size])
-
-
-def test_proposals_may_be_ranked_in_another_way_than_targets_are_formed():
-    observations = jnp.zeros((4, 3))
-    chunks = jnp.linspace(-1, 1, 5)[None, :, None] * jnp.ones((4, 1, 8))
-    best = {}
-    for rank_agg in ('', 'mean'):
-        agent = with_critic(make('dfp', q_agg='min', rank_agg=rank_agg), Disagreeing())
-        best[rank_agg] = np.asarray(compiled(agent, 'choose', observations, chunks)[0])
-        targets = compiled(agent, 'aggregate', jnp.asarray([[1.0], [3.0]]))
-        assert targets == 1  # the minimum, however proposals are ranked
-    assert (best['mean'] == 1).all()
-    assert (best[''] == 0).all()
