@@ -22,10 +22,6 @@ def with_agent(**changes):
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (
-            {'env_name': 'cube-quintuple-play-singletask-v0'},
-            'quintuple-play-singletask-v0: unknown',
-        ),
         ({'suite': 'no_such_module:suite'}, 'suite=no_such_module:suite: importing no_such'),
         ({'env_options': {'colour': 'red'}}, '--colour=red: not an option of suite ogbench'),
         ({'horizon_length': 0}, '--horizon_length=0: must be at least 1'),

@@ -173,15 +173,6 @@ def test_variants_differ_from_their_method_in_what_their_name_says(env_name):
     assert run_config('DFP-10', env_name).agent['rho'] == 0.5
 
 
-@pytest.mark.parametrize(
-    ('name', 'values'), [('topk_weight', (0.1, 0.5, 1.0, 5.0)), ('top_k', (1, 2, 4, 8))]
-)
-def test_the_settings_of_tables_3_and_4_are_runs_of_their_own(name, values):
-    runs = [run_config('DFP', CUBES[6], {name: value}) for value in values]
-    assert len({run.identity for run in runs}) == len({run.directory for run in runs}) == 4
-    assert run_config('DFP', CUBES[6]).identity in {run.identity for run in runs}
-
-
 # ---- every method on every task -----------------------------------------------------------------
 
 TINY = {'batch_size': 4, 'actor_hidden_dims': (8,), 'critic_hidden_dims': (8,)}
