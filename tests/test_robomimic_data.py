@@ -1,6 +1,7 @@
 """Robomimic's files: where they come from, what is made of their rows, bad ones. No simulator."""
 
 import json
+from functools import partial
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import envs
 from envs import DatasetError, find_task
 from envs.downloads import hash_file
 from envs.layouts import ACTION_LIMIT
-from envs.robomimic.data import public_path
+from envs.robomimic.data import find_env_args, public_path
 from envs.robomimic.files import default_env_args
 from envs.robomimic.names import HUMAN, LIMITS, parse
 from utils.errors import UserError
@@ -175,19 +176,13 @@ def test_an_empty_demonstration_among_others_is_left_out(tmp_path, caplog):
 def test_a_damaged_file_is_an_error(tmp_path):
     path = write(tmp_path)
     path.write_bytes(path.read_bytes()[:-500])
-    for make in (make_dataset, find_env_args):
+    for make in (make_dataset, partial(find_env_args, TASK)):
         with pytest.raises(DatasetError, match=f'^{path}: .*; delete it and download it again$'):
             make(tmp_path)
 
 
-def find_env_args(directory, name=NAME):
-    from envs.robomimic import data
-
-    return data.find_env_args(parse(name), directory)
-
-
 def test_the_environment_is_that_of_the_file_or_else_the_public_one(tmp_path):
-    public = find_env_args(tmp_path)
+    public = find_env_args(TASK, tmp_path)
     assert public['env_name'] == 'PickPlaceCan'
     assert public['env_kwargs']['robots'] == ['Panda']
     assert public['env_kwargs']['control_freq'] == 20
@@ -195,7 +190,7 @@ def test_the_environment_is_that_of_the_file_or_else_the_public_one(tmp_path):
     other = default_env_args(TASK)
     other['env_kwargs']['control_freq'] = 10
     write(tmp_path, env_args=other)
-    assert find_env_args(tmp_path) == other
+    assert find_env_args(TASK, tmp_path) == other
 
 
 def test_missing_data_is_downloaded_once(tmp_path, monkeypatch):
