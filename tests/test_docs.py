@@ -5,12 +5,12 @@ import json
 import pathlib
 import re
 import shlex
-import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from processes import ROOT, run_python
 from small_agents import HORIZON, compiled, describe, equal, make_batch
 from small_runs import make_config
 
@@ -22,18 +22,8 @@ from experiments.command_line import HELP
 from experiments.run_flags import parse
 from utils.replay import Rows
 
-ROOT = pathlib.Path(__file__).parent.parent
-DOCUMENTS = [
-    path
-    for pattern in (
-        '*.md',
-        'docs/*.md',
-        'results/*.md',
-        'benchmarks/*.md',
-        'lerobot_policy_dfp/*.md',
-    )
-    for path in sorted(ROOT.glob(pattern))
-]
+FOLDERS = '.', 'docs', 'results', 'benchmarks', 'lerobot_policy_dfp'
+DOCUMENTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob('*.md'))]
 
 
 def python_blocks(path):
@@ -153,8 +143,7 @@ def known_flags():
     """The flags of each program and module that a document names."""
     programs = {name for path in WITH_COMMANDS for name, _ in commands_of(path.read_text())}
     programs -= {'examples.run_exported', 'experiments.flag_names'}  # these have none
-    command = [sys.executable, str(ROOT / 'tests' / 'program_flags.py'), *sorted(programs)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_python('tests/program_flags.py', *sorted(programs))
     assert done.returncode == 0, done.stderr
     known = {name: set(flags) for name, flags in json.loads(done.stdout).items()}
     absl = {'help', 'flagfile'}

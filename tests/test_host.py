@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import toy_suite
+from processes import PATHS, ROOT, run_python
 from small_runs import AGENT, read_table
 
 from utils.host import settle
 
-ROOT = Path(__file__).parents[1]
 ASCII = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
 SETTLE = 'import os, sys; from utils.host import settle; settle(); settle();'
 
@@ -24,10 +24,8 @@ def test_output_that_nobody_reads_is_dropped_also_that_of_other_programs(tmp_pat
     )
     reads, writes = os.pipe()
     os.close(reads)
-    command = [sys.executable, *flag, '-c', code]
-    environment = os.environ | {'PYTHONPATH': str(ROOT)}
-    run = subprocess.run(command, cwd=tmp_path, env=environment, stdout=writes, stderr=writes)
-    assert run.returncode == 0
+    pipes = {'capture_output': False, 'stdout': writes, 'stderr': writes}
+    assert run_python(*flag, '-c', code, cwd=tmp_path, **pipes).returncode == 0
     assert (tmp_path / 'done').read_text() == 'done\n'
 
 
@@ -35,14 +33,12 @@ def test_no_file_gets_the_number_of_a_stream_that_is_closed(tmp_path):
     code = 'file = open("x", "w"); os.system("echo to nobody"); print("nor this"); file.write("x")'
     close = 'exec "$0" -c "$1" <&- >&- 2>&-'
     command = ['bash', '-c', close, sys.executable, f'{SETTLE} {code}']
-    environment = os.environ | {'PYTHONPATH': str(ROOT)}
-    assert subprocess.run(command, cwd=tmp_path, env=environment).returncode == 0
+    assert subprocess.run(command, cwd=tmp_path, env=os.environ | PATHS).returncode == 0
     assert (tmp_path / 'x').read_text() == 'x'
 
 
 def test_what_the_encoding_does_not_have_is_escaped():
-    command = [sys.executable, '-c', rf'{SETTLE} print("a \u2026 b")']
-    run = subprocess.run(command, cwd=ROOT, env=os.environ | ASCII, capture_output=True, check=True)
+    run = run_python('-c', rf'{SETTLE} print("a \u2026 b")', env=ASCII, text=False, check=True)
     assert run.stdout == b'a \\u2026 b\n'
 
 
@@ -65,13 +61,9 @@ def test_a_run_ends_well_although_nobody_reads_what_it_and_its_simulators_say(tm
     }  # fmt: skip
     reads, writes = os.pipe()
     os.close(reads)
-    run = subprocess.run(
-        [sys.executable, ROOT / 'main.py', *(f'--{name}={x}' for name, x in flags.items())],
-        cwd=tmp_path,  # not the project's
-        env=os.environ | ASCII | {'PYTHONPATH': str(ROOT / 'tests')},
-        stdout=writes,
-        stderr=writes,
-    )
-    assert run.returncode == 0
+    arguments = [f'--{name}={x}' for name, x in flags.items()]
+    pipes = {'capture_output': False, 'stdout': writes, 'stderr': writes}
+    elsewhere = {'cwd': tmp_path, 'env': ASCII}
+    assert run_python(ROOT / 'main.py', *arguments, **elsewhere, **pipes).returncode == 0
     (table,) = tmp_path.glob('exp/*/*/*/eval.csv')
     assert [row['step'] for row in read_table(table)] == ['0', '3', '0', '7']

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import toy_suite
+from processes import PATHS, ROOT, run_python
 from result_files import write_run
 from small_runs import AGENT
 
@@ -27,7 +28,6 @@ from training import train
 from training.logs import RunFolder
 from utils.errors import UserError
 
-ROOT = Path(__file__).parents[1]
 CUBE = 'cube-double-play-singletask-task2-v0'
 
 
@@ -48,7 +48,7 @@ def plan_of(tmp_path, *more, methods=('DFP', 'BFN')):
 def from_the_root(monkeypatch):
     """Starts commands of plans in the project's root, with the toy suite importable."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv('PYTHONPATH', f'{ROOT}:{ROOT / "tests"}')
+    monkeypatch.setenv('PYTHONPATH', PATHS['PYTHONPATH'])
 
 
 @pytest.mark.slow
@@ -164,9 +164,8 @@ def test_a_run_is_pinned_to_its_cores(tmp_path, monkeypatch):
 def test_a_user_elsewhere_plans_in_a_folder_of_his_own_and_starts_nothing(tmp_path, monkeypatch):
     """The commands that it prints are those of that folder, as are relative paths."""
     monkeypatch.chdir(tmp_path)
-    program = [sys.executable, ROOT / 'reproduce.py']
-    command = [*program, 'plan', '--table=7', '--save_dir=mine', '--eval_episodes=7']
-    done = subprocess.run(command, capture_output=True, text=True)
+    flags = '--table=7', '--save_dir=mine', '--eval_episodes=7'
+    done = run_python(ROOT / 'reproduce.py', 'plan', *flags, cwd=tmp_path)
     lines = [line for line in done.stdout.splitlines() if line.startswith('planned')]
     assert len(lines) == 5
     assert all('--eval_episodes=7' in line for line in lines)
@@ -188,8 +187,7 @@ def test_results_and_reports_lie_where_the_user_stands(tmp_path, monkeypatch):
     assert not folder.is_absolute()
     flags = f'--methods=DFP --tasks={CUBE} --results=r.csv --output=report --save_dir=exp'.split()
     for command in ('gather', 'report'):
-        program = [sys.executable, ROOT / 'reproduce.py', command]
-        subprocess.run([*program, *flags], check=True, capture_output=True)
+        run_python(ROOT / 'reproduce.py', command, *flags, cwd=tmp_path, check=True)
     assert {path.name for path in tmp_path.iterdir()} == {'exp', 'r.csv', 'report'}
     assert (tmp_path / 'report' / 'paper-methods.html').exists()
 

@@ -14,13 +14,13 @@ import pytest
 import toy_suite
 from gymnasium.spaces import Box
 from near_simulators import NearSimulators
+from processes import PATHS, run_python
 
 from envs import find_task, make_simulators
 from envs.episodes import ActionChunks
 from envs.simulators import Start, _make_chunks
 from utils.errors import UserError
 
-ROOT = Path(__file__).parents[1]
 CUBE = 'cube-single-play-singletask-task1-v0'
 TOY = find_task(toy_suite.ENV_NAME, toy_suite.suite)
 HORIZON = 5
@@ -79,15 +79,13 @@ def start(tmp_path):
     def start(code):
         path = tmp_path / 'program.py'
         path.write_text(code)
-        environment = {**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'}
+        pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
         process = subprocess.Popen(
             [sys.executable, path],
             cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            env=os.environ | PATHS,
             start_new_session=True,
+            **pipes,
         )
         started.append(process)
         return process
@@ -184,15 +182,14 @@ class Repeating(Counter):
         return super().reset()
 
 
-@pytest.fixture
-def near():
-    """Simulators of an environment, without processes."""
-    return lambda make: NearSimulators([lambda: ActionChunks(make(), HORIZON)] * 2)
+def near(make):
+    """Two simulators of an environment, without processes."""
+    return NearSimulators([lambda: ActionChunks(make(), HORIZON)] * 2)
 
 
 @pytest.mark.parametrize('make', [Counter, Repeating])
 def test_an_environment_that_does_not_repeat_itself_is_noticed_and_nothing_is_played_again(
-    near, make, caplog, monkeypatch
+    make, caplog, monkeypatch
 ):
     simulators = near(make)
     assert simulators.check_repeats() is (make is Repeating)
@@ -207,7 +204,7 @@ def test_an_environment_that_does_not_repeat_itself_is_noticed_and_nothing_is_pl
     assert len(ended) == (make is Counter)
 
 
-def test_an_episode_that_may_never_end_is_warned_of_once(near, caplog, monkeypatch):
+def test_an_episode_that_may_never_end_is_warned_of_once(caplog, monkeypatch):
     monkeypatch.setattr('envs.simulators.ENDLESS', 300)
     simulators = near(Repeating)
     simulators.begin({0: Start(1), 1: Start(2)})
@@ -241,13 +238,7 @@ envs.make_env({name!r})
 simulators = envs.make_simulators({name!r}, 1, 5)
 print(len(simulators.begin({{0: envs.Start(0)}})))
 """
-    run = subprocess.run(
-        [sys.executable, '-c', code],
-        cwd=ROOT,
-        env=os.environ | hostile,
-        capture_output=True,
-        text=True,
-    )
+    run = run_python('-c', code, env=hostile)
     assert run.stdout == '1\n', run.stderr
 
 
