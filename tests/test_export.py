@@ -1,9 +1,7 @@
 """Policies for robots: the same actions from files alone, and what is written beside them."""
 
-import functools
 import json
 import pathlib
-import subprocess
 import sys
 
 import jax
@@ -11,7 +9,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_agents import ACTION_DIM, HORIZON, METHODS, OBSERVATION_DIM, equal, make
+from processes import run_python
+from small_agents import ACTION_DIM, METHODS, OBSERVATION_DIM, equal, make
 from small_runs import make_config
 
 import envs
@@ -33,8 +32,6 @@ CASES = {
 # Methods whose chunks have the same bits in a program that draws the noise itself.
 ROUND_ALIKE = 'dfp', 'fql'
 
-every_method = pytest.mark.parametrize('method', METHODS)
-
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
@@ -53,12 +50,9 @@ def exported(finished, tmp_path_factory):
     return folder, export_policy(finished[1], folder, seed=4)
 
 
-@functools.cache
-def exported_program(method, name, **changes):
-    """A program of a small policy, written and read again, and the policy."""
-    policy = make(method, **changes).policy()
-    exported = jax.export.deserialize(bytearray(to_jax(programs(policy)[name])))
-    return jax.jit(exported.call), policy
+def exported_program(policy, name):
+    """A program of a policy, written and read again."""
+    return jax.jit(jax.export.deserialize(bytearray(to_jax(programs(policy)[name]))).call)
 
 
 @jax.jit
@@ -77,13 +71,6 @@ def observe(batch):
     return np.random.default_rng(0).normal(size=(batch, OBSERVATION_DIM)).astype(np.float32)
 
 
-def assert_same(chunk, expected, to_the_bit):
-    np.testing.assert_allclose(chunk, expected, rtol=0, atol=0 if to_the_bit else 1e-6)
-
-
-# ---- the agents -------------------------------------------------------------------------------
-
-
 # ---- programs ---------------------------------------------------------------------------------
 
 
@@ -97,30 +84,21 @@ def assert_same(chunk, expected, to_the_bit):
 )
 def test_an_exported_policy_acts_as_the_agent_bit_by_bit(method, case):
     changes, batch = CASES[case]
-    changes = changes | {'num_samples': 2, 'eval_num_samples': NUM_SAMPLES}
-    best, policy = exported_program(method, 'best_of_n', **changes)
+    policy = make(method, num_samples=2, eval_num_samples=NUM_SAMPLES, **changes).policy()
     observations, rng = observe(batch), jax.random.PRNGKey(1)
     noises = jax.random.normal(rng, (batch, NUM_SAMPLES, policy.spec.horizon, ACTION_DIM))
-    chunk, value = best(observations, noises)
+    chunk, value = exported_program(policy, 'best_of_n')(observations, noises)
     flat = noises.reshape(batch, NUM_SAMPLES, -1)
     expected, expected_value = best_of_n(policy, observations, flat)
     expected = expected.reshape(batch, -1, ACTION_DIM)
     np.testing.assert_array_equal(chunk, expected)
     np.testing.assert_array_equal(value, expected_value)
     drawn_inside = policy.sample_actions(observations, rng)
-    assert_same(chunk, drawn_inside, to_the_bit=method in ROUND_ALIKE)
-
-
-@every_method
-def test_an_exported_sample_is_the_agents_bit_by_bit(method):
-    sample, policy = exported_program(method, 'policy', num_samples=1)
-    batch = 5
-    observations, rng = observe(batch), jax.random.PRNGKey(1)
-    noise = jax.random.normal(rng, (batch, HORIZON, ACTION_DIM))
-    (chunk,) = sample(observations, noise)
-    expected = generate(policy, observations, noise.reshape(batch, 1, -1))
-    np.testing.assert_array_equal(chunk.reshape(batch, -1), expected[:, 0])
-    np.testing.assert_allclose(chunk, policy.sample_actions(observations, rng), atol=1e-6)
+    atol = 0 if method in ROUND_ALIKE else 1e-6
+    np.testing.assert_allclose(chunk, drawn_inside, rtol=0, atol=atol)
+    (sample,) = exported_program(policy, 'policy')(observations, noises[:, 0])
+    expected = generate(policy, observations, flat[:, :1])
+    np.testing.assert_array_equal(sample.reshape(batch, -1), expected[:, 0])
 
 
 # ---- ONNX and safetensors, for those who have the packages ------------------------------------
@@ -134,7 +112,7 @@ def ask_onnx(model, **inputs):
     return dict(zip([x.name for x in session.get_outputs()], outputs, strict=True))
 
 
-@every_method
+@pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('case', CASES)
 def test_onnx_runtime_gives_the_agents_actions(method, case):
     pytest.importorskip('jax2onnx', reason='see requirements-export.txt')
@@ -192,8 +170,7 @@ def test_the_folder_is_all_a_robot_needs(finished, exported):
         'assert not {"agents", "flax", "training"} & set(sys.modules)\n'
         'print(numpy.asarray(chunk).tobytes().hex())\n'
     )
-    command = [sys.executable, '-I', '-c', program]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
+    result = run_python('-I', '-c', program, cwd=folder, timeout=100)
     assert result.returncode == 0, result.stderr
     policy = load_policy(finished[1], 4)
     expected = policy.sample_actions(jnp.ones((1, 3)), jax.random.key(2))
