@@ -2,26 +2,21 @@
 
 import logging
 import multiprocessing
-import os
 import re
-import signal
 from functools import partial
 
 import faulty_suite
-import flax
 import jax
 import numpy as np
 import pytest
 import toy_suite
 from faulty_suite import order
-from small_runs import assert_equal_outcomes, make_config, outcome, read_table
+from small_runs import At, assert_equal_outcomes, make_config, outcome, read_table, start, stop
 
 from envs import SimulatorError, Simulators, Start, find_task, make_simulators
-from training import Interrupted, checkpoints, train
-from training.evaluation import evaluate
+from training import Interrupted, checkpoints
 from training.logs import read_status
 from utils.errors import UserError
-from utils.seeds import stack
 
 pytestmark = pytest.mark.slow
 TASK = find_task(toy_suite.ENV_NAME, faulty_suite.suite)
@@ -149,36 +144,6 @@ def test_a_simulator_that_cannot_be_made_is_an_error():
     assert set(multiprocessing.active_children()) == before
 
 
-# ---- evaluation ---------------------------------------------------------------------------------
-
-
-class Policy(flax.struct.PyTreeNode):
-    """Its actions are small noise."""
-
-    scale: float = 0.2
-
-    def sample_actions(self, observation, rng):
-        return self.scale * jax.random.uniform(rng, (HORIZON, 1), minval=-1) + 0 * observation[0]
-
-
-def score(simulators):
-    (scores,), error = evaluate([stack([Policy()])], simulators, num_episodes=7, seeds=[3])
-    return scores, error
-
-
-def test_an_evaluation_with_faults_has_the_scores_of_one_without_bit_by_bit(make, faults, caplog):
-    expected = score(make(3))
-    assert not warnings(caplog)
-    simulators = make(3)
-    simulators.wait()
-    order(faults, ('raise', 4), ('die', 1), ('stop', 8), ('die', 9), ('raise', 2))
-    scores, error = score(simulators)
-    assert (scores.pop('simulator_failures'), error) == (len(warnings(caplog)), None)
-    assert expected[0] == scores | {'simulator_failures': 0}
-    assert not list(faults.iterdir())
-    assert score(simulators) == expected  # the simulators are whole again
-
-
 # ---- whole runs ---------------------------------------------------------------------------------
 
 
@@ -191,20 +156,6 @@ def faulty_config(tmp_path, faults, **changes):
         'eval_interval': 100,  # only at the ends of the phases: faults in between are of play
     }
     return make_config(tmp_path, **(settings | changes))
-
-
-def start(config, on_metrics=lambda *_: None):
-    return train(config, on_metrics, show_progress=False)
-
-
-class At:
-    """Does something after the rows of a step, the first time that they are written."""
-
-    def __init__(self, actions):
-        self.actions = dict(actions)
-
-    def __call__(self, table, phase, step, rows):
-        self.actions.pop((table, phase, step), lambda: None)()
 
 
 @pytest.fixture(scope='module')
@@ -221,10 +172,10 @@ def test_a_run_goes_on_as_if_nothing_had_happened_and_counts_the_failures(
     config = faulty_config(tmp_path, faults)
     at = At(
         {
-            ('eval', 'offline', 0): lambda: order(faults, ('raise', 1)),  # in an evaluation
-            ('online', 'online', 10): lambda: order(faults, ('die', 2)),
+            ('eval', 'offline', 0): lambda: order(faults, ('die', 1)),  # in an evaluation
+            ('online', 'online', 10): lambda: order(faults, ('raise', 2)),
             ('online', 'online', 30): lambda: order(faults, ('stop', 2)),
-            ('online', 'online', 40): lambda: os.kill(os.getpid(), signal.SIGTERM),
+            ('online', 'online', 40): stop,
         }
     )
     with pytest.raises(Interrupted, match='at online step 40'):
