@@ -207,26 +207,6 @@ def test_what_cannot_be_downloaded_says_what_to_run_and_leaves_nothing(tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-def test_collection_is_used_only_for_what_it_is(tmp_path):
-    dataset = make_dataset(TASK, tmp_path, 'collect', num_episodes=1, seed=3, num_workers=1)
-    assert dataset.provenance['source'] == 'collected'
-    assert (dataset.provenance['episodes'], dataset.provenance['seed']) == (1, 3)
-    assert len(dataset.load(0)['rewards']) == 1001
-    path = tmp_path / f'{NAME}.npz'
-    written = path.stat().st_mtime_ns
-    make_dataset(TASK, tmp_path, 'collect', num_episodes=1, seed=3)
-    assert path.stat().st_mtime_ns == written
-    assert make_dataset(TASK, tmp_path).provenance['source'] == 'collected'
-    with pytest.raises(DatasetError, match=rf'{path} exists, collected with episodes=1, not 1000'):
-        make_dataset(TASK, tmp_path, 'collect', seed=3)
-    with pytest.raises(DatasetError, match=rf'{path}: collected here, not downloaded'):
-        make_dataset(TASK, tmp_path, 'download')
-    write(path)  # other data takes the collection's place
-    with pytest.raises(DatasetError, match=rf'does not match the files .*{NAME}.npz'):
-        make_dataset(TASK, tmp_path)
-
-
 # ---- many files ---------------------------------------------------------------------------------
 
 LARGE, LARGE_TASK = 'cube-single-play-100m-v0', 'cube-single-play-100m-singletask-task1-v0'
@@ -275,22 +255,57 @@ def write_shards(folder, number):
     ]
 
 
-def test_a_shard_that_cannot_be_used_is_named(tmp_path):
+def write_manifest(folder, name, paths):
+    sizes = {path.name: path.stat().st_size for path in paths}
+    manifest = {'episodes': 1, 'seed': 0, 'shards': len(paths), 'bytes': sizes}
+    (folder / f'{name}.json').write_text(json.dumps(manifest))
+
+
+def test_a_shard_that_is_missing_or_unusable_is_named(tmp_path):
+    """Also the last one, if a manifest has it."""
     paths = write_shards(tmp_path, 3)
-    paths[1].unlink()
-    with pytest.raises(DatasetError, match=f'{paths[1]}: is missing'):
-        make_toy_dataset(tmp_path)
     write(paths[1])
     with pytest.raises(DatasetError, match=f'{paths[1]}: has no rewards'):
         make_toy_dataset(tmp_path)
-
-
-def test_a_shard_that_a_collection_lost_is_missed(tmp_path):
-    paths = write_shards(tmp_path, 3)
-    sizes = {path.name: path.stat().st_size for path in paths}
-    manifest = tmp_path / f'{toy_suite.DATASET}.json'
-    manifest.write_text(json.dumps({'episodes': 1, 'seed': 0, 'bytes': sizes}))
+    paths[1].unlink()
+    with pytest.raises(DatasetError, match=f'{paths[1]}: is missing'):
+        make_toy_dataset(tmp_path)
+    write_manifest(tmp_path, toy_suite.DATASET, write_shards(tmp_path, 3))
     assert make_toy_dataset(tmp_path).provenance['source'] == 'collected'
     paths[2].unlink()
     with pytest.raises(DatasetError, match=f'{paths[2]}: is missing'):
         make_toy_dataset(tmp_path)
+
+
+def test_collection_is_used_only_for_what_it_is(tmp_path):
+    collect = functools.partial(make_toy_dataset, tmp_path, source='collect', seed=3, num_workers=1)
+    dataset = collect(num_episodes=4)
+    assert dataset.load(0)['terminals'].sum() == 4
+    path = tmp_path / f'{toy_suite.DATASET}.npz'
+    expected = {
+        'source': 'collected',
+        'directory': str(tmp_path),
+        'files': [path.name],
+        'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
+        'episodes': 4,
+        'seed': 3,
+    }
+    assert expected.items() <= dataset.provenance.items()
+    written = path.stat().st_mtime_ns
+    collect(num_episodes=4)
+    assert path.stat().st_mtime_ns == written
+    assert make_toy_dataset(tmp_path).provenance['source'] == 'collected'
+    with pytest.raises(DatasetError, match=rf'{path} exists, collected with episodes=4, not 100:'):
+        collect()
+    with pytest.raises(DatasetError, match=rf'{path}: collected here, not downloaded'):
+        make_toy_dataset(tmp_path, source='download')
+    small_data.write(path)  # other data takes the collection's place
+    with pytest.raises(DatasetError, match=rf'does not match the files .*{path.name}'):
+        make_toy_dataset(tmp_path)
+
+
+def test_as_much_is_collected_as_is_public_unless_a_number_is_given(tmp_path):
+    path = write(tmp_path / f'{NAME}.npz')
+    write_manifest(tmp_path, NAME, [path])
+    with pytest.raises(DatasetError, match=rf'{path} exists, collected with episodes=1, not 1000:'):
+        make_dataset(TASK, tmp_path, 'collect')

@@ -1,20 +1,16 @@
 """Suites: found by name, their options checked; a user's own from its module to its data."""
 
-import os
 import pickle
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
 import toy_suite
 from gymnasium.spaces import Box, Discrete
+from processes import run_python
 
 import envs
 from envs import Option, Suite, Task, check_options, find_task, load_suite
-from envs.downloads import hash_file
 
 TOY = find_task(toy_suite.ENV_NAME, 'toy_suite:suite')
 CUBE = 'cube-double-play-singletask-task2-v0'
@@ -176,34 +172,4 @@ def test_a_suite_defined_in_the_main_program_plays_and_collects_in_processes(tmp
     """
     path = tmp_path / 'program.py'
     path.write_text(textwrap.dedent(code))
-    assert run_python(path) == '2\n1\n'
-
-
-def run_python(path):
-    tests = Path(__file__).parent
-    environment = {**os.environ, 'PYTHONPATH': f'{tests.parent}:{tests}'}
-    return subprocess.run(
-        [sys.executable, path],
-        cwd=path.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-
-
-def test_ones_own_suite_collects_what_it_is_asked_for(tmp_path):
-    directory = tmp_path / 'toy'
-    dataset = envs.make_dataset(
-        TOY, source='collect', num_episodes=4, seed=2, num_workers=1, toy_dataset_dir=str(directory)
-    )
-    assert dataset.load(0)['terminals'].sum() == 4
-    expected = {
-        'source': 'collected',
-        'directory': str(directory),
-        'files': ['toy-data-v0.npz'],
-        'sha256': hash_file(directory / 'toy-data-v0.npz'),
-        'episodes': 4,
-        'seed': 2,
-    }
-    assert expected.items() <= dataset.provenance.items()
+    assert run_python(path, cwd=tmp_path, check=True).stdout == '2\n1\n'
