@@ -35,10 +35,8 @@ def test_others_wait_for_the_holder_say_so_once_and_leave_nothing(tmp_path, caps
 
 
 HOLDER = """
-import pathlib, signal, sys, time
+import pathlib, sys, time
 from envs import locks
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests
 
 path = pathlib.Path(sys.argv[1])
 with locks.hold(path, path):
@@ -47,14 +45,11 @@ with locks.hold(path, path):
 """
 
 
-def start(path, **pipes):
-    return subprocess.Popen([sys.executable, '-c', HOLDER, path], text=True, **pipes)
-
-
 @pytest.mark.slow
 def test_a_holder_that_was_killed_is_not_waited_for(tmp_path):
     path = tmp_path / 'x.lock'
-    with start(path, stdout=subprocess.PIPE) as process:
+    command = [sys.executable, '-c', HOLDER, path]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == 'holds it\n'
         assert locks.is_held(path)
         process.kill()
