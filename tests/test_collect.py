@@ -12,63 +12,18 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import ogbench.utils
 import pytest
 import toy_suite
+from processes import PATHS, ROOT
 
 from envs import Suite, locks
 from envs.collection import collect
-from envs.ogbench.tasks import EPISODE_ROWS
 from utils.errors import UserError
-
-NAME = 'cube-double-play-v0'
-
-
-@pytest.fixture(scope='module')
-def collection(collected):
-    """A training episode and one for validation, collected by two processes."""
-    return collected(NAME)
 
 
 def read(path):
     with np.load(path) as file:
         return dict(file)
-
-
-def test_files_have_ogbench_format(collection):
-    ends = ('.npz', '-val.npz', '.json')
-    assert {path.name for path in collection.iterdir()} == {f'{NAME}{end}' for end in ends}
-    rows = read(collection / f'{NAME}.npz')
-    assert {key: array.shape for key, array in rows.items()} == {
-        'observations': (EPISODE_ROWS, 37),
-        'actions': (EPISODE_ROWS, 5),
-        'terminals': (EPISODE_ROWS,),
-        'qpos': (EPISODE_ROWS, 28),
-        'qvel': (EPISODE_ROWS, 26),
-    }
-    assert rows.pop('terminals').dtype == bool
-    assert {array.dtype for array in rows.values()} == {np.dtype(np.float32)}
-    assert np.abs(rows['actions']).max() == 1
-
-    loaded = ogbench.utils.load_dataset(collection / f'{NAME}.npz', add_info=True)
-    assert loaded['observations'].shape == (1000, 37)
-    inside = loaded['terminals'][:-1] == 0
-    np.testing.assert_array_equal(
-        loaded['next_observations'][:-1][inside], loaded['observations'][1:][inside]
-    )
-    np.testing.assert_array_equal(np.flatnonzero(loaded['terminals']), [999])
-
-    manifest = json.loads((collection / f'{NAME}.json').read_text())
-    expected = {'source': 'collected', 'episodes': 1, 'val_episodes': 1, 'shards': 1, 'seed': 5}
-    assert expected.items() <= manifest.items()
-
-
-def test_a_row_holds_the_state_before_its_action(collection):
-    rows = read(collection / f'{NAME}.npz')
-    np.testing.assert_allclose(rows['observations'][:, :6], rows['qpos'][:, :6])
-    np.testing.assert_allclose(rows['observations'][:, 6:12], rows['qvel'][:, :6])
-    cubes = rows['observations'][:, [19, 20, 21, 28, 29, 30]] / 10 + np.tile([0.425, 0, 0], 2)
-    np.testing.assert_allclose(cubes, rows['qpos'][:, [14, 15, 16, 21, 22, 23]], atol=1e-6)
 
 
 TOY = toy_suite.DATASET
@@ -143,7 +98,9 @@ def test_a_collection_that_was_killed_does_not_block_the_next(tmp_path):
         (tmp_path / f'{TOY}{end}').touch()
     collect_toy(3, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
-    assert json.loads((tmp_path / f'{TOY}.json').read_text())['episodes'] == 3
+    manifest = json.loads((tmp_path / f'{TOY}.json').read_text())
+    expected = {'source': 'collected', 'episodes': 3, 'val_episodes': 1, 'shards': 1, 'seed': 0}
+    assert expected.items() <= manifest.items()
 
 
 class Unscripted(toy_suite.Toy):
@@ -166,7 +123,6 @@ def test_what_cannot_be_collected_is_said_in_a_line(tmp_path, capfd):
 
 # ---- processes ----------------------------------------------------------------------------------
 
-TESTS = Path(__file__).parent
 PROGRAM = ['-m', 'envs.collect', '--suite=toy_suite:suite', f'--env_name={TOY}']
 IN_PYTHON = """
 import pathlib, sys, toy_suite
@@ -197,8 +153,8 @@ def test_a_collection_that_ends_early_leaves_no_process_and_no_files(
     flags = ['--num_episodes=50000', '--num_workers=2', f'--save_dir={tmp_path}']
     process = subprocess.Popen(
         [sys.executable, *command, *(flags if command is PROGRAM else [tmp_path])],
-        env={**os.environ, 'PYTHONPATH': f'{TESTS.parent}:{TESTS}'},
-        cwd=TESTS.parent,
+        env=os.environ | PATHS,
+        cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
         # Programs that a shell starts in the background ignore Ctrl-C.

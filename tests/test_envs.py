@@ -1,9 +1,6 @@
 """Environments: names, reproducible resets, rewards, endings."""
 
 import itertools
-import os
-import subprocess
-import sys
 
 import gymnasium
 import mujoco
@@ -15,13 +12,18 @@ from envs import find_task, make_env
 from envs.ogbench.names import SCENES, SingleTask
 
 DOUBLE = 'cube-double-play-singletask-task2-v0'
+TASKS = {
+    'cube-double-play-v0': DOUBLE,
+    'scene-play-v0': 'scene-play-singletask-task2-v0',
+    'puzzle-3x3-play-v0': 'puzzle-3x3-play-singletask-task4-v0',
+}
 
 
 def actions(count, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (count, 5)).astype(np.float32)
 
 
-def rollout(env, seed, count=100):
+def rollout(env, seed, count=30):
     """Observations of an episode [count + 1, d_s] with actions that depend on nothing."""
     observations = [env.reset(seed=seed)[0]]
     observations += [env.step(action)[0] for action in actions(count)]
@@ -37,15 +39,20 @@ def simulator_state(env):
     return state
 
 
-def put_cubes_at_goal(env, cubes=None):
-    for i, xyz in enumerate(env.unwrapped.cur_task_info['goal_xyzs'][:cubes]):
-        env.unwrapped.data.joint(f'object_joint_{i}').qpos[:3] = xyz
-    mujoco.mj_forward(env.unwrapped.model, env.unwrapped.data)
-
-
-@pytest.fixture(scope='module')
-def double():
-    return make_env(DOUBLE)
+def reach_goal(env, cubes=None):
+    """Puts everything where the task wants it, or nothing but so many cubes."""
+    env, data = env.unwrapped, env.unwrapped.data
+    goal = env.cur_task_info.get('goal', {})
+    places = env.cur_task_info.get('goal_xyzs', goal.get('block_xyzs', ()))
+    for i, xyz in enumerate(places[:cubes]):
+        data.joint(f'object_joint_{i}').qpos[:3] = xyz
+    if cubes is None:
+        for slide in ('drawer', 'window') if 'drawer_pos' in goal else ():
+            data.joint(f'{slide}_slide').qpos[0] = goal[f'{slide}_pos']
+        if hasattr(env, '_target_button_states'):
+            env._cur_button_states = env._target_button_states.copy()
+            env._apply_button_states()
+    mujoco.mj_forward(env.model, data)
 
 
 def test_every_usual_name_is_known():
@@ -101,34 +108,51 @@ def test_spaces_and_step_limit(name, size, limit):
     assert reward <= 0
 
 
-def test_equal_seeds_make_equal_episodes_whatever_came_before(double):
-    first = rollout(double, seed=3)
-    start = double.reset(seed=3)[0], simulator_state(double)
-    rollout(double, seed=4, count=30)
-    double.reset()
-    double.action_space.sample()
-    again = double.reset(seed=3)[0], simulator_state(double)
+@pytest.mark.parametrize('env_name', TASKS.values())
+def test_equal_seeds_make_equal_episodes_whatever_came_before(env_name):
+    env = make_env(env_name)
+    first = rollout(env, seed=3)
+    start = env.reset(seed=3)[0], simulator_state(env)
+    reach_goal(env)
+    rollout(env, seed=4)
+    env.reset()
+    env.action_space.sample()
+    again = env.reset(seed=3)[0], simulator_state(env)
     for before, after in zip(start, again, strict=True):
         np.testing.assert_array_equal(before, after)
-    np.testing.assert_array_equal(first, rollout(double, seed=3))
-    assert not np.array_equal(first, rollout(double, seed=4))
+    np.testing.assert_array_equal(first, rollout(env, seed=3))
+    assert not np.array_equal(first, rollout(env, seed=4))
 
 
-def test_states_rewards_and_endings_are_those_of_ogbench(double):
-    theirs = gymnasium.make('cube-double-singletask-task2-v0')
-    np.testing.assert_array_equal(
-        double.reset(seed=7)[0], theirs.reset(seed=7)[0].astype(np.float32)
-    )
-    for step, action in enumerate(actions(60)):
-        if step in (20, 58):
-            for env in (double, theirs):
-                put_cubes_at_goal(env, cubes=1 if step == 20 else 2)
-        observation, *ours, info = double.step(action)
-        their_observation, *others, their_info = theirs.step(action)
+@pytest.mark.parametrize(
+    ('env_name', 'sparse'), [(name, 'puzzle' in name) for name in TASKS.values()]
+)
+def test_states_rewards_and_endings_are_those_of_ogbench(env_name, sparse):
+    ours = make_env(env_name, sparse=sparse)
+    theirs = gymnasium.make(env_name.replace('-play', ''))
+    # OGBench never seeds the actions that it takes while it resets.
+    type(theirs.unwrapped).action_space = ours.unwrapped.action_space
+    try:
+        ours.reset(seed=7)
+        ours.unwrapped.action_space.seed(7)
+        their_start = theirs.reset(seed=7)[0]
+    finally:
+        del type(theirs.unwrapped).action_space
+    start = ours.reset(seed=7)[0]
+    np.testing.assert_array_equal(start, their_start.astype(np.float32))
+    for step, action in enumerate(actions(30)):
+        if step in (20, 28):
+            for env in (ours, theirs):
+                reach_goal(env, cubes=1 if step == 20 else None)
+        observation, reward, *ends, info = ours.step(action)
+        their_observation, their_reward, *their_ends, their_info = theirs.step(action)
         np.testing.assert_array_equal(observation, their_observation.astype(np.float32))
-        assert ours == others
+        assert reward == (-float(their_reward != 0) if sparse else their_reward)
+        assert ends == their_ends
         assert info['success'] == their_info['success']
-    assert ours == [0, True, False]
+        if step < 28:
+            assert reward < 0
+    assert [reward, *ends, info['success']] == [0, True, False, True]
 
 
 def test_pre_ends_the_episode_one_step_after_post():
@@ -137,7 +161,7 @@ def test_pre_ends_the_episode_one_step_after_post():
         env = make_env(DOUBLE, success_timing=timing)
         env.reset(seed=0)
         env.step(np.zeros(5, np.float32))
-        put_cubes_at_goal(env)
+        reach_goal(env)
         ends[timing] = []
         for _ in range(2):
             _, reward, terminated, _, info = env.step(np.zeros(5, np.float32))
@@ -145,14 +169,3 @@ def test_pre_ends_the_episode_one_step_after_post():
             ends[timing].append(terminated)
         assert reward == 0
     assert ends == {'pre': [False, True], 'post': [True, True]}
-
-
-def gl_backend():
-    """A way to render without a display that works on this machine, or None."""
-    for backend in ('egl', 'osmesa'):
-        code = 'import mujoco.gl_context as g; g.GLContext(8, 8)'
-        environment = {**os.environ, 'MUJOCO_GL': backend}
-        run = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True)
-        if run.returncode == 0:
-            return backend
-    return None

@@ -1,11 +1,9 @@
-"""OGBench's scene and puzzles: their buttons, their data, what scripts do in them."""
+"""OGBench's data as scripts make it: its format, its rewards, and what scripts do."""
 
-import gymnasium
-import mujoco
 import numpy as np
 import ogbench.utils
 import pytest
-from test_envs import actions, rollout
+from test_envs import TASKS
 
 import envs
 from envs import make_env
@@ -13,18 +11,15 @@ from envs.ogbench import scripted
 from envs.ogbench.scripted import ScriptedArm, is_healthy
 from envs.registry import find_collection
 
-TASKS = {
-    'scene-play-v0': 'scene-play-singletask-task2-v0',
-    'puzzle-3x3-play-v0': 'puzzle-3x3-play-singletask-task4-v0',
+WIDTHS = {
+    'cube-double-play-v0': {'observations': 37, 'qpos': 28, 'qvel': 26},
+    'scene-play-v0': {'observations': 40, 'qpos': 25, 'qvel': 24, 'button_states': 2},
+    'puzzle-3x3-play-v0': {'observations': 55, 'qpos': 23, 'qvel': 23, 'button_states': 9},
 }
-WIDTHS = {  # of observations, qpos, qvel, button_states
-    'scene-play-v0': (40, 25, 24, 2),
-    'puzzle-3x3-play-v0': (55, 23, 23, 9),
-}
+BUTTONS = {'scene-play-v0': 28, 'puzzle-3x3-play-v0': 19}  # where they are in an observation
 
 ROWS = 500  # of an episode
 
-every_task = pytest.mark.parametrize('env_name', TASKS.values())
 every_data_set = pytest.mark.parametrize('name', TASKS)
 
 
@@ -46,58 +41,6 @@ def read(directory, name):
         return dict(file)
 
 
-def reach_goal(env):
-    """Puts everything where the task wants it."""
-    env, data = env.unwrapped, env.unwrapped.data
-    goal = env.cur_task_info.get('goal', {})
-    for i, xyz in enumerate(goal.get('block_xyzs', ())):
-        data.joint(f'object_joint_{i}').qpos[:3] = xyz
-    for slide in ('drawer', 'window'):
-        if f'{slide}_pos' in goal:
-            data.joint(f'{slide}_slide').qpos[0] = goal[f'{slide}_pos']
-    env._cur_button_states = env._target_button_states.copy()
-    env._apply_button_states()
-    mujoco.mj_forward(env.model, data)
-
-
-@pytest.mark.parametrize(('env_name', 'sparse'), zip(TASKS.values(), (False, True), strict=True))
-def test_states_rewards_and_endings_are_those_of_ogbench(env_name, sparse):
-    ours = make_env(env_name, sparse=sparse)
-    theirs = gymnasium.make(env_name.replace('-play', ''))
-    # OGBench never seeds the actions that it takes while it resets.
-    type(theirs.unwrapped).action_space = ours.unwrapped.action_space
-    try:
-        ours.reset(seed=7)
-        ours.unwrapped.action_space.seed(7)
-        their_start = theirs.reset(seed=7)[0]
-    finally:
-        del type(theirs.unwrapped).action_space
-    start = ours.reset(seed=7)[0]
-    np.testing.assert_array_equal(start, their_start.astype(np.float32))
-    for step, action in enumerate(actions(30)):
-        if step == 28:
-            reach_goal(ours)
-            reach_goal(theirs)
-        observation, reward, *ends, info = ours.step(action)
-        their_observation, their_reward, *their_ends, their_info = theirs.step(action)
-        np.testing.assert_array_equal(observation, their_observation.astype(np.float32))
-        assert reward == (-float(their_reward != 0) if sparse else their_reward)
-        assert ends == their_ends
-        assert info['success'] == their_info['success']
-        if step < 28:
-            assert reward < 0
-    assert [reward, *ends, info['success']] == [0, True, False, True]
-
-
-@every_task
-def test_equal_seeds_make_equal_episodes_whatever_came_before(env_name):
-    env = make_env(env_name)
-    first = rollout(env, seed=3, count=20)
-    reach_goal(env)
-    rollout(env, seed=4, count=7)
-    np.testing.assert_array_equal(first, rollout(env, seed=3, count=20))
-
-
 def test_a_pressed_button_changes_its_neighbours_in_a_puzzle():
     env = make_env(TASKS['puzzle-3x3-play-v0']).unwrapped
     env.reset(seed=0)
@@ -112,33 +55,41 @@ def test_a_pressed_button_changes_its_neighbours_in_a_puzzle():
 @every_data_set
 def test_files_have_ogbench_format(collection, name):
     rows = read(collection, name)
-    widths = dict(zip(('observations', 'qpos', 'qvel', 'button_states'), WIDTHS[name], strict=True))
-    shapes = {key: (ROWS, width) for key, width in widths.items()}
+    shapes = {key: (ROWS, width) for key, width in WIDTHS[name].items()}
     shapes |= {'actions': (ROWS, 5), 'terminals': (ROWS,)}
     assert {key: array.shape for key, array in rows.items()} == shapes
-    assert rows['button_states'].dtype == np.int64
-    assert set(np.unique(rows['button_states'])) == {0, 1}
+    kinds = {'terminals': np.bool_, 'button_states': np.int64}
+    assert all(array.dtype == kinds.get(key, np.float32) for key, array in rows.items())
+    assert np.abs(rows['actions']).max() == 1
     loaded = ogbench.utils.load_dataset(collection / f'{name}.npz', add_info=True)
-    assert loaded['observations'].shape == (ROWS - 1, WIDTHS[name][0])
-    np.testing.assert_array_equal(loaded['button_states'], rows['button_states'][:-1])
+    for key in WIDTHS[name]:
+        np.testing.assert_array_equal(loaded[key], rows[key][:-1])
+    after = rows['observations'][1:]
+    np.testing.assert_array_equal(loaded['next_observations'][:-1], after[:-1])
     np.testing.assert_array_equal(np.flatnonzero(loaded['terminals']), [ROWS - 2])
 
 
 @every_data_set
-def test_a_row_holds_the_buttons_before_its_action(collection, name):
-    rows, first = read(collection, name), {'scene-play-v0': 28, 'puzzle-3x3-play-v0': 19}[name]
-    is_on = rows['observations'][:, first + 1 :: 4][:, : WIDTHS[name][-1]]  # of the one-hot pairs
-    np.testing.assert_array_equal(is_on, rows['button_states'])
-    assert np.diff(rows['button_states'], axis=0).any()
+def test_a_row_holds_the_state_before_its_action(collection, name):
+    rows = read(collection, name)
+    seen = rows['observations']
+    np.testing.assert_allclose(seen[:, :6], rows['qpos'][:, :6])
+    np.testing.assert_allclose(seen[:, 6:12], rows['qvel'][:, :6])
+    if name in BUTTONS:
+        buttons = rows['button_states']
+        is_on = seen[:, BUTTONS[name] + 1 :: 4][:, : buttons.shape[1]]  # of the one-hot pairs
+        np.testing.assert_array_equal(is_on, buttons)
+        assert np.diff(buttons, axis=0).any()
+    else:
+        cubes = seen[:, [19, 20, 21, 28, 29, 30]] / 10 + np.tile([0.425, 0, 0], 2)
+        np.testing.assert_allclose(cubes, rows['qpos'][:, [14, 15, 16, 21, 22, 23]], atol=1e-6)
 
 
-@every_data_set
+@pytest.mark.parametrize('name', BUTTONS)
 def test_rewards_are_those_of_the_environment(collection, name):
     """Also for a file of OGBench's, in which the state is float32 as here."""
     task, rows = TASKS[name], read(collection, name)
-    options = {'ogbench_dataset_dir': str(collection)}
-    data = envs.make_dataset(task, **options).load(0)
-    sparse = envs.make_dataset(task, sparse=True, **options).load(0)
+    data = envs.make_dataset(task, ogbench_dataset_dir=str(collection)).load(0)
     env = make_env(task)
     env.reset(seed=0)
     for row in range(0, ROWS, 50):
@@ -147,11 +98,10 @@ def test_rewards_are_those_of_the_environment(collection, name):
         reward = env.step(np.zeros(5, np.float32))[1]
         assert data['rewards'][row] == reward
         assert data['masks'][row] == (reward != 0)
-        assert sparse['rewards'][row] == -float(reward != 0)
     assert len(np.unique(data['rewards'])) > 1
 
 
-@every_data_set
+@pytest.mark.parametrize('name', BUTTONS)
 def test_episodes_do_not_depend_on_those_before(name, monkeypatch):
     monkeypatch.setattr('envs.ogbench.tasks.EPISODE_ROWS', 150)
     script = ScriptedArm(name)
@@ -189,7 +139,6 @@ def test_a_spoiled_episode_is_played_anew(monkeypatch):
     monkeypatch.setattr(script, '_play', play)
     assert not script.play((5, 0, 1))['qpos'].any()
     assert played == [(5, 0, 1), (5, 0, 1, 1), (5, 0, 1, 2)]
-    assert scripted.STACKING['cube-octuple'] == (0, 0.35)
 
 
 class Still:

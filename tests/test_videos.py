@@ -9,9 +9,9 @@ import pytest
 import toy_suite
 from counter_env import Counter
 from PIL import Image
+from processes import run_python
 from small_agents import make as make_agent
 from small_runs import assert_equal_outcomes, make_config
-from test_envs import gl_backend
 
 from envs import find_task, make_simulators, recording
 from envs.recording import Recording, Renderer
@@ -102,6 +102,15 @@ def test_where_one_way_to_render_is_missing_the_next_is_taken(task, monkeypatch)
     renderer = Renderer(task, HORIZON, frame_skip=1)
     assert renderer.begin(0).frames[0].shape == (16, 24, 3)
     renderer.close()
+
+
+def gl_backend():
+    """A way to render without a display that works on this machine, or None."""
+    for backend in ('egl', 'osmesa'):
+        code = 'import mujoco.gl_context as g; g.GLContext(8, 8)'
+        if run_python('-c', code, env={'MUJOCO_GL': backend}).returncode == 0:
+            return backend
+    return None
 
 
 @pytest.mark.slow
