@@ -1,12 +1,9 @@
 """The programs as a user runs them: a whole small run, and what bad input is answered with."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
+from processes import run_python
 from small_runs import read_table
 
 from envs import make_simulators
@@ -17,28 +14,12 @@ from training.evaluation import evaluate
 from utils.seeds import stack
 
 pytestmark = pytest.mark.slow
-ROOT = pathlib.Path(__file__).parent.parent
 ENV_NAME = 'cube-single-play-singletask-task1-v0'
-SMALL = [
-    '--agent.actor_hidden_dims=(16,)',
-    '--agent.critic_hidden_dims=(16,)',
-    '--agent.batch_size=8',
-    '--buffer_size=3000',
-    '--eval_episodes=2',
-    '--eval_envs=2',
-]
 
 
-def run(*arguments, program='main.py', check=True, environment=None):
+def run(*arguments, program='main.py', check=True):
     """Runs a program from the root of the project, as a user does."""
-    result = subprocess.run(
-        [sys.executable, program, *arguments],
-        cwd=ROOT,
-        env=os.environ | (environment or {}),
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    result = run_python(program, *arguments, timeout=400)
     if check:
         assert result.returncode == 0, result.stderr[-3000:]
     return result
@@ -68,7 +49,12 @@ def finished(dataset_dir, tmp_path_factory):
         '--eval_interval=30',
         '--log_interval=12',
         f'--compilation_cache_dir={save_dir / "cache"}',
-        *SMALL,
+        '--agent.actor_hidden_dims=(16,)',
+        '--agent.critic_hidden_dims=(16,)',
+        '--agent.batch_size=8',
+        '--buffer_size=3000',
+        '--eval_episodes=2',
+        '--eval_envs=2',
     ]
     result = run(*arguments)
     (directory,) = (save_dir / 'test' / ENV_NAME).iterdir()
