@@ -5,7 +5,6 @@ not optimise, and XLA emits fusions in its older, faster way. It makes code in o
 another core would be taken from other tests. Programs mean the same, and compile in half the time.
 """
 
-import fcntl
 import gc
 import os
 import pathlib
@@ -52,36 +51,3 @@ def quick_garbage_collection():
         gc.unfreeze()
     gc.collect()
     gc.freeze()
-
-
-COLLECTIONS = {  # by data set: training episodes
-    'cube-double-play-v0': 1,
-    'lift-scripted-low_dim': 3,
-}
-
-
-@pytest.fixture(scope='session')
-def collected(tmp_path_factory):
-    """Collects a data set of `COLLECTIONS` once for all tests: `collected(name)`.
-
-    It is collected by two processes with seed 5, and has one episode for validation. Returns its
-    folder, which is to be left as it is.
-    """
-    root = tmp_path_factory.getbasetemp()
-    root = root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root
-
-    def get(name):
-        # Here, as the environment is set up first.
-        from envs.collection import collect
-        from envs.registry import find_collection
-
-        with (root / f'{name}.lock').open('w') as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (root / name).exists():
-                made = tmp_path_factory.mktemp(name)
-                suite, num = find_collection(name), COLLECTIONS[name]
-                collect(suite, name, num, made, num_workers=2, seed=5, num_val_episodes=1)
-                made.rename(root / name)
-        return root / name
-
-    return get

@@ -13,6 +13,7 @@ import pytest
 
 import envs
 from envs import find_task, make_env
+from envs.collection import collect
 from envs.episodes import ActionChunks
 from envs.robomimic import files, scripted, tasks
 from envs.robomimic.names import LIMITS, parse
@@ -49,11 +50,8 @@ def lift_the_cube(env):
 def test_spaces_and_step_limits(lift):
     assert lift.observation_space == gymnasium.spaces.Box(-np.inf, np.inf, (19,), np.float32)
     assert lift.action_space == gymnasium.spaces.Box(-1, 1, (7,), np.float32)
-    assert {task: find_task(f'{task}-ph-low_dim').details.limit for task in LIMITS} == {
-        'lift': 300,
-        'can': 300,
-        'square': 400,
-    }
+    limits = {task: find_task(f'{task}-ph-low_dim').details.limit for task in LIMITS}
+    assert limits == {'lift': 300, 'can': 300, 'square': 400}
     observation, _ = lift.reset(seed=0)
     assert observation in lift.observation_space
     # The hand is above the table, points down, and the last three numbers lead to the cube.
@@ -65,16 +63,11 @@ def test_spaces_and_step_limits(lift):
     assert (reward, terminated, truncated, info) == (-1, False, False, {'success': False})
 
 
-def test_an_episode_stops_at_the_limit(lift):
+def test_the_limit_or_success_ends_an_episode(lift):
     lift.reset(seed=0)
     lift.env._elapsed_steps = 298
-    assert [lift.step(np.zeros(7, np.float32))[2:4] for _ in range(2)] == [
-        (False, False),
-        (False, True),
-    ]
-
-
-def test_success_ends_an_episode(lift):
+    ends = [lift.step(np.zeros(7, np.float32))[2:4] for _ in range(2)]
+    assert ends == [(False, False), (False, True)]
     lift.reset(seed=0)
     lift_the_cube(lift)
     _, reward, terminated, truncated, info = lift.step(np.zeros(7, np.float32))
@@ -152,19 +145,14 @@ def demonstrator():
 
 
 @every_task
-def test_scripts_solve_their_tasks(task, demonstrator):
-    episode = demonstrator(task).play((1, 0))
+def test_scripts_solve_their_tasks_by_what_they_observe_alone(task, demonstrator):
+    """Given the observations of a demonstration, a script without simulator acts the same."""
+    seed = (3, 1)
+    episode = demonstrator(task).play(seed)
     rewards = episode['rewards']
     assert rewards.argmax() + scripted.HOLD + 2 == len(rewards) <= LIMITS[task] + 1
     assert rewards.sum() > scripted.HOLD - 2
     assert np.abs(episode['actions'][:-1]).max() <= 1
-
-
-@every_task
-def test_actions_depend_on_what_is_observed_alone(task, demonstrator):
-    """Given the observations of a demonstration, a script without simulator acts the same."""
-    seed = (3, 1)
-    episode = demonstrator(task).play(seed)
     rng = np.random.default_rng(np.random.SeedSequence(seed).generate_state(2)[1])
     arm = scripted.Arm(parse(f'{task}-scripted-low_dim'), rng, episode['observations'][0])
     again = []
@@ -177,14 +165,13 @@ def test_actions_depend_on_what_is_observed_alone(task, demonstrator):
 
 
 @pytest.fixture(scope='module')
-def collection(collected):
-    name = 'lift-scripted-low_dim'
-    directory = collected(name)
-    assert {file.name for file in directory.iterdir()} == {
-        f'{name}.hdf5',
-        f'{name}-val.hdf5',
-        f'{name}.json',
-    }
+def collection(tmp_path_factory):
+    """Three episodes that two processes collected, and one for validation."""
+    name, directory = 'lift-scripted-low_dim', tmp_path_factory.mktemp('lift')
+    suite = envs.registry.find_collection(name)
+    collect(suite, name, 3, directory, num_workers=2, seed=5, num_val_episodes=1)
+    ends = ('.hdf5', '-val.hdf5', '.json')
+    assert {file.name for file in directory.iterdir()} == {f'{name}{end}' for end in ends}
     return directory / f'{name}.hdf5'
 
 
