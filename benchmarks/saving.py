@@ -20,11 +20,12 @@ import numpy as np
 from absl import flags
 
 from benchmarks.common import CUBE_DOUBLE, EPISODE_ROWS, Tables, begin, make_rows, run, seconds
+from envs.processes import num_cores
 from experiments.methods import run_config
 from training import RunConfig
 from training import state as states
 from training.checkpoints import Checkpoints
-from training.devices import num_cores, set_up_jax
+from training.devices import set_up_jax
 from training.state import RunState
 from utils.replay import Rows
 from utils.seeds import stack

@@ -7,7 +7,6 @@ number of workers.
 import contextlib
 import itertools
 import json
-import os
 import shutil
 from functools import partial
 from multiprocessing.connection import wait
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from envs import locks
 from envs.files import find_files, read_manifest
 from envs.npz import DatasetError
+from envs.processes import num_cores
 from envs.suite import Suite
 from envs.workers import Worker, start_fork_server
 from utils.errors import UserError
@@ -92,7 +92,7 @@ def collect(
             shutil.rmtree(part, ignore_errors=True)  # from a killed collection
             stack.callback(shutil.rmtree, part, ignore_errors=True)
             part.mkdir()
-            workers = _start(suite, name, num_workers or _num_cores())
+            workers = _start(suite, name, num_workers or num_cores())
             stack.callback(lambda: [worker.end() for worker in workers])
             total = sum(map(len, plan.values()))
             bar = stack.enter_context(tqdm(desc=name, total=total, unit='episode'))
@@ -110,12 +110,6 @@ def collect(
     except OSError as error:
         fix = 'choose a writable directory with enough space'
         raise UserError(f'{save_dir}: collecting failed ({error}); {fix}') from error
-
-
-def _num_cores() -> int:
-    if hasattr(os, 'sched_getaffinity'):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _find_same(save_dir: Path, name: str, suffix: str, made_by: dict[str, Any]) -> list[Path]:

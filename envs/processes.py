@@ -19,6 +19,13 @@ SIGNALS = (
 )
 
 
+def num_cores() -> int:
+    """Returns the number of cores this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
     """Start processes in this context: without the main program, and with `SIGNALS` blocked.

@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
-from envs.processes import SIGNALS
+from envs.processes import SIGNALS, num_cores
 from experiments.plans import PlannedRun
 from experiments.progress import progress_of
-from training.devices import num_cores
 from training.logs import is_at_work, newest_copy
 from utils.errors import UserError
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from envs.processes import num_cores
 from utils.errors import UserError
 
 
@@ -35,13 +36,6 @@ def set_up_jax(num_seeds: int, compilation_cache_dir: str | None) -> None:
         jax.config.update('jax_compilation_cache_dir', str(path))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
         jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
-
-
-def num_cores() -> int:
-    """Returns the number of cores this process may use."""
-    if hasattr(os, 'sched_getaffinity'):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def describe_machine() -> dict[str, str]:
