@@ -15,17 +15,15 @@ def check_shape(name: str, array: Any, axes: str, **sizes: int) -> None:
     Args:
         name: of the array, for the error.
         array: anything with a shape.
-        axes: the names of the axes as in docstrings, '[B, h, d_a]' or '[..., d_s]', or '[]' for a
-            scalar.
+        axes: the names of the axes as in docstrings, such as '[B, h, d_a]'.
         **sizes: required sizes of axes, by name. The other axes may have any size.
 
     Raises:
         ValueError: the shape differs, as in 'rewards has shape (16, 1): must be [B] with B=16'.
     """
-    names = axes.strip('[]').split(', ') if axes != '[]' else []
-    expected = [... if axis == '...' else sizes.get(axis) for axis in names]
+    names = axes.strip('[]').split(', ')
     try:
-        chex.assert_shape(array, expected)
+        chex.assert_shape(array, [sizes.get(axis) for axis in names])
     except AssertionError:  # chex names neither the array nor the axes
         known = ', '.join(f'{axis}={sizes[axis]}' for axis in names if axis in sizes)
         wanted = f'{axes} with {known}' if known else axes
