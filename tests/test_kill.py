@@ -132,6 +132,10 @@ def test_a_run_struck_at_random_moments_ends_with_the_same_bits(tmp_path, has_im
             number = (signal.SIGKILL, signal.SIGTERM)[rng.integers(2)]
             strikes.append(number.name)
             process.send_signal(number)
+            process.wait()
+            for each in processes_of(folder):  # what stands still cannot end
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGCONT)
             process.communicate()
             wait_for_none(folder)
             process = start(folder, more)
