@@ -15,12 +15,12 @@ import numpy as np
 import pixel_suite
 import pytest
 import toy_suite
+from processes import PATHS, ROOT
 from small_runs import assert_equal_outcomes
 
 from training.logs import read_status
 
 pytestmark = pytest.mark.slow
-ROOT = pathlib.Path(__file__).parents[1]
 FLAGS = (
     '--suite=toy_suite:suite', f'--env_name={toy_suite.ENV_NAME}', '--horizon_length=3',
     '--agent.actor_hidden_dims=(8,)', '--agent.critic_hidden_dims=(8,)', '--agent.batch_size=4',
@@ -41,10 +41,10 @@ def start(directory, more=()):
         f'--save_dir={directory}/exp', f'--compilation_cache_dir={directory.parent}/programs',
         *(more or [f'--toy_dataset_dir={directory}/data']),
     ]  # fmt: skip
-    environment = os.environ | {'PYTHONPATH': str(ROOT / 'tests'), 'KILLED': str(directory)}
     return subprocess.Popen(
-        [sys.executable, 'main.py', *FLAGS, *arguments], cwd=ROOT, env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        [sys.executable, 'main.py', *FLAGS, *arguments], cwd=ROOT,
+        env=os.environ | PATHS | {'KILLED': str(directory)}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -101,10 +101,31 @@ def test_a_run_that_is_killed_and_stopped_ends_as_if_it_had_not_been(tmp_path):
     assert_equal_outcomes(folder_of(tmp_path / 'whole'), folder_of(tmp_path / 'struck'))
 
 
+def send(number, processes):
+    for each in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, number)
+
+
+def strike(process, directory, rng):
+    """Strikes a run, or one of its simulators, with a random signal; returns which."""
+    running = processes_of(directory)
+    simulators = [each for each, parent in running.items() if running.get(parent) == process.pid]
+    if simulators and rng.random() < 0.3:
+        number = (signal.SIGKILL, signal.SIGSTOP)[rng.integers(2)]
+        send(number, [rng.choice(simulators)])
+        return f'simulator {number.name}'
+    number = (signal.SIGKILL, signal.SIGTERM)[rng.integers(2)]
+    process.send_signal(number)
+    process.wait()
+    send(signal.SIGCONT, processes_of(directory))  # a stopped simulator cannot end
+    return number.name
+
+
 @needs_proc
 @pytest.mark.parametrize('has_images', [False, True])
 def test_a_run_struck_at_random_moments_ends_with_the_same_bits(tmp_path, has_images, pytestconfig):
-    """It is killed or asked to stop, or one of its simulators is killed or stands still."""
+    """It is killed or asked to stop, or one of its simulators is killed or stopped."""
     more = ()
     if has_images:
         pixel_suite.write_data(tmp_path / 'column.npz')
@@ -113,35 +134,22 @@ def test_a_run_struck_at_random_moments_ends_with_the_same_bits(tmp_path, has_im
     with start(tmp_path / 'whole', more) as process:
         assert 'online: 100%' in process.stderr.read()
     lasts = time.monotonic() - begun
-    rng, strikes, folder = np.random.default_rng(0), [], tmp_path / 'struck'
-    while len(strikes) < pytestconfig.getoption('kills'):
-        process = start(folder, more)
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                said = process.communicate(timeout=rng.uniform(0, lasts))[1]
-                assert process.returncode == 0, said
-                break
-            running = processes_of(folder)
-            simulators = [x for x, parent in running.items() if running.get(parent) == process.pid]
-            if simulators and rng.random() < 0.3:  # at most one for each start
-                number = (signal.SIGKILL, signal.SIGSTOP)[rng.integers(2)]
-                strikes.append(f'simulator {number.name}')
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(rng.choice(simulators), number)
-                continue
-            number = (signal.SIGKILL, signal.SIGTERM)[rng.integers(2)]
-            strikes.append(number.name)
-            process.send_signal(number)
-            process.wait()
-            for each in processes_of(folder):  # what stands still cannot end
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(each, signal.SIGCONT)
-            process.communicate()
-            wait_for_none(folder)
-            process = start(folder, more)
-        print(strikes)
-        wait_for_none(folder)
-        assert_equal_outcomes(
-            folder_of(tmp_path / 'whole'), folder_of(folder), ('seconds', 'simulator_failures')
-        )
-        folder = tmp_path / f'struck{len(strikes)}'
+    rng, strikes, struck = np.random.default_rng(0), [], tmp_path / 'struck'
+    kills, is_done = pytestconfig.getoption('kills'), False
+    while len(strikes) < kills or not is_done:
+        process = start(struck, more)
+        try:
+            wait = rng.uniform(0, lasts) if len(strikes) < kills else None
+            said = process.communicate(timeout=wait)[1]
+        except subprocess.TimeoutExpired:
+            strikes.append(strike(process, struck, rng))
+            said = process.communicate()[1]
+        wait_for_none(struck)
+        is_done = process.returncode == 0
+        if is_done:
+            without = 'seconds', 'simulator_failures'
+            assert_equal_outcomes(folder_of(tmp_path / 'whole'), folder_of(struck), without)
+            struck = tmp_path / f'struck{len(strikes)}'
+        else:  # the same command continues it
+            assert strikes[-1] in ('SIGKILL', 'SIGTERM'), said
+    print(strikes)

@@ -253,6 +253,8 @@ def test_a_run_can_start_from_another_ones_agent(finished, tmp_path):
 
 def test_each_seed_of_several_has_its_own_rows_and_policy(tmp_path):
     result = start(make_config(tmp_path, num_seeds=2, seed=4, online_steps=15, eval_interval=100))
+    assert '-sd004-005-' in result.directory.name
+    assert len(result.scores) == 2
     for table in ('offline', 'online', 'eval'):
         rows = read_table(result.directory / f'{table}.csv')
         assert [row['seed'] for row in rows] == ['4', '5'] * (len(rows) // 2)

@@ -89,7 +89,9 @@ def test_a_row_holds_the_state_before_its_action(collection, name):
 def test_rewards_are_those_of_the_environment(collection, name):
     """Also for a file of OGBench's, in which the state is float32 as here."""
     task, rows = TASKS[name], read(collection, name)
-    data = envs.make_dataset(task, ogbench_dataset_dir=str(collection)).load(0)
+    options = {'ogbench_dataset_dir': str(collection)}
+    data = envs.make_dataset(task, **options).load(0)
+    sparse = envs.make_dataset(task, sparse=True, **options).load(0)
     env = make_env(task)
     env.reset(seed=0)
     for row in range(0, ROWS, 50):
@@ -98,6 +100,7 @@ def test_rewards_are_those_of_the_environment(collection, name):
         reward = env.step(np.zeros(5, np.float32))[1]
         assert data['rewards'][row] == reward
         assert data['masks'][row] == (reward != 0)
+        assert sparse['rewards'][row] == -float(reward != 0)
     assert len(np.unique(data['rewards'])) > 1
 
 
@@ -139,6 +142,7 @@ def test_a_spoiled_episode_is_played_anew(monkeypatch):
     monkeypatch.setattr(script, '_play', play)
     assert not script.play((5, 0, 1))['qpos'].any()
     assert played == [(5, 0, 1), (5, 0, 1, 1), (5, 0, 1, 2)]
+    assert scripted.STACKING['cube-octuple'] == (0, 0.35)
 
 
 class Still:

@@ -176,6 +176,7 @@ def test_a_run_goes_on_as_if_nothing_had_happened_and_counts_the_failures(
             ('online', 'online', 10): lambda: order(faults, ('raise', 2)),
             ('online', 'online', 30): lambda: order(faults, ('stop', 2)),
             ('online', 'online', 40): stop,
+            ('online', 'online', 60): lambda: order(faults, ('stop', 1)),  # in an evaluation
         }
     )
     with pytest.raises(Interrupted, match='at online step 40'):
@@ -186,7 +187,7 @@ def test_a_run_goes_on_as_if_nothing_had_happened_and_counts_the_failures(
     assert_equal_outcomes(result.directory, undisturbed, ('seconds', 'simulator_failures'))
     tables = [read_table(result.directory / f'{name}.csv') for name in ('eval', 'online')]
     failures = [[int(row['simulator_failures']) for row in table] for table in tables]
-    assert failures == [[0, 1, 1, 0], [0, 1, 0, 1, 0, 0]]  # of one evaluation there are two rows
+    assert failures == [[0, 1, 1, 1], [0, 1, 0, 1, 0, 0]]  # of one evaluation there are two rows
 
 
 def test_what_an_evaluation_is_given_is_finite_or_the_run_ends(tmp_path, faults):
