@@ -181,7 +181,7 @@ def test_a_run_goes_on_as_if_nothing_had_happened_and_counts_the_failures(
     )
     with pytest.raises(Interrupted, match='at online step 40'):
         start(config, at)
-    result = start(config)
+    result = start(config, at)
     assert read_status(result.directory)['status'] == 'done'
     assert not list(faults.iterdir())
     assert_equal_outcomes(result.directory, undisturbed, ('seconds', 'simulator_failures'))
