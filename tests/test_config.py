@@ -29,7 +29,6 @@ def with_agent(**changes):
         ({'worker_timeout': 1e7}, '--worker_timeout=10000000.0: must be at most 86400'),
         ({'seed': 2**32}, f'--seed={2**32}: must be at most {2**32 - 1}'),
         ({'buffer_size': 2**31}, f'--buffer_size={2**31}: must be at most 1000000000'),
-        ({'num_seeds': 2, 'restore_path': 'x'}, '--num_seeds=2 --restore_path=x: a checkpoint is'),
         ({'restore_path': '/no/such/run'}, '--restore_path=/no/such/run: no checkpoint there'),
         ({'dataset_proportion': 0.0}, '--dataset_proportion=0.0: must be above 0'),
         ({'offline_batch_ratio': float('nan')}, '--offline_batch_ratio=nan: must be at least 0'),

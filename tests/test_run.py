@@ -264,6 +264,18 @@ def test_each_seed_of_several_has_its_own_rows_and_policy(tmp_path):
 
 
 @pytest.mark.slow
+def test_several_seeds_start_from_their_own_agents_and_others_from_the_first(tmp_path):
+    config = make_config(tmp_path, num_seeds=2, seed=4, online_steps=15)
+    offline = start(config).directory / 'checkpoints' / 'offline-000000020'
+    changes = {'offline_steps': 0, 'restore_path': str(offline), 'start_training': 1000}
+    started = start(with_path(config, tmp_path / 'new', seed=5, **changes)).directory
+    old = [load_agent(offline, seed)[0].params for seed in (5, 4)]
+    new = [load_agent(started, seed)[0] for seed in (5, 6)]
+    jax.tree.map(np.testing.assert_array_equal, old, [agent.params for agent in new])
+    assert not np.array_equal(new[0].rng, new[1].rng)
+
+
+@pytest.mark.slow
 def test_a_checkpoint_of_one_device_goes_on_on_two_to_the_numbers_of_one(tmp_path):
     """Of three seeds one device has one, the other two."""
     config = make_config(tmp_path, num_seeds=3, online_steps=30)

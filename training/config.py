@@ -151,11 +151,6 @@ class RunConfig:
             raise UserError(
                 '--offline_steps=0 --online_steps=0: nothing to do; evaluate.py evaluates'
             )
-        if self.restore_path and self.num_seeds > 1:
-            raise UserError(
-                f'--num_seeds={self.num_seeds} --restore_path={self.restore_path}: a checkpoint is '
-                'of one agent, so all seeds would be the same; use --num_seeds=1'
-            )
         if self.restore_path:
             checkpoints.find(self.restore_path)
         if not self.dataset_proportion > 0:

@@ -319,8 +319,10 @@ class _Run:
                 )  # fmt: skip
             return state.replace(shard=shard)
         if config.restore_path:
-            agent, _ = load_agent(config.restore_path, config.seed, self.description)
-            state = states.with_agent(state, agent, config.seed)
+            agents, metadata = load_agents(config.restore_path, self.description)
+            found = dict(zip(metadata['seeds'], agents, strict=True))
+            agents = [found.get(seed, agents[0]) for seed in config.seeds]
+            state = states.with_agents(state, agents, config.seeds)
         return state.replace(shard=shard)
 
     def _describe(self, provenance: dict) -> None:

@@ -158,17 +158,23 @@ def create(description: dict, seeds: list[int], data: list[Rows], buffer_size: i
     return RunState(seeds=tuple(states))
 
 
-def with_agent(state: RunState, agent: Any, seed: int) -> RunState:
-    """Returns the state of a single seed with the arrays of another agent `agent`.
+def with_agents(state: RunState, agents: list[Any], seeds: list[int]) -> RunState:
+    """Returns the state with the arrays of other agents, one per seed.
 
-    Later draws use a new key, made from `seed` and the agent's own key, so runs of several seeds
-    that start from it differ, and none repeats the draws of the original run.
+    Later draws use a new key, made from the seed and the agent's own key, so seeds that start from
+    the same agent differ, and none repeats the draws of the original run.
     """
-    (part,) = state.seeds
-    agent = agent.replace(rng=jax.random.fold_in(key_for(seed, 'restart'), agent.rng[0]))
-    agents = jax.tree.map(lambda old, new: new[None].astype(old.dtype), part.agents, agent)
-    agents = jax.device_put(agents, part.agents.rng.device)
-    return state.replace(seeds=(part.replace(agents=agents),))
+    keys = [
+        jax.random.fold_in(key_for(seed, 'restart'), agent.rng[0])
+        for agent, seed in zip(agents, seeds, strict=True)
+    ]
+    agents = [agent.replace(rng=key) for agent, key in zip(agents, keys, strict=True)]
+    parts = []
+    for part, mine in zip(state.seeds, share_out(len(seeds), len(state.seeds)), strict=True):
+        new = jax.device_put(stack(agents[mine]), part.agents.rng.device)
+        new = jax.tree.map(lambda x, old: x.astype(old.dtype), new, part.agents)
+        parts.append(part.replace(agents=new))
+    return state.replace(seeds=tuple(parts))
 
 
 def begin_online(state: RunState, data: list[Rows], config: Any) -> RunState:
