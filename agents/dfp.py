@@ -22,9 +22,9 @@ particles from the mean shift to the positives. With the data's single positive 
 It pulls by the whole displacement, so it clones several times as fast, but it learns the mean of
 the data instead of its modes (docs/method.md).
 
-Options beyond the paper are off by default (docs/method.md): edit the chunk that is played
-(`edit_scale`), move positives up Q (`refine_step`), weight them by value (`tilt`), add the data's
-chunk to them (`data_mass`), maximise Q (`q_weight`), adapt λ by a trust region (`trust_region`).
+Options beyond the paper are off by default (docs/method.md): move the K best up Q (`refine_step`),
+adapt λ by a trust region (`trust_region`), edit the chunk that is played (`edit_scale`), maximise Q
+(`q_weight`).
 """
 
 from typing import Any
@@ -32,7 +32,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-from jax.lax import stop_gradient
 
 from agents.ascent import steps_up
 from agents.base import (
@@ -41,7 +40,6 @@ from agents.base import (
     Params,
     actor_mlp,
     base_config,
-    require,
     require_choice,
     require_range,
 )
@@ -69,15 +67,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.top_k = 4  # K, the best of them, used as positives; 0: no top-K term
     config.num_negatives = 0  # M, the worst of them, used as negatives in the top-K term
     config.soft_weights = False  # weight the K positives by their values
-    config.tilt = 0.0  # temperature of the weights softmax(Q); 0: equal weights
-    config.data_mass = 0.0  # share of the data's chunk among the top-K term's positives
     config.refine_step = 0.0  # how far the K positives move up Q, root mean square over entries
     config.topk_weight = 0.5  # λ, weight of the top-K term
     config.trust_region = 0.0  # λ adapts to keep this distance to π_old; 0: λ is fixed
     config.topk_phases = 'online'  # phases with a top-K term; or offline, both
     config.data_weight = 1.0  # weight of the data term online; offline it is 1
     config.q_weight = 0.0  # weight of −Q of the particles online; 0: no such term
-    config.normalize_q_loss = False  # divide that term by the batch's mean |Q|
     config.ema_rate = 1e-4  # rate of π_old
     config.edit_scale = 0.0  # e, how far the learnt edit may change an entry; 0: no edit
     config.edit_all = False  # edit all N' proposals and then choose, not choose and then edit
@@ -94,14 +89,9 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
         require_choice(config, FIELDS, 'data_field', 'topk_field')
         require_choice(config, tuple(KERNELS), 'kernel')
         require_range(config, 'num_particles', least=1)
-        require_range(config, 'q_weight', 'tilt', 'refine_step', 'trust_region', least=0)
-        require_range(config, 'data_mass', least=0, most=0.99)
+        require_range(config, 'q_weight', 'refine_step', 'trust_region', least=0)
         # Not both one of the K best and one of the M worst.
         require_range(config, 'num_negatives', least=0, most=config.num_candidates - config.top_k)
-        require(
-            not (config.tilt and config.soft_weights),
-            f'--agent.tilt={config.tilt}: cannot be combined with soft_weights; set one of them',
-        )
 
     @classmethod
     def networks(cls, spec: Spec, config: Any) -> dict[str, Network]:
@@ -153,7 +143,7 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
             terms['data'] = self.data_weight * loss
             info |= drift_info
         if self.uses_top_k:
-            positives, options = self.top_k_positives(observations, candidate_rng, chunks, is_full)
+            positives, options = self.top_k_positives(observations, candidate_rng)
             loss, drift_info = self.drift_loss('topk', particles, positives, **options)
             terms['topk'] = config.topk_weight * loss
             info |= drift_info
@@ -165,10 +155,7 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
             played = played if config.edit_all else positives[:, 0]
         if self.online and config.q_weight:
             values = self.network('critic', self.params, observations)(particles)
-            values = self.aggregate(values)
-            terms['q'] = -config.q_weight * values.mean()
-            if config.normalize_q_loss:
-                terms['q'] /= stop_gradient(jnp.abs(values).mean())
+            terms['q'] = -config.q_weight * self.aggregate(values).mean()
         if config.edit_scale:
             noise = jax.random.normal(jax.random.fold_in(rng, 2), played.shape)
             terms['edit'], edit_info = self.edit_loss(params, observations, played, noise)
@@ -214,53 +201,25 @@ class DFPAgent(EditedAgent, TopKAgent, kw_only=True):
         return loss, {f'actor/{term}_{name}': x for name, x in (info | scalars).items()}
 
     def top_k_positives(
-        self, observations: Any, rng: jax.Array, chunks: jax.Array, is_full: jax.Array
+        self, observations: Any, rng: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Draws N chunks from π_old at `observations [B, ...]` and keeps the K best.
+        """Draws N chunks from π_old at `observations [B, ...]` and keeps the K best `[B, K, D]`.
 
-        Args:
-            observations: of the batch.
-            rng: of the chunks.
-            chunks: the data's `[B, D]`.
-            is_full: `[B]`, 0 where the end of an episode cuts the data's chunk short.
-
-        Returns:
-            The positives and options for `drift_loss`. The positives are the K best `[B, K, D]`;
-            with `data_mass`, the data's chunk follows them. The options have the positives'
-            weights if these differ, and with `num_negatives` the M worst `[B, M, D]` as negatives.
+        Also returns options for `drift_loss`: with `num_negatives`, the M worst `[B, M, D]` are
+        negatives; with `soft_weights`, the K weigh `[B, K]` from 1 for the best of all N down to 0
+        for a value half-way to the worst.
         """
         config = self.config
         candidates, values = self.ranked_candidates(observations, rng)
-        positives, weights = candidates[:, : config.top_k], self.weights_of_positives(values)
-        options = {}
+        positives, options = candidates[:, : config.top_k], {}
         if config.num_negatives:
             options['negatives'] = candidates[:, -config.num_negatives :]
         if config.refine_step:
             critic = self.network('critic', self.slow, observations)
             length = config.refine_step * self.spec.chunk_dim**0.5
             positives = jnp.clip(positives + length * steps_up(critic, positives, 0.3), -1, 1)
-        if config.data_mass:
-            odds = config.data_mass / (1 - config.data_mass)
-            weight = odds * weights.sum(axis=1, keepdims=True) * is_full[:, None]
-            weights = jnp.concatenate([weights, weight], axis=1)
-            positives = jnp.concatenate([positives, chunks[:, None]], axis=1)
-        if config.soft_weights or config.tilt or config.data_mass:
-            options['weight_positives'] = weights
-        return positives, options
-
-    def weights_of_positives(self, values: jax.Array) -> jax.Array:
-        """Returns the weights `[B, K]` of the K best of `values [B, N]`, sorted best first.
-
-        `soft_weights`: from 1 for the best of all N down to 0 for a value half-way to the worst.
-        `tilt`: K softmax(Q / tilt), with Q in units of its standard deviation at a state.
-        Otherwise all are 1.
-        """
-        num, tilt = self.config.top_k, self.config.tilt
-        if self.config.soft_weights:
+        if config.soft_weights:
             best, worst = values[:, :1], values[:, -1:]
             relative = 2 * (values - worst) / jnp.maximum(best - worst, 1e-8) - 1
-            return jnp.maximum(relative[:, :num], 0)
-        if tilt:
-            spread = jnp.sqrt(values.var(axis=1).mean())
-            return num * jax.nn.softmax(values[:, :num] / (tilt * jnp.maximum(spread, 1e-8)))
-        return jnp.ones_like(values[:, :num])
+            options['weight_positives'] = jnp.maximum(relative[:, : config.top_k], 0)
+        return positives, options

@@ -297,7 +297,6 @@ def test_a_batch_with_a_wrong_or_missing_array_is_refused_by_name(name, shape):
         ('mvp', {'time_std': -1.0}),
         ('fmq', {'eta': -1.0}),
         ('fmq', {'anneal_steps': 5}),
-        ('dfp', {'data_mass': 1.0}),
         ('dfp', {'edit_scale': -0.1}),
         ('dfp', {'refine_step': -0.1}),
     ],
