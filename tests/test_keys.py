@@ -56,7 +56,7 @@ def test_runs_that_start_from_one_agent_draw_on_their_own():
         used += [key, *jax.random.split(key, 3)]
         key = jax.random.split(key)[0]
     own = [
-        states.with_agent(states.create(description, [seed], [data], 50), agent, seed)
+        states.with_agents(states.create(description, [seed], [data], 50), [agent], [seed])
         .seeds[0].agents.rng[0]
         for seed in (0, 1)
     ]  # fmt: skip
