@@ -320,8 +320,8 @@ class _Run:
             return state.replace(shard=shard)
         if config.restore_path:
             agents, metadata = load_agents(config.restore_path, self.description)
-            found = dict(zip(metadata['seeds'], agents, strict=True))
-            agents = [found.get(seed, agents[0]) for seed in config.seeds]
+            by_seed = dict(zip(metadata['seeds'], agents, strict=True))
+            agents = [by_seed.get(seed, agents[0]) for seed in config.seeds]
             state = states.with_agents(state, agents, config.seeds)
         return state.replace(shard=shard)
 

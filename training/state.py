@@ -164,16 +164,14 @@ def with_agents(state: RunState, agents: list[Any], seeds: list[int]) -> RunStat
     Later draws use a new key, made from the seed and the agent's own key, so seeds that start from
     the same agent differ, and none repeats the draws of the original run.
     """
-    keys = [
-        jax.random.fold_in(key_for(seed, 'restart'), agent.rng[0])
+    agents = [
+        agent.replace(rng=jax.random.fold_in(key_for(seed, 'restart'), agent.rng[0]))
         for agent, seed in zip(agents, seeds, strict=True)
     ]
-    agents = [agent.replace(rng=key) for agent, key in zip(agents, keys, strict=True)]
     parts = []
     for part, mine in zip(state.seeds, share_out(len(seeds), len(state.seeds)), strict=True):
-        new = jax.device_put(stack(agents[mine]), part.agents.rng.device)
-        new = jax.tree.map(lambda x, old: x.astype(old.dtype), new, part.agents)
-        parts.append(part.replace(agents=new))
+        stacked = jax.device_put(stack(agents[mine]), part.agents.rng.device)
+        parts.append(part.replace(agents=stacked))
     return state.replace(seeds=tuple(parts))
 
 
